@@ -1,0 +1,23 @@
+"""advjax: feature adversaries in JAX, batched (Sabour et al., ICLR 2016).
+
+The public names. Everything else may change.
+"""
+
+from advjax.data.imagenet import imagenet_classes as imagenet_classes
+from advjax.data.images import Preprocessing as Preprocessing
+from advjax.data.images import load_images as load_images
+from advjax.data.images import read_image as read_image
+from advjax.data.images import write_png as write_png
+from advjax.engine import AttackResult as AttackResult
+from advjax.engine import Pair as Pair
+from advjax.engine import PairResult as PairResult
+from advjax.engine import attack as attack
+from advjax.engine import attack_stream as attack_stream
+from advjax.errors import AdvjaxError as AdvjaxError
+from advjax.networks.network import Network as Network
+from advjax.networks.zoo import load as load
+from advjax.solvers import ProjectedLBFGS as ProjectedLBFGS
+from advjax.solvers import ScipyLBFGSB as ScipyLBFGSB
+from advjax.solvers import Status as Status
+
+__version__ = "0.1.0"

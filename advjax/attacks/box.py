@@ -1,0 +1,74 @@
+"""The box of the paper in exact float32, and rounding that stays inside it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from advjax.errors import AdvjaxError
+
+
+class PixelBox(NamedTuple):
+    """lower <= I <= upper for every pixel; as real numbers, not up to rounding."""
+
+    lower: Float[np.ndarray, "..."]
+    upper: Float[np.ndarray, "..."]
+
+
+def check_delta(delta: float) -> float:
+    """`delta` as a float.
+
+    Raises:
+        AdvjaxError: It is not a finite number above 0.
+    """
+    try:
+        value = float(delta)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise AdvjaxError(f"delta is {delta!r}; give a number of pixel levels above 0, such as 10")
+    return value
+
+
+def pixel_box(source: np.ndarray, delta: float) -> PixelBox:
+    """|I - source| <= delta and 0 <= I <= 255 (Sabour et al., eq. 2), in float32.
+
+    The bounds are computed in float64 and rounded inward, so that a float32 inside them satisfies
+    the inequalities as real numbers.
+
+    Args:
+        source: The source image, uint8 or float32, 0..255.
+        delta: In pixel levels, above 0.
+
+    Raises:
+        AdvjaxError: delta under 0.5 with a source that is not in whole numbers: no uint8 image
+            might be inside.
+
+    Example:
+        >>> box = pixel_box(np.array([3, 250], np.uint8), 10.0)
+        >>> box.lower.tolist(), box.upper.tolist()
+        ([0.0, 240.0], [13.0, 255.0])
+    """
+    exact = np.asarray(source, np.float64)
+    if delta < 0.5 and np.any(exact != np.rint(exact)):
+        raise AdvjaxError(
+            f"delta is {delta:g} and the source has fractions of levels, so that no 8-bit image may "
+            "be inside the box; give a uint8 source or a delta of at least 0.5"
+        )
+    lower, upper = np.maximum(exact - delta, 0), np.minimum(exact + delta, 255)
+    low, high = lower.astype(np.float32), upper.astype(np.float32)
+    return PixelBox(
+        np.where(low < lower, np.nextafter(low, np.float32(np.inf)), low),
+        np.where(high > upper, np.nextafter(high, np.float32(-np.inf)), high),
+    )
+
+
+def round_into(image: Float[np.ndarray, "..."], box: PixelBox) -> UInt8[np.ndarray, "..."]:
+    """The nearest 8-bit image that is inside the box.
+
+    Example:
+        >>> box = pixel_box(np.array([100.0]), 9.7)
+        >>> round_into(np.array([109.7]), box).tolist()
+        [109]
+    """
+    return np.clip(np.rint(image), np.ceil(box.lower), np.floor(box.upper)).astype(np.uint8)

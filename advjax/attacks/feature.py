@@ -1,0 +1,70 @@
+"""feature-opt: the image whose deep representation is the guide's (Sabour et al., section 2)."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from advjax.errors import AdvjaxError
+
+Activate = Callable[[Float[Array, "1 h w c"]], Mapping[str, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureOpt:
+    """minimise sum_k w_k || phi_k(I) - phi_k(guide) ||^2 over the layers k (eq. 1).
+
+    Attributes:
+        layers: The layers to match; the paper takes one.
+        weights: w_k; 1 for every layer when None.
+
+    Example:
+        >>> spec = FeatureOpt(("fc7",))
+        >>> spec.distance({"fc7": jnp.zeros((1, 2))}, {"fc7": jnp.array([[3.0, 4.0]])})
+        Array([5.], dtype=float32)
+    """
+
+    layers: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        if self.weights is not None and (
+            len(self.weights) != len(self.layers) or not all(w > 0 for w in self.weights)
+        ):
+            raise AdvjaxError(
+                f"weights is {self.weights} for the layers {self.layers}; give one number above 0 "
+                "for each layer"
+            )
+
+    def loss(
+        self, activate: Activate, image: Float[Array, "1 h w c"], target: Mapping[str, Array]
+    ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
+        """The objective of one pair, and the activations at the image.
+
+        Args:
+            activate: Image to activations, of these layers at least.
+            image: The point of evaluation.
+            target: The guide's activations, [1, ...] each.
+        """
+        found = activate(image)
+        return self._squared(found, target)[0], found
+
+    def distance(
+        self, found: Mapping[str, Array], target: Mapping[str, Array]
+    ) -> Float[Array, "b"]:
+        """The Euclidean distance of each row, sqrt of the objective."""
+        return jnp.sqrt(self._squared(found, target))
+
+    def _squared(self, found, target):
+        terms = zip(self.layers, self.weights or (1.0,) * len(self.layers), strict=True)
+        return sum(
+            w * jnp.sum(jnp.square(found[k] - target[k]).reshape(len(target[k]), -1), axis=1)
+            for k, w in terms
+        )
+
+
+def feature_opt(layers: str | Sequence[str], weights: Sequence[float] | None = None) -> FeatureOpt:
+    """`FeatureOpt` from one name or several."""
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    return FeatureOpt(names, None if weights is None else tuple(map(float, weights)))

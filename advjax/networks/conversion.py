@@ -1,0 +1,144 @@
+"""Parameters by name: between a module, Caffe's blobs and flat dictionaries of arrays."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from advjax.checkpoints.caffemodel import CaffeLayer, CaffeModel
+from advjax.checkpoints.store import check_fit
+from advjax.networks.layers import Conv, InnerProduct
+
+
+def parameters(state: nnx.State) -> dict[str, Any]:
+    """The leaves of a zoo module's state by name, such as "conv1.kernel"."""
+    return {".".join(path[1:]): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+
+
+def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> nnx.State:
+    """A state of the same structure with these arrays, as float32 on the device.
+
+    Args:
+        state: Of a zoo module; its leaves may be abstract.
+        arrays: All of its parameters by name.
+        what: What error messages call the arrays.
+
+    Raises:
+        WeightsError: Missing (-), unexpected (+) or differently shaped arrays, by name.
+    """
+    expected = {name: tuple(leaf.shape) for name, leaf in parameters(state).items()}
+    check_fit(expected, {name: tuple(a.shape) for name, a in arrays.items()}, what)
+    leaves = [
+        (path, leaf.replace(jnp.asarray(arrays[".".join(path[1:])], jnp.float32)))
+        for path, leaf in nnx.to_flat_state(state)
+    ]
+    return nnx.from_flat_state(leaves)
+
+
+def from_caffe(
+    module: Any, model: CaffeModel, file_name: Callable[[str], str] = str
+) -> dict[str, np.ndarray]:
+    """A zoo module's parameters from a Caffe file.
+
+    Convolutions go from (out, in, h, w) to (h, w, in, out). Inner products go from (out, in) to
+    (in, out), and where their input is spatial, rows from Caffe's channel-major flattening to
+    NHWC's.
+
+    Args:
+        module: The module, possibly abstract (`nnx.eval_shape`).
+        model: What `read_caffemodel` gave.
+        file_name: From a layer's name in the module to the one in the file, where that is used.
+
+    Returns:
+        Arrays by name. Layers of the file that the module lacks keep the file's names, blobs
+        numbered ("loss1/fc.0"), so that a mismatch is reported in the end by `with_parameters`.
+
+    Example:
+        >>> from advjax.networks.lenet import LeNet
+        >>> layer = CaffeLayer("ip2", "InnerProduct", blobs=(np.ones((10, 500)), np.zeros(10)))
+        >>> arrays = from_caffe(LeNet(None), CaffeModel("LeNet", "V2", (layer,)))
+        >>> {name: array.shape for name, array in arrays.items()}
+        {'ip2.kernel': (500, 10), 'ip2.bias': (10,)}
+    """
+    blobs = {layer.name: layer.blobs for layer in model.layers if layer.blobs}
+    arrays = {}
+    for name, layer in module.layers.items():
+        found = blobs.pop(name, None) or blobs.pop(file_name(name), None)
+        if found is None:
+            continue
+        arrays |= {
+            f"{name}.{field}": array
+            for field, array in zip(("kernel", "bias"), found, strict=False)
+        }
+        kernel = found[0]
+        if isinstance(layer, InnerProduct):
+            shape = layer.input_shape
+            if len(shape) == 3 and kernel.ndim == 2 and kernel.shape[1] == np.prod(shape):
+                h, w, c = shape
+                kernel = kernel.reshape(-1, c, h, w).transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+            arrays[f"{name}.kernel"] = kernel.T
+        elif kernel.ndim == 4:
+            arrays[f"{name}.kernel"] = kernel.transpose(2, 3, 1, 0)
+    unused = {f"{name}.{i}": blob for name, found in blobs.items() for i, blob in enumerate(found)}
+    return arrays | unused
+
+
+def to_caffe(module: Any, name: str) -> CaffeModel:
+    """A zoo module's parameters as Caffe's blobs: the inverse of `from_caffe`.
+
+    Args:
+        module: A module whose layers are convolutions and inner products.
+        name: The network's name in the file.
+
+    Returns:
+        One layer for each; `write_caffemodel` writes it.
+    """
+    layers = []
+    for key, layer in module.layers.items():
+        kernel, bias = np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])
+        if isinstance(layer, Conv):
+            layers.append(
+                CaffeLayer(key, "Convolution", blobs=(kernel.transpose(3, 2, 0, 1), bias))
+            )
+            continue
+        if len(layer.input_shape) == 3:
+            kernel = kernel.reshape(*layer.input_shape, -1).transpose(2, 0, 1, 3)
+            kernel = kernel.reshape(-1, bias.size)
+        layers.append(CaffeLayer(key, "InnerProduct", blobs=(kernel.T, bias)))
+    return CaffeModel(name, "V2", tuple(layers))
+
+
+def orthonormal(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Every kernel replaced by an orthonormal one of its shape; biases as they are (Table S2).
+
+    A kernel is taken as a matrix (inputs of a unit, units) with a gaussian's entries; what remains
+    of it without its singular values, U V', has the Haar distribution, and so has the Q of its QR
+    decomposition with positive diagonal, which is had in a tenth of the time. Columns are
+    orthonormal, or rows where there are fewer of them.
+
+    Example:
+        >>> kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 6))
+        >>> matrix = orthonormal({"conv.kernel": kernel})["conv.kernel"].reshape(18, 6)
+        >>> bool(np.allclose(matrix.T @ matrix, np.eye(6), atol=1e-5))
+        True
+    """
+    return {
+        name: _orthonormal(np.asarray(array)) if name.endswith(".kernel") else array
+        for name, array in arrays.items()
+    }
+
+
+def _orthonormal(kernel: np.ndarray) -> np.ndarray:
+    matrix = kernel.reshape(-1, kernel.shape[-1]).astype(np.float32)
+    wide = matrix.shape[0] < matrix.shape[1]
+    q, r = np.linalg.qr(matrix.T if wide else matrix)
+    q = q * np.where(np.diag(r) < 0, -1, 1).astype(np.float32)[None]
+    return np.ascontiguousarray(q.T if wide else q).reshape(kernel.shape)
+
+
+def count(arrays: Mapping[str, Any]) -> int:
+    """How many numbers they hold."""
+    return sum(int(np.prod(np.shape(a))) for a in jax.tree.leaves(dict(arrays)))

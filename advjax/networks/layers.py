@@ -1,0 +1,310 @@
+"""Caffe's layers, exactly, on NHWC arrays, written so that XLA is fast in both directions.
+
+Each function has a plain definition that the tests hold it against, in value and in gradient. Where
+the code is not that definition, it is because XLA's CPU kernel for it is several times slower
+(`docs/benchmarks.md` has the figures): grouped and depthwise convolutions, strided convolutions of
+few channels, overlapping pooling windows, powers.
+"""
+
+import math
+from collections.abc import Callable
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+Generator = np.random.Generator | None
+"""Where random weights come from; None leaves zeros, for weights that will be read."""
+
+Padding = int | tuple[tuple[int, int], tuple[int, int]]
+"""The same number of zeros on every side, or ((top, bottom), (left, right))."""
+
+
+def _pairs(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
+    return ((padding, padding),) * 2 if isinstance(padding, int) else padding
+
+
+def convolution(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw i o"],
+    *,
+    stride: int = 1,
+    padding: Padding = 0,
+    groups: int = 1,
+) -> Float[Array, "b p q o"]:
+    """Cross-correlation with zero padding, as Caffe's Convolution without its bias.
+
+    Args:
+        x: Input.
+        kernel: `i` is the number of input channels of one group, `c / groups`.
+        stride: Step in both directions; the last incomplete step is dropped, as in Caffe.
+        padding: Zeros around the input.
+        groups: Input and output channels are split into this many independent convolutions.
+
+    Example:
+        >>> convolution(jnp.ones((1, 5, 5, 4)), jnp.ones((3, 3, 2, 6)), padding=1, groups=2).shape
+        (1, 5, 5, 6)
+    """
+    pads = _pairs(padding)
+    if groups > 1:
+        # XLA's grouped kernel is 3 to 5 times slower on CPU than the groups one after the other.
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([_dense(a, b, stride, pads) for a, b in parts], -1)
+    return _dense(x, kernel, stride, pads)
+
+
+def _dense(x, kernel, stride, pads):
+    if stride > 1 and kernel.shape[0] > stride and x.shape[-1] < 16:
+        return _space_to_depth_convolution(x, kernel, stride, pads)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _space_to_depth_convolution(x, kernel, stride, pads):
+    """The same convolution with stride 1 on blocks of stride x stride pixels laid into channels.
+
+    Strided, its input gradient is a convolution over an input dilated with zeros, and its few input
+    channels fill no vector register: 90 ms against 26 for both directions of CaffeNet's conv1.
+    """
+    k, _, c, o = kernel.shape
+    blocks = -(-k // stride)  # of the kernel, per side
+    out = [(n + sum(pad) - k) // stride + 1 for n, pad in zip(x.shape[1:3], pads, strict=True)]
+    size = [(n - 1 + blocks) * stride for n in out]
+    x = lax.pad(  # negative: pixels that no window reaches
+        x,
+        jnp.zeros((), x.dtype),
+        [
+            (0, 0, 0),
+            *((lo, s - n - lo, 0) for s, n, (lo, _) in zip(size, x.shape[1:3], pads, strict=True)),
+            (0, 0, 0),
+        ],
+    )
+    b, h, w, s = x.shape[0], size[0] // stride, size[1] // stride, stride
+    x = x.reshape(b, h, s, w, s * c).transpose(0, 1, 3, 2, 4).reshape(b, h, w, s * s * c)
+    kernel = jnp.pad(kernel, ((0, blocks * s - k),) * 2 + ((0, 0),) * 2)
+    kernel = kernel.reshape(blocks, s, blocks, s * c, o).transpose(0, 2, 1, 3, 4)
+    kernel = kernel.reshape(blocks, blocks, s * s * c, o)
+    # Unpadded, XLA's CPU convolution here is 3 times slower than the full one, cut.
+    full = blocks - 1 if jax.default_backend() == "cpu" else 0
+    y = lax.conv_general_dilated(
+        x, kernel, (1, 1), ((full, full),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y[:, full : full + out[0], full : full + out[1]]
+
+
+def depthwise_convolution(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw 1 c"],
+    *,
+    stride: int = 1,
+    padding: Padding = 0,
+) -> Float[Array, "b p q c"]:
+    """Convolution of every channel with its own filter, as a sum of shifted products.
+
+    Equal to `convolution` with as many groups as channels, for which XLA's CPU kernel is naive.
+
+    Example:
+        >>> depthwise_convolution(jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 1, 2))).shape
+        (1, 3, 3, 2)
+    """
+    x = jnp.pad(x, ((0, 0), *_pairs(padding), (0, 0)))
+    k = kernel.shape[0]
+    out = [(n - k) // stride + 1 for n in x.shape[1:3]]
+    taps = (
+        _window(_window(x, 1, i, out[0], stride), 2, j, out[1], stride)
+        * kernel[i, j, 0][None, None, None]
+        for i in range(k)
+        for j in range(k)
+    )
+    return reduce(jnp.add, taps)
+
+
+def _window(x, axis, offset, count, stride):
+    """x[offset], x[offset + stride], ...: `count` of them along `axis`."""
+    return lax.slice_in_dim(x, offset, offset + (count - 1) * stride + 1, stride, axis)
+
+
+def pooled_size(size: int, window: int, stride: int, padding: int = 0) -> int:
+    """The number of windows along one side: Caffe rounds up, and drops one that starts in padding.
+
+    Example:
+        >>> pooled_size(55, 3, 2), pooled_size(14, 3, 2), pooled_size(7, 3, 2, 1)
+        (27, 7, 4)
+    """
+    count = math.ceil((size + 2 * padding - window) / stride) + 1
+    return count - 1 if padding and (count - 1) * stride >= size + padding else count
+
+
+def _pool(x, window, stride, padding, fill, combine: Callable[[Array, Array], Array]):
+    """Combines the entries of each window, one side after the other: 2k slices instead of k^2."""
+    for axis in (1, 2):
+        size = x.shape[axis]
+        count = pooled_size(size, window, stride, padding)
+        # At least the last window's end; what lies beyond it is cut off by the slices.
+        after = max(0, (count - 1) * stride + window - size - padding)
+        pads = [(0, 0, 0)] * 4
+        pads[axis] = (padding, after, 0)
+        x = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
+        x = reduce(combine, (_window(x, axis, i, count, stride) for i in range(window)))
+    return x
+
+
+def max_pool(
+    x: Float[Array, "b h w c"], window: int, stride: int, padding: int = 0
+) -> Float[Array, "b p q c"]:
+    """Caffe's max pooling: ceil mode, windows clipped to the image.
+
+    The gradient goes to one entry of a window, also when several are largest, as in Caffe.
+
+    Example:
+        >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 3, 2)[0, :, :, 0]
+        Array([[10., 11.],
+               [14., 15.]], dtype=float32)
+    """
+    # A select has a far cheaper gradient than reduce_window's scatter, and no halves at ties.
+    return _pool(x, window, stride, padding, -jnp.inf, lambda a, b: jnp.where(a >= b, a, b))
+
+
+def average_pool(
+    x: Float[Array, "b h w c"], window: int, stride: int, padding: int = 0
+) -> Float[Array, "b p q c"]:
+    """Caffe's average pooling: ceil mode; the divisor is the window clipped to the padded image.
+
+    Example:
+        >>> average_pool(jnp.ones((1, 4, 4, 1)), 3, 2, 1)[0, :, :, 0]
+        Array([[0.44444445, 0.6666667 , 0.33333334],
+               [0.6666667 , 1.        , 0.5       ],
+               [0.33333334, 0.5       , 0.25      ]], dtype=float32)
+    """
+
+    def counts(size):
+        starts = [i * stride - padding for i in range(pooled_size(size, window, stride, padding))]
+        return jnp.asarray([min(s + window, size + padding) - s for s in starts], x.dtype)
+
+    rows, columns = counts(x.shape[1]), counts(x.shape[2])
+    divisor = rows[:, None] * columns[None, :]
+    return _pool(x, window, stride, padding, 0.0, jnp.add) / divisor[None, :, :, None]
+
+
+def _inverse_power(x, beta):
+    if beta == 0.75:  # x^-1/2 x^-1/4: LRN's usual exponent, without XLA's slow power
+        root = lax.rsqrt(x)
+        return root * jnp.sqrt(root)
+    return x**-beta
+
+
+def lrn_across_channels(
+    x: Float[Array, "b h w c"], size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1
+) -> Float[Array, "b h w c"]:
+    """Local response normalisation, ACROSS_CHANNELS: x / (k + alpha / size * sum x^2)^beta.
+
+    The sum runs over the `size` channels around each one (Krizhevsky et al. 2012, section 3.3, but
+    with alpha divided by the window, as Caffe does).
+
+    Example:
+        >>> lrn_across_channels(jnp.ones((1, 1, 1, 3)), size=3, alpha=3.0)[0, 0, 0]
+        Array([0.43869135, 0.35355338, 0.43869135], dtype=float32)
+    """
+    c = x.shape[-1]
+    offset = jnp.arange(c)[:, None] - jnp.arange(c)[None, :]
+    # (c, c): ones within the window. A banded product beats a window sum along the fastest axis.
+    band = (jnp.abs(offset) <= (size - 1) // 2).astype(x.dtype)
+    total = jnp.matmul(x * x, band, precision=lax.Precision.HIGHEST)
+    return x * _inverse_power(k + alpha / size * total, beta)
+
+
+def lrn_within_channel(
+    x: Float[Array, "b h w c"], size: int = 3, alpha: float = 1.0, beta: float = 0.75
+) -> Float[Array, "b h w c"]:
+    """Local response normalisation, WITHIN_CHANNEL: x / (1 + alpha * mean x^2)^beta.
+
+    The mean is Caffe's average pooling over a size x size window with stride 1; k is always 1.
+
+    Example:
+        >>> float(lrn_within_channel(jnp.ones((1, 1, 1, 1)), size=1, alpha=15.0)[0, 0, 0, 0])
+        0.125
+    """
+    mean = average_pool(x * x, size, 1, (size - 1) // 2)
+    return x * _inverse_power(1 + alpha * mean, beta)
+
+
+class Conv(nnx.Module):
+    """Caffe's Convolution: `convolution` plus a bias, with Caffe's gaussian and constant fillers.
+
+    Args:
+        inputs: Input channels, all groups together.
+        outputs: Output channels.
+        window: Height and width of the kernel.
+        std: Standard deviation of the kernel's filler; None is Caffe's xavier, uniform within
+            sqrt(3 / fan in).
+        bias: Constant filler of the bias.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        window: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        std: float | None = None,
+        bias: float = 0.0,
+        rng: Generator,
+    ):
+        shape = (window, window, inputs // groups, outputs)
+        self.kernel = nnx.Param(fill(rng, shape, std))
+        self.bias = nnx.Param(jnp.full((outputs,), bias, jnp.float32))
+        self.stride, self.padding, self.groups = stride, padding, groups
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q o"]:
+        """Applies the layer to a batch."""
+        y = convolution(
+            x, self.kernel[...], stride=self.stride, padding=self.padding, groups=self.groups
+        )
+        return y + self.bias[...][None, None, None]
+
+
+class InnerProduct(nnx.Module):
+    """Caffe's InnerProduct on an input of any shape, flattened in NHWC order.
+
+    Caffe flattens channel-major; the conversion of weights permutes the kernel's rows instead, for
+    which it needs `input_shape`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        outputs: int,
+        *,
+        std: float | None = None,
+        bias: float = 0.0,
+        rng: Generator,
+    ):
+        self.kernel = nnx.Param(fill(rng, (math.prod(input_shape), outputs), std))
+        self.bias = nnx.Param(jnp.full((outputs,), bias, jnp.float32))
+        self.input_shape = input_shape
+
+    def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b o"]:
+        """Applies the layer to a batch."""
+        return x.reshape(x.shape[0], -1) @ self.kernel[...] + self.bias[...][None]
+
+
+def fill(rng: Generator, shape: tuple[int, ...], std: float | None) -> Float[Array, "..."]:
+    """Caffe's gaussian filler, or for std None its xavier: uniform within sqrt(3 / fan in).
+
+    Drawn on the host: the same numbers on every device, and nothing to compile. Without a
+    generator, zeros.
+    """
+    if rng is None:
+        return jnp.zeros(shape, jnp.float32)
+    if std is not None:
+        return jnp.asarray(rng.standard_normal(shape, np.float32) * np.float32(std))
+    limit = math.sqrt(3 / math.prod(shape[:-1]))
+    return jnp.asarray((rng.random(shape, np.float32) * 2 - 1) * np.float32(limit))

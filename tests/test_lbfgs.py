@@ -1,0 +1,478 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advjax.errors import AdvjaxError
+from advjax.solvers import Box, ProjectedLBFGS, ScipyLBFGSB, Status, minimize, project
+from advjax.solvers import lbfgs as module
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def with_gradient(f):
+    """An Objective from a function of x."""
+    value_and_grad = jax.value_and_grad(f)
+    return lambda x: (*value_and_grad(x), None)
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def random_quadratic(seed, n, condition=100.0):
+    """A convex quadratic whose unconstrained minimum lies outside of most boxes."""
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    a = (q * np.geomspace(1, condition, n)) @ q.T
+    center = rng.normal(size=n) * 2
+
+    def f(x):
+        d = x - center.astype(x.dtype)
+        return 0.5 * d @ a.astype(x.dtype) @ d
+
+    return f
+
+
+def box_of(n, lower, upper, dtype=jnp.float32):
+    return Box(jnp.full(n, lower, dtype), jnp.full(n, upper, dtype))
+
+
+def trace(solver, objective, x0, box, steps):
+    """The states after 0, 1, ..., `steps` steps."""
+    step = jax.jit(lambda state: solver.step(objective, state, box)[0])
+    states = [solver.init(x0, box)]
+    for _ in range(steps):
+        states.append(step(states[-1]))
+    return states
+
+
+# Solutions
+
+
+BOXES = [(-0.5, 0.8), (-2.0, 2.0), (0.1, 3.0), (-np.inf, 0.9), (-np.inf, np.inf)]
+
+
+@pytest.mark.parametrize(("lower", "upper"), BOXES)
+@pytest.mark.parametrize("n", [2, 12])
+def test_rosenbrock_agrees_with_scipy(x64, n, lower, upper):
+    x0 = np.random.default_rng(n).uniform(-1.5, 1.5, n)
+    box = box_of(n, lower, upper, jnp.float64)
+    solver = ProjectedLBFGS(max_evaluations=2000, ftol=1e-15, gtol=1e-7)
+    ours = minimize(solver, with_gradient(rosenbrock), jnp.asarray(x0), box)
+    scipy = ScipyLBFGSB(2000, ftol=1e-15, gtol=1e-7).minimize(
+        jax.jit(jax.value_and_grad(rosenbrock)), x0, box
+    )
+    assert ours.best.value == pytest.approx(scipy.value, rel=1e-6, abs=1e-9)
+    np.testing.assert_allclose(ours.best.x, scipy.x, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_quadratic_is_solved_and_satisfies_kkt(x64, seed):
+    n = 30
+    f = random_quadratic(seed, n)
+    box = box_of(n, -1.0, 1.0, jnp.float64)
+    state = minimize(
+        ProjectedLBFGS(ftol=0.0, gtol=1e-7), with_gradient(f), jnp.zeros(n, jnp.float64), box
+    )
+    assert state.status == Status.GTOL
+    x, g = np.asarray(state.best.x), np.asarray(jax.grad(f)(state.best.x))
+    at_lower, at_upper = x == -1.0, x == 1.0
+    inside = ~(at_lower | at_upper)
+    assert at_lower.any()
+    assert at_upper.any()
+    assert np.all(np.abs(g[inside]) <= 1e-6)
+    assert np.all(g[at_lower] >= -1e-6)
+    assert np.all(g[at_upper] <= 1e-6)
+    scipy = ScipyLBFGSB(5000, ftol=0.0, gtol=1e-8).minimize(
+        jax.jit(jax.value_and_grad(f)), np.zeros(n), box
+    )
+    np.testing.assert_allclose(x, scipy.x, atol=1e-6)
+    np.testing.assert_array_equal(inside, (scipy.x > -1) & (scipy.x < 1))
+
+
+def test_float32_reaches_scipys_value():
+    f = random_quadratic(3, 40)
+    box = box_of(40, -1.0, 1.0)
+    ours = minimize(ProjectedLBFGS(), with_gradient(f), jnp.zeros(40), box)
+    scipy = ScipyLBFGSB().minimize(jax.jit(jax.value_and_grad(f)), np.zeros(40, np.float32), box)
+    assert ours.best.value <= scipy.value * (1 + 1e-5)
+    assert ours.best.x.dtype == jnp.float32
+
+
+def test_convex_problem_of_every_width(x64):
+    # Free below, free above, held, boxed and free: each takes its own bound or the minimum.
+    center = jnp.array([3.0, -3.0, 7.0, 0.25, 40.0])
+    box = Box(
+        jnp.array([-jnp.inf, -1.0, 2.0, 0.0, -jnp.inf]),
+        jnp.array([1.0, jnp.inf, 2.0, 1.0, jnp.inf]),
+    )
+    f = lambda x: jnp.sum((x - center) ** 2)  # noqa: E731
+    state = minimize(ProjectedLBFGS(), with_gradient(f), jnp.zeros(5), box)
+    np.testing.assert_allclose(state.best.x, [1.0, -1.0, 2.0, 0.25, 40.0], rtol=1e-6)
+    assert state.best.x[2] == 2.0
+    assert state.status == Status.GTOL
+
+
+def test_one_variable():
+    f = lambda x: jnp.sum(jnp.cos(x))  # noqa: E731
+    box = box_of(1, 0.0, 5.0)
+    state = minimize(ProjectedLBFGS(), with_gradient(f), jnp.array([2.0]), box)
+    np.testing.assert_allclose(state.best.x, [np.pi], atol=2e-3)
+
+
+def test_everything_held():
+    box = Box(jnp.array([1.0, 2.0]), jnp.array([1.0, 2.0]))
+    state = minimize(ProjectedLBFGS(), with_gradient(jnp.sum), jnp.zeros(2), box)
+    assert state.best.x.tolist() == [1.0, 2.0]
+    assert (state.status, state.evaluations) == (Status.GTOL, 1)
+
+
+def test_x0_outside_is_projected_before_the_first_evaluation():
+    box = box_of(3, 0.0, 1.0)
+    state = ProjectedLBFGS().init(jnp.array([-5.0, 0.5, 9.0]), box)
+    assert state.trial.tolist() == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("scale_f", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale_x", [1e-3, 1.0, 1e3])
+def test_the_path_does_not_depend_on_units(x64, scale_f, scale_x):
+    # f and x in other units: the same points in those units, the first step included.
+    f = random_quadratic(0, 8)
+    g = lambda z: scale_f * f(z / scale_x)  # noqa: E731
+    solver = ProjectedLBFGS(ftol=0.0, gtol=0.0)
+    x0 = jnp.full(8, 0.1)
+    plain = trace(solver, with_gradient(f), x0, box_of(8, -1.0, 1.0, jnp.float64), 8)
+    other = trace(
+        solver,
+        with_gradient(g),
+        x0 * scale_x,
+        box_of(8, -scale_x, scale_x, jnp.float64),
+        8,
+    )
+    for a, b in zip(plain, other, strict=True):
+        np.testing.assert_allclose(b.trial, a.trial * scale_x, rtol=1e-5, atol=1e-6 * scale_x)
+
+
+# The matrix
+
+
+def dense_inverse_hessian(pairs, gamma):
+    """BFGS update of the inverse Hessian, pair by pair (Nocedal and Wright, 2006, eq. 6.17)."""
+    n = pairs[0][0].size
+    h = gamma * np.eye(n)
+    for s, y in pairs:
+        rho = 1 / (y @ s)
+        v = np.eye(n) - rho * np.outer(y, s)
+        h = v.T @ h @ v + rho * np.outer(s, s)
+    return h
+
+
+def push_pairs(solver, pairs, n):
+    """A state whose rings took these pairs, through the module's own push."""
+    box = box_of(n, -np.inf, np.inf, jnp.float64)
+    state = solver.init(jnp.zeros(n), box)
+    for s, y in pairs:
+        rings = module._push(state, jnp.asarray(s), jnp.asarray(y), jnp.bool_(True))
+        state = state._replace(s=rings[0], y=rings[1], pushed=rings[2])
+    return state
+
+
+def direction(state, gradient, free):
+    d, _ = module._direction(
+        jnp.asarray(1.0),
+        jnp.where(free, gradient, 0),
+        free,
+        state.s,
+        state.y,
+        state.pushed,
+    )
+    return np.asarray(d)
+
+
+def convex_pairs(seed, n, count):
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(n, n))
+    a = a @ a.T + np.eye(n)
+    s = rng.normal(size=(count, n)) * np.geomspace(10, 0.01, count)[:, None]
+    return [(v, a @ v) for v in s]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8, 11, 23])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_matrix_is_the_dense_recursion_with_the_ring_wrapped(x64, count, masked):
+    n, m = 9, 4
+    rng = np.random.default_rng(count)
+    pairs = convex_pairs(count, n, count)
+    state = push_pairs(ProjectedLBFGS(history=m), pairs, n)
+    free = rng.random(n) < 0.6 if masked else np.ones(n, bool)
+    kept = [(s * free, y * free) for s, y in pairs[-m:]]
+    kept = [(s, y) for s, y in kept if s @ y > 0]
+    s, y = kept[-1]
+    h = dense_inverse_hessian(kept, (s @ y) / (y @ y))
+    h = h * np.outer(free, free)
+    columns = [-direction(state, jnp.asarray(e), jnp.asarray(free)) for e in np.eye(n)]
+    np.testing.assert_allclose(np.stack(columns, 1), h, rtol=1e-7, atol=1e-9 * np.abs(h).max())
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 9])
+def test_secant_equation_holds_for_the_newest_pair(x64, count):
+    pairs = convex_pairs(count, 7, count)
+    state = push_pairs(ProjectedLBFGS(history=4), pairs, 7)
+    s, y = pairs[-1]
+    hy = -direction(state, jnp.asarray(y), jnp.ones(7, bool))
+    np.testing.assert_allclose(hy, s, rtol=1e-8, atol=1e-10)
+
+
+def test_a_pair_whose_restricted_curvature_is_negative_takes_no_part(x64):
+    free = np.array([True, True, False])
+    good = (np.array([1.0, 0.5, 0.2]), np.array([2.0, 1.0, 3.0]))
+    bad = (np.array([1.0, 0.0, 1.0]), np.array([-1.0, 0.0, 5.0]))  # s'y = 4, on the free set -1
+    with_bad = push_pairs(ProjectedLBFGS(history=3), [good, bad], 3)
+    without = push_pairs(ProjectedLBFGS(history=3), [good], 3)
+    gradient = jnp.array([0.3, -0.7, 9.0])
+    np.testing.assert_array_equal(
+        direction(with_bad, gradient, jnp.asarray(free)),
+        direction(without, gradient, jnp.asarray(free)),
+    )
+
+
+def test_a_pair_without_curvature_is_not_pushed(x64):
+    pair = (np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+    flat = (np.array([1.0, 2.0]), np.array([-2.0, 1.0]))
+    before = push_pairs(ProjectedLBFGS(history=3), [pair], 2)
+    after = push_pairs(ProjectedLBFGS(history=3), [pair, flat], 2)
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+# The state machine
+
+
+def test_one_evaluation_a_step_and_the_best_falls_monotonically():
+    calls = []
+    value_and_grad = jax.value_and_grad(rosenbrock)
+
+    def counted(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return *value_and_grad(x), None
+
+    states = trace(ProjectedLBFGS(), counted, jnp.array([-1.2, 1.0, 0.3]), box_of(3, -2, 2), 30)
+    jax.effects_barrier()
+    assert len(calls) == 30
+    running = [s for s in states if s.status == Status.RUNNING]
+    assert [int(s.evaluations) for s in running] == list(range(len(running)))
+    best = [float(s.best.value) for s in states]
+    assert all(b <= a for a, b in zip(best, best[1:], strict=False))
+    seen = [float(rosenbrock(s.trial)) for s in states[: int(states[-1].evaluations)]]
+    assert best[-1] == pytest.approx(min(seen), rel=1e-6)
+
+
+def test_budget_is_exact():
+    solver = ProjectedLBFGS(max_evaluations=7)
+    state = minimize(solver, with_gradient(rosenbrock), jnp.full(5, -1.0), box_of(5, -2, 2))
+    assert (state.status, state.evaluations) == (Status.MAX_EVALUATIONS, 7)
+
+
+def test_stationary_start_ends_after_one_evaluation():
+    box = box_of(2, 0.0, 1.0)
+    f = lambda x: jnp.sum((x + 1) ** 2)  # noqa: E731
+    state = minimize(ProjectedLBFGS(), with_gradient(f), jnp.zeros(2), box)
+    assert (state.status, state.evaluations) == (Status.GTOL, 1)
+    assert state.best.value == 2.0
+
+
+def test_ftol_ends_a_search_that_crawls():
+    f = random_quadratic(1, 20, condition=1e4)
+    loose = minimize(
+        ProjectedLBFGS(ftol=1e-3, gtol=0.0), with_gradient(f), jnp.zeros(20), box_of(20, -1, 1)
+    )
+    tight = minimize(
+        ProjectedLBFGS(ftol=1e-6, gtol=0.0), with_gradient(f), jnp.zeros(20), box_of(20, -1, 1)
+    )
+    assert loose.status == Status.FTOL
+    assert loose.evaluations < tight.evaluations
+    assert tight.best.value < loose.best.value
+
+
+def test_an_ascent_direction_ends_with_line_search():
+    # The gradient lies: no step along it descends, with or without history.
+    liar = lambda x: (jnp.sum(x**2) + 1, -2 * x - 1, None)  # noqa: E731
+    state = minimize(ProjectedLBFGS(), liar, jnp.ones(3), box_of(3, -np.inf, np.inf))
+    assert state.status == Status.LINE_SEARCH
+    assert state.best.x.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_failed_search_drops_the_history_and_goes_on():
+    box = box_of(4, -5.0, 5.0)
+    f = random_quadratic(2, 4)
+    solver = ProjectedLBFGS(max_backtracks=3)
+    state = trace(solver, with_gradient(f), jnp.ones(4), box, 5)[-1]
+    assert state.pushed > 1
+    # A history that is nonsense: every trial along its direction is far too long.
+    state = state._replace(y=state.y * 1e-6, trial=state.x + 1e3)
+    step = jax.jit(lambda s: solver.step(with_gradient(f), s, box)[0])
+    pushed = []
+    for _ in range(12):
+        state = step(state)
+        pushed.append(int(state.pushed))
+        if state.status != Status.RUNNING:
+            break
+    assert 0 in pushed
+    assert state.status != Status.LINE_SEARCH
+    assert pushed[-1] > 0
+
+
+def test_nan_at_once_and_later():
+    nan = lambda x: (jnp.nan, x, None)  # noqa: E731
+    state = minimize(ProjectedLBFGS(), nan, jnp.ones(2), box_of(2, -1, 1))
+    assert (state.status, state.evaluations) == (Status.NON_FINITE, 1)
+    assert state.best.x.tolist() == [1.0, 1.0]
+    assert np.isinf(state.best.value)
+
+    def cliff(x):
+        value, gradient = jax.value_and_grad(rosenbrock)(x)
+        return value, jnp.where(value < 1.0, jnp.inf, gradient), None
+
+    state = minimize(ProjectedLBFGS(), cliff, jnp.full(4, -1.0), box_of(4, -2, 2))
+    assert state.status == Status.NON_FINITE
+    assert np.isfinite(state.best.value)
+    assert state.best.value == rosenbrock(state.best.x)
+    assert state.best.value >= 1.0
+
+
+def test_a_state_that_ended_comes_back_bit_for_bit():
+    solver = ProjectedLBFGS(max_evaluations=9)
+    objective = with_gradient(rosenbrock)
+    box = box_of(6, -2, 2)
+    state = minimize(solver, objective, jnp.full(6, -1.0), box)
+    again, _ = solver.step(objective, state, box)
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+    stopped = state._replace(status=jnp.int32(Status.TARGET))
+    again, _ = solver.step(objective, stopped, box)
+    jax.tree.map(np.testing.assert_array_equal, stopped, again)
+
+
+# Lanes
+
+
+def lanes(count, n):
+    rng = np.random.default_rng(7)
+    x0 = jnp.asarray(rng.uniform(-1.5, 1.5, (count, n)), jnp.float32)
+    lower = jnp.asarray(rng.uniform(-2, -0.5, (count, n)), jnp.float32)
+    upper = jnp.asarray(rng.uniform(0.5, 2, (count, n)), jnp.float32)
+    return x0, Box(lower, upper)
+
+
+def run_lanes(solver, objective, x0, box, steps):
+    step = jax.jit(jax.vmap(lambda state, box: solver.step(objective, state, box)[0]))
+    state = jax.vmap(solver.init)(x0, box)
+    for _ in range(steps):
+        state = step(state, box)
+    return state
+
+
+def test_vmapped_equals_one_by_one(x64):
+    x0, box = lanes(5, 7)
+    solver = ProjectedLBFGS(history=4)
+    together = run_lanes(solver, with_gradient(rosenbrock), x0, box, 25)
+    for i in range(5):
+        alone = trace(
+            solver, with_gradient(rosenbrock), x0[i], jax.tree.map(lambda a, i=i: a[i], box), 25
+        )[-1]
+        np.testing.assert_allclose(together.best.value[i], alone.best.value, rtol=1e-4)
+        assert together.evaluations[i] == alone.evaluations
+
+
+def test_a_nan_lane_ends_alone():
+    x0, box = lanes(4, 6)
+    box = Box(box.lower, box.upper.at[2].set(50.0))
+
+    def cliff(x):
+        value, gradient = jax.value_and_grad(rosenbrock)(x)
+        return jnp.where(jnp.max(x) > 2.5, jnp.nan, value), gradient, None
+
+    solver = ProjectedLBFGS(history=3)
+    healthy = run_lanes(solver, cliff, x0, box, 12)
+    sick = run_lanes(solver, cliff, x0.at[2].set(10.0), box, 12)
+    assert sick.status[2] == Status.NON_FINITE
+    assert sick.evaluations[2] == 1
+    others = jnp.array([0, 1, 3])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[others], b[others]), healthy, sick
+    )
+    assert np.all(np.asarray(sick.evaluations)[others] > 1)
+
+
+@functools.cache
+def jitted_step(solver):
+    def objective(x, a):
+        f = lambda x: jnp.sum(jnp.sin(3 * x + a) + 0.1 * (x - a) ** 2) ** 2 + x[0]  # noqa: E731
+        return *jax.value_and_grad(f)(x), None
+
+    return jax.jit(lambda state, box, a: solver.step(lambda x: objective(x, a), state, box)[0])
+
+
+bounds = st.floats(-300, 300, width=32, allow_subnormal=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ends=st.lists(st.tuples(bounds, bounds), min_size=5, max_size=5),
+    x0=st.lists(bounds, min_size=5, max_size=5),
+    a=st.lists(st.floats(-5, 5, width=32), min_size=5, max_size=5),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+def test_every_trial_is_in_the_box_exactly(ends, x0, a, dtype):
+    ends = np.sort(np.array(ends, np.float32), axis=1)
+    box = Box(jnp.asarray(ends[:, 0]), jnp.asarray(ends[:, 1]))
+    solver = ProjectedLBFGS(history=3, history_dtype=dtype)
+    state = solver.init(jnp.array(x0, jnp.float32), box)
+    for _ in range(15):
+        for x in (state.trial, state.best.x):
+            assert np.all(np.asarray(x) >= ends[:, 0])
+            assert np.all(np.asarray(x) <= ends[:, 1])
+        state = jitted_step(solver)(state, box, jnp.array(a, jnp.float32))
+
+
+def test_bfloat16_history_solves_too():
+    f = random_quadratic(4, 30)
+    box = box_of(30, -1.0, 1.0)
+    wide = minimize(ProjectedLBFGS(), with_gradient(f), jnp.zeros(30), box)
+    solver = ProjectedLBFGS(history_dtype="bfloat16")
+    narrow = minimize(solver, with_gradient(f), jnp.zeros(30), box)
+    assert narrow.s.dtype == narrow.y.dtype == jnp.bfloat16
+    assert narrow.best.x.dtype == jnp.float32
+    assert narrow.best.value == pytest.approx(float(wide.best.value), rel=1e-4)
+
+
+def test_active_bounds_are_the_true_ones():
+    center = jnp.array([5.0, -5.0, 0.3, 0.0, -0.2])
+    f = lambda x: jnp.sum(jnp.arange(1, 6) * (x - center) ** 2)  # noqa: E731
+    box = box_of(5, -1.0, 1.0)
+    state = minimize(ProjectedLBFGS(), with_gradient(f), jnp.full(5, 0.5), box)
+    x = np.asarray(state.best.x)
+    assert x[0] == 1.0
+    assert x[1] == -1.0
+    np.testing.assert_array_equal(project(state.best.x, box), x)
+    np.testing.assert_allclose(x[2:], center[2:], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"history_dtype": "int8"}, "history_dtype"),
+        ({"history": 0}, "history"),
+        ({"max_evaluations": 0}, "max_evaluations"),
+    ],
+)
+def test_wrong_settings_are_named(arguments, word):
+    with pytest.raises(AdvjaxError, match=f"{word} is .*; give"):
+        ProjectedLBFGS(**arguments)
