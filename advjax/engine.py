@@ -488,12 +488,18 @@ def attack_stream(
     total = len(pairs) if isinstance(pairs, Sized) else None
     lanes = batch_size if total is None else max(1, min(batch_size, total))
     source = _read_ahead(net, pairs, 2 * max(lanes, BLOCK))
-    results = (_solve_on_host if isinstance(solver, ScipyLBFGSB) else _solve)(run, source, lanes)
-    results = _with_progress(results, total, progress)
-    return _in_order(results) if ordered else results
+    report, close = _report(plan, total, progress)
+    solve = _solve_on_host if isinstance(solver, ScipyLBFGSB) else _solve
+    return _finally(close, (_in_order if ordered else iter)(solve(run, source, lanes, report)))
 
 
-def _solve(run: _Run, pairs: Iterator[Pair], batch_size: int) -> Iterator[PairResult]:
+Report = Callable[[int, int], None]
+"""Told after each chunk: pairs finished so far, and evaluations of those still running."""
+
+
+def _solve(
+    run: _Run, pairs: Iterator[Pair], batch_size: int, report: Report
+) -> Iterator[PairResult]:
     """Continuous batching: finished lanes are taken out and filled again, the others go on."""
     devices = len(run.plan.devices)
     share = -(-batch_size // devices)  # lanes of one device
@@ -503,7 +509,7 @@ def _solve(run: _Run, pairs: Iterator[Pair], batch_size: int) -> Iterator[PairRe
         return
     lanes = run.empty_lanes(share * devices, waiting[0].target)
     occupants: list[_Problem | None] = [None] * (share * devices)
-    exhausted = False
+    exhausted, done = False, 0
     while True:
         for lane, occupant in enumerate(occupants):
             if occupant is None and not exhausted:
@@ -531,18 +537,23 @@ def _solve(run: _Run, pairs: Iterator[Pair], batch_size: int) -> Iterator[PairRe
             for lane, problem in enumerate(occupants)
             if problem is not None and status[lane] != Status.RUNNING
         ]
-        yield from run.harvest(lanes, finished)
+        done += len(finished)
         for lane, _ in finished:
             occupants[lane] = None
+        running = np.asarray(lanes.state.evaluations)[[o is not None for o in occupants]]
+        report(done, int(running.sum()))
+        yield from run.harvest(lanes, finished)
         if interrupted:
             raise interrupted
 
 
-def _solve_on_host(run: _Run, pairs: Iterator[Pair], batch_size: int) -> Iterator[PairResult]:
+def _solve_on_host(
+    run: _Run, pairs: Iterator[Pair], batch_size: int, report: Report
+) -> Iterator[PairResult]:
     """One pair after the other through SciPy; the objective and its gradient are compiled."""
     solver = run.plan.solver
     assert isinstance(solver, ScipyLBFGSB)
-    for problem in _prepared(run, pairs):
+    for done, problem in enumerate(_prepared(run, pairs)):
         threshold, goal = run.goals(problem)
         labels = []
 
@@ -551,7 +562,8 @@ def _solve_on_host(run: _Run, pairs: Iterator[Pair], batch_size: int) -> Iterato
             labels.append(int(label))
             return value, gradient
 
-        def stop(count, value, point, threshold=threshold, goal=goal, labels=labels):
+        def stop(count, value, point, done=done, threshold=threshold, goal=goal, labels=labels):
+            report(done, count)
             if value <= threshold:
                 return Status.TARGET
             return Status.LABEL if run.plan.until_label and labels[-1] == goal else None
@@ -565,6 +577,7 @@ def _solve_on_host(run: _Run, pairs: Iterator[Pair], batch_size: int) -> Iterato
             np.array([found.status]),
             np.sqrt(found.values, dtype=np.float32)[None],
         )
+        report(done + 1, 0)
 
 
 def _prepared(run: _Run, pairs: Iterator[Pair]) -> Iterator[_Problem]:
@@ -622,6 +635,13 @@ def _checked(net: Network, index: int, pair: Any) -> Pair:
     return Pair(**images, delta=None if pair.delta is None else check_delta(pair.delta))
 
 
+def _finally(close: Callable[[], None], results: Iterator[PairResult]) -> Iterator[PairResult]:
+    try:
+        yield from results
+    finally:
+        close()
+
+
 def _in_order(results: Iterator[PairResult]) -> Iterator[PairResult]:
     early: dict[int, PairResult] = {}
     following = 0
@@ -632,16 +652,28 @@ def _in_order(results: Iterator[PairResult]) -> Iterator[PairResult]:
             following += 1
 
 
-def _with_progress(
-    results: Iterator[PairResult], total: int | None, progress: bool | None
-) -> Iterator[PairResult]:
+def _report(
+    plan: _Plan, total: int | None, progress: bool | None
+) -> tuple[Callable[[int, int], None], Callable[[], None]]:
+    """A bar that counts evaluations: what to call after each chunk, and at the end."""
     if progress is False:
-        return results
+        return (lambda finished, running: None), (lambda: None)
     from tqdm import tqdm
 
-    return iter(
-        tqdm(results, total=total, unit="pair", disable=None if progress is None else False)
+    budget = plan.solver.max_evaluations
+    bar = tqdm(
+        total=None if total is None else total * budget,
+        unit="evaluation",
+        unit_scale=True,
+        disable=None if progress is None else False,
     )
+
+    def report(finished: int, running: int) -> None:
+        # A pair that ended early counts as its whole budget, so that the bar ends at its end.
+        bar.set_postfix_str(f"{finished} pairs done", refresh=False)
+        bar.update(finished * budget + running - bar.n)
+
+    return report, bar.close
 
 
 def attack(

@@ -79,7 +79,8 @@ def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
 
     Raises:
         ImageError: The three images differ in shape, or are not [h, w, 1 or 3] and finite.
-        AdvjaxError: `labels` is not three lists, or the file cannot be written.
+        AdvjaxError: A distance or `delta` that cannot be, `labels` that are not three lists, or a
+            file that cannot be written.
 
     Example:
         >>> import tempfile
@@ -92,6 +93,11 @@ def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
     import matplotlib
 
     pictures = _pictures(sheet)
+    for name in ("initial_distance", "distance"):
+        if not 0 <= getattr(sheet, name) < math.inf:
+            raise AdvjaxError(
+                f"{name} is {getattr(sheet, name)!r}; give a finite number, 0 or more"
+            )
     if sheet.labels is not None and len(sheet.labels) != 3:
         raise AdvjaxError(
             f"labels has {len(sheet.labels)} lists; give one each for source, guide, adversarial"
@@ -102,7 +108,7 @@ def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
         warnings.simplefilter("ignore")
         matplotlib.rcdefaults()
         figure = _draw(sheet, pictures)
-        figure.savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format="png")
 
 
 def _pictures(sheet: Sheet) -> list[np.ndarray]:
@@ -158,7 +164,7 @@ def _draw(sheet: Sheet, pictures: list[np.ndarray]) -> "Figure":
     )
     below = 0.15 + max(rows, 1) * ROW
     height = HEADER + PICTURE + below + MARGIN - 0.15
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     # A canvas that covers the sheet, in inches from its upper left corner.
     page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     page.set_axis_off()
@@ -215,9 +221,9 @@ def _text(
     text = " ".join(str(text).split())
     style = {"size": size, "color": colour, "ha": align, "va": "baseline", "weight": weight}
     line = page.text(x, y, text, parse_math=False, **style)
-    while len(text) > 1 and line.get_window_extent().width > room * page.figure.dpi:
-        text = text[:-1]
-        line.set_text(text.rstrip(" ,(-_") + "…")
+    while len(text) > 1 and (width := line.get_window_extent().width / DPI) > room:
+        text = text[: min(len(text) - 1, math.ceil(len(text) * room / width))]
+        line.set_text(text.rstrip(" ,.(-_") + "…")
 
 
 def _header(page: "Axes", sheet: Sheet, room: float, trace: np.ndarray | None) -> None:
@@ -304,7 +310,7 @@ def _trace(axes: "Axes", sheet: Sheet, trace: np.ndarray) -> None:
         axes.set_ylim(0, 1.08 * high or 1)
         axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.set_xlabel("evaluations", size=TEXT, color=QUIET)
     axes.tick_params(colors=QUIET, labelsize=TEXT - 1, length=3, width=0.8)
     for side, spine in axes.spines.items():

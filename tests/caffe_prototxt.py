@@ -300,6 +300,7 @@ _SECTIONS = {
     "Pooling": "pooling_param",
     "LRN": "lrn_param",
     "InnerProduct": "inner_product_param",
+    "Power": "power_param",
 }
 
 
@@ -316,6 +317,25 @@ def prototxt(deploy: Deploy) -> str:
             f'top: "{layer.top}" {section} }}'
         )
     return "\n".join(lines)
+
+
+def for_opencv(deploy: Deploy) -> Deploy:
+    """The same network in layers that OpenCV computes as Caffe does.
+
+    Its LRN takes k for 1; but (k + a s)^-b is k^-b (1 + a/k s)^-b, and k^-b fits a Power layer.
+    """
+    layers = []
+    for layer in deploy.layers:
+        k = layer.values.get("k", 1)
+        if k != 1:
+            values = {key: value for key, value in layer.values.items() if key != "k"}
+            values["alpha"] /= k
+            layer = layer._replace(values=values)
+        layers.append(layer)
+        if k != 1:
+            scale = {"scale": repr(k ** -values["beta"])}
+            layers.append(Layer(f"{layer.name}/k", "Power", (layer.top,), layer.top, scale))
+    return Deploy(deploy.shape, layers)
 
 
 def last_writers(deploy: Deploy) -> dict[str, str]:
@@ -348,29 +368,33 @@ def blob_shapes(deploy: Deploy) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def draw_weights(deploy: Deploy, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(kernel, bias) by layer in Caffe's axes, which keep activations at the input's size.
+def draw_weights(
+    deploy: Deploy, level: float, seed: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(kernel, bias) by layer in Caffe's axes, that neither quench nor inflate the activations.
 
-    Kernels have He's standard deviation. A layer that no ReLU follows and a softmax does is scaled
-    to logits of order 1, that its probabilities are not all 0 or 1.
+    Kernels have He's standard deviation, biases a tenth of the input's. The last of them are scaled
+    down to logits of order 1, so that the probabilities are not all 0 or 1.
+
+    Args:
+        deploy: The network.
+        level: The input's root mean square.
+        seed: Of the generator.
     """
     rng = np.random.default_rng(seed)
-    shapes, softened = blob_shapes(deploy), {
-        bottom for layer in deploy.layers if layer.type == "Softmax" for bottom in layer.bottoms
-    }
+    shapes = blob_shapes(deploy)
+    weighted = [layer for layer in deploy.layers if layer.type in ("Convolution", "InnerProduct")]
     weights = {}
-    for name, type, bottoms, _, values in deploy.layers:
-        if type not in ("Convolution", "InnerProduct"):
-            continue
+    for name, type, bottoms, _, values in weighted:
         shape, outputs = shapes[bottoms[0]], values["num_output"]
         if type == "Convolution":
             inputs = shape[0] // values.get("group", 1)
             kernel_shape = (outputs, inputs, values["kernel_size"], values["kernel_size"])
         else:
             kernel_shape = (outputs, math.prod(shape))
-        scale = 0.02 if name in softened else 1.0
-        std = scale * math.sqrt(2 / math.prod(kernel_shape[1:]))
-        kernel = rng.standard_normal(kernel_shape, np.float32) * np.float32(std)
-        bias = rng.standard_normal(outputs, np.float32) * np.float32(10 * scale)
+        scale = 1 / level if name == weighted[-1].name else 1.0
+        kernel = rng.standard_normal(kernel_shape, np.float32)
+        kernel *= scale * math.sqrt(2 / math.prod(kernel_shape[1:]))
+        bias = rng.standard_normal(outputs, np.float32) * np.float32(0.1 * level * scale)
         weights[name] = (kernel, bias)
     return weights

@@ -24,7 +24,7 @@ from advjax.data import (
     read_image,
     write_png,
 )
-from advjax.data.images import MAX_PIXELS
+from advjax.data.preprocessing import MAX_PIXELS
 from advjax.errors import AdvjaxError, ImageError, UnknownName
 
 RNG = np.random.default_rng(0)
@@ -299,6 +299,17 @@ def test_senseless_orientations_are_ignored(orientation):
     exif[0x0112] = orientation
     data = encoded(QUARTERS, "PNG", exif=exif)
     np.testing.assert_array_equal(decode_image(data, "png"), QUARTERS)
+
+
+def test_broken_exif_neither_warns_nor_fails():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "a description, cut short"
+    for length in range(6, len(exif.tobytes())):
+        data = encoded(QUARTERS, "JPEG", exif=exif.tobytes()[:length], quality=95, subsampling=0)
+        image = decode_image(data, "exif").astype(int)
+        upright = [QUARTERS, stored_as(QUARTERS, 8)]  # 8 turns the way that 6 turns back
+        assert any(u.shape == image.shape and np.abs(u - image).max() <= 3 for u in upright)
 
 
 # What cannot be read

@@ -210,13 +210,15 @@ def test_damaged_files_are_refused_or_read_right(tmp_path):
     for index, size in enumerate((3, 300, 30_000)):
         files.append(tmp_path / f"{index}.safetensors")
         save_weights(files[-1], {"a": random.standard_normal(size), "b": np.ones((2, 3))}, METADATA)
+    files.append(tmp_path / "foreign.safetensors")
+    save_file({"a": random.standard_normal(300), "b": np.ones((2, 3), np.float16)}, files[-1])
     script = Path(__file__).with_name("fuzz_weights.py")
     command = [sys.executable, str(script), "3000", "0", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["count"] == 3000
-    assert figures["refused"] > 2900
+    assert figures["refused"] > 2700
 
 
 def test_a_fit_is_silent():

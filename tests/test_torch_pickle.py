@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import io
 import os
@@ -119,8 +120,9 @@ def small():
 
 
 def read(tmp_path, raw):
-    (tmp_path / "net.pth").write_bytes(raw)
-    return read_legacy_state_dict(tmp_path / "net.pth")
+    with contextlib.chdir(tmp_path):  # so that no message holds a path with the test's name in it
+        Path("net.pth").write_bytes(raw)
+        return read_legacy_state_dict("net.pth")
 
 
 def test_every_kind_of_tensor(tmp_path):
@@ -147,11 +149,13 @@ def test_the_real_file():
     # The published count of EfficientNet-Lite0's parameters is 4.7 million.
     trained = [array for name, array in state.items() if "running" not in name and array.ndim]
     assert sum(array.size for array in trained) == 4_652_008
-    # A wrong order of the axes or of the storages would not leave these as they are.
-    assert all((array > 0).all() for name, array in state.items() if name.endswith("running_var"))
-    stem = state["_conv_stem.weight"]
-    smooth = np.abs(np.diff(stem, axis=3)).mean() / np.abs(stem - stem[:, :, :, ::-1]).mean()
-    assert smooth < 1
+    # The same digest of what torch.load(weights_only=True) of PyTorch 2.13 reads.
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].tobytes())
+    assert digest.hexdigest() == (
+        "005bdebd355e2b7f8f306bd4d3e0452d87921d44b3e5eb83430a6b076fca9a3e"
+    )
 
 
 class Evil:
@@ -256,7 +260,9 @@ def test_other_layouts_are_refused(tmp_path, changes, message):
         (b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", "opcode 8d"),
         (b"]r\xff\xff\xff\xff.", "magic"),  # a memo of 4 billion places
         (b"t.", "mark is missing"),
-        (b"(N.", "stack"),  # STOP under a mark
+        (b"(N.", "stack"),
+        (b"NN.", "stack"),
+        (b"N(\x85.", "stack does not hold"),  # a tuple of what lies under the mark
         (b"N(R.", "stack"),
         (b"h\x05.", "not set"),
         (b"}K\x01K\x02s.", "not names"),
@@ -278,13 +284,12 @@ def test_hostile_pickles(tmp_path, opcodes, message):
 
 def test_a_list_that_doubles_itself_costs_nothing(tmp_path):
     # Each tuple holds the last one twice; its text would have 2**60 characters.
-    doubling = b"Nq\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(0)) + b"0" * 0
-    doubling = b"N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"."
+    doubling = b"N" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
     with pytest.raises(WeightsError, match="magic"):
-        read(tmp_path, b"\x80\x02" + doubling)
+        read(tmp_path, b"\x80\x02" + doubling + b".")
+    head = b"".join(map(dump, (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {})))
     with pytest.raises(WeightsError, match="list of storages"):
-        head = b"".join(map(dump, (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {})))
-        read(tmp_path, head + b"\x80\x02](" + doubling[:-1] + b"e.")
+        read(tmp_path, head + b"\x80\x02](" + doubling + b"X\x01\x00\x00\x001e.")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +319,7 @@ def test_damaged_files_are_refused_or_read(tmp_path):
     raw = legacy_file(state, storages)
     generator = random.Random(0)
     refused = 0
-    for _ in range(3000):
+    for _ in range(1000):
         damaged = bytearray(raw)
         at = generator.randrange(len(raw))
         match generator.randrange(4):
@@ -333,5 +338,5 @@ def test_damaged_files_are_refused_or_read(tmp_path):
             assert "\n" not in str(error)  # noqa: PT017
         else:
             assert sum(array.nbytes for array in found.values()) < 4 * len(raw)
-    assert 1500 < refused < 3000
+    assert 500 < refused < 1000
     assert expected.keys() == read(tmp_path, raw).keys()

@@ -52,8 +52,8 @@ def pixel_box(source: np.ndarray, delta: float) -> PixelBox:
     exact = np.asarray(source, np.float64)
     if delta < 0.5 and np.any(exact != np.rint(exact)):
         raise AdvjaxError(
-            f"delta is {delta:g} and the source has fractions of levels, so that no 8-bit image may "
-            "be inside the box; give a uint8 source or a delta of at least 0.5"
+            f"delta is {delta:g} and the source has fractions of levels, so that no 8-bit image "
+            "may be inside the box; give a uint8 source or a delta of at least 0.5"
         )
     lower, upper = np.maximum(exact - delta, 0), np.minimum(exact + delta, 255)
     low, high = lower.astype(np.float32), upper.astype(np.float32)

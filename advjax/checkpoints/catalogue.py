@@ -254,15 +254,17 @@ def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool) -> N
                 f"{entry.address} has {kind.upper()} {sums[kind]} where {wanted} {why}; the"
                 f" download was deleted: {remedy}"
             )
-    ready = part
-    if entry.member:
-        ready = part.with_name(part.name + ".member")
-        try:
+    ready = part.with_name(part.name + ".member") if entry.member else part
+    try:
+        if entry.member:
             download.extract_member(part, entry.member, ready)
-        except BaseException:
-            ready.unlink(missing_ok=True)
-            part.unlink(missing_ok=True)
-            raise
+        # A page that says "moved" must not be pinned, let alone cached, as a network.
+        if entry.format == "caffemodel":
+            _check_caffemodel(entry, ready)
+    except BaseException:
+        ready.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+        raise
     with open(ready, "rb") as file:
         os.fsync(file.fileno())
     status = ready.stat()
@@ -282,6 +284,15 @@ def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool) -> N
             f"{entry.network}: no checksum is published; pinned SHA-256 {sums['sha256']}",
             file=sys.stderr,
         )
+
+
+def _check_caffemodel(entry: CatalogueEntry, path: Path) -> None:
+    try:
+        kind = content.sniff(path)
+    except WeightsError as error:
+        raise WeightsError(f"{entry.address} gave no .caffemodel; deleted: {error}") from error
+    if kind != "caffemodel":
+        raise WeightsError(f"{entry.address} gave a {kind} file, no .caffemodel; deleted")
 
 
 def _package_file(entry: CatalogueEntry) -> Path | None:

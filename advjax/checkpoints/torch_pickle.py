@@ -179,8 +179,8 @@ def _argument(file: io.BytesIO, form: str) -> Any:
         case "":
             return None
         case "global":
-            line = file.readline() + file.readline()
-            return line.decode("ascii", "replace").replace("\n", " ").strip()
+            lines = [file.readline().decode("ascii", "replace") for _ in range(2)]
+            return " ".join(line.removesuffix("\n") for line in lines)
         case "text":
             return _take(file, int.from_bytes(_take(file, 4), "little")).decode("utf-8", "replace")
         case "long":
@@ -223,7 +223,10 @@ def _unpickle(file: io.BytesIO) -> Any:
             case "PROTO":
                 pass
             case "STOP":
-                return pop()
+                value = pop()
+                if stack or marks:
+                    raise _Unreadable("a pickle in it is damaged (its stack is not empty)")
+                return value
             case "PUSH":
                 stack.append(argument)
             case "NONE":

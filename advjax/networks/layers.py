@@ -58,7 +58,8 @@ def convolution(
 
 
 def _dense(x, kernel, stride, pads):
-    if stride > 1 and kernel.shape[0] > stride and x.shape[-1] < 16:
+    kh, kw, inputs, _ = kernel.shape
+    if stride > 1 and kh == kw > stride and inputs < 16:
         return _space_to_depth_convolution(x, kernel, stride, pads)
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -113,13 +114,13 @@ def depthwise_convolution(
         (1, 3, 3, 2)
     """
     x = jnp.pad(x, ((0, 0), *_pairs(padding), (0, 0)))
-    k = kernel.shape[0]
-    out = [(n - k) // stride + 1 for n in x.shape[1:3]]
+    kh, kw = kernel.shape[:2]
+    rows, columns = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
     taps = (
-        _window(_window(x, 1, i, out[0], stride), 2, j, out[1], stride)
+        _window(_window(x, 1, i, rows, stride), 2, j, columns, stride)
         * kernel[i, j, 0][None, None, None]
-        for i in range(k)
-        for j in range(k)
+        for i in range(kh)
+        for j in range(kw)
     )
     return reduce(jnp.add, taps)
 

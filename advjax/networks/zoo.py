@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,21 @@ def _metadata(name: str, source: str, sha256: str) -> store.WeightsMetadata:
         licence=entry.licence if sha256 == entry.sha256 else "",
         preprocessing={"order": row.order, "mean": list(row.mean), "scale": row.scale},
     )
+
+
+def self_check(net: Network) -> str:
+    """One line on whether an ImageNet network sees what is there: its top-5 of a photograph.
+
+    The photograph is scikit-image's cup of coffee, where that package is installed.
+    """
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or not spec.submodule_search_locations:
+        return "self-check: not made (its photograph comes with scikit-image: advjax[demo])"
+    image = net.read(Path(spec.submodule_search_locations[0], "data", "coffee.png"))
+    (probabilities,) = np.asarray(net(image[None], net.output)[net.output])
+    names = net.classes or tuple(map(str, range(len(probabilities))))
+    top = [f"{names[i]} {probabilities[i]:.0%}" for i in np.argsort(-probabilities)[:5]]
+    return "self-check: a cup of coffee is " + ", ".join(top)
 
 
 def mean_image(path: str | os.PathLike[str]) -> np.ndarray:

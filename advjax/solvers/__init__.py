@@ -11,6 +11,7 @@ from advjax.solvers.base import (
     project,
     projected_gradient_norm,
 )
+from advjax.solvers.jaxopt_lbfgsb import JaxoptLBFGSB
 from advjax.solvers.lbfgs import ProjectedLBFGS
 from advjax.solvers.optax_projected import OptaxProjected
 from advjax.solvers.scipy_lbfgsb import ScipyLBFGSB, ScipyResult
@@ -20,6 +21,7 @@ __all__ = [
     "Best",
     "Box",
     "Info",
+    "JaxoptLBFGSB",
     "Objective",
     "OptaxProjected",
     "ProjectedLBFGS",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
 from advjax.errors import AdvjaxError
@@ -261,16 +262,7 @@ def compact(
     sg, yg = jnp.where(valid, sg, 0), jnp.where(valid, yg, 0)
     newest = m - 1 - jnp.argmax(valid[::-1])
     gamma = jnp.where(jnp.any(valid), diagonal[newest] / jnp.diagonal(yy)[newest], initial)
-    a = _solve_upper(r, sg)
-    c = _solve_upper(r[::-1, ::-1].T, (d * a - gamma * (yg - yy @ a))[::-1])[::-1]
+    a = solve_triangular(r, sg)
+    c = solve_triangular(r, d * a - gamma * (yg - yy @ a), trans="T")
     decrease = gamma * (gg - jnp.dot(yg, a)) + jnp.dot(sg, c)  # g'H g
     return a, c, gamma, decrease > 0
-
-
-def _solve_upper(r: Float[Array, "m m"], b: Float[Array, "m"]) -> Float[Array, "m"]:
-    """r^-1 b for an upper triangle, unrolled: m is small, and LAPACK calls are not fused."""
-    m = b.shape[0]
-    x = jnp.zeros_like(b)
-    for i in reversed(range(m)):
-        x = x.at[i].set((b[i] - jnp.dot(r[i], x)) / r[i, i])
-    return x

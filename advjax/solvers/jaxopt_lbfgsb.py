@@ -1,0 +1,140 @@
+"""The L-BFGS-B of jaxopt behind the same interface: for comparison, not a default."""
+
+import dataclasses
+import warnings
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from advjax.errors import AdvjaxError
+from advjax.solvers.base import (
+    Best,
+    Box,
+    Info,
+    Objective,
+    Status,
+    freeze,
+    project,
+    projected_gradient_norm,
+    update_best,
+)
+
+
+class JaxoptState(NamedTuple):
+    """The iterate, where the next iteration starts, and jaxopt's own state."""
+
+    trial: Float[Array, "n"]
+    best: Best
+    status: Int[Array, ""]
+    evaluations: Int[Array, ""]
+    inner: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class JaxoptLBFGSB:
+    """`jaxopt.LBFGSB` with its own line search (zoom), for comparison.
+
+    One step is one iteration of jaxopt, which evaluates the objective twice or more: once to begin
+    the line search and once for each trial in it. `evaluations` is the true number for a lane, by
+    jaxopt's count, and a lane ends at the first iteration that brings it to `max_evaluations`, so
+    that the last iteration can exceed the budget. Under vmap every lane pays, moreover, for the
+    line search of the slowest and for both branches of each of its conditionals.
+
+    Version 0.8.5, the last (jaxopt is no longer maintained), orders the pairs of its matrix by slot
+    and not by time, so that beyond `history` iterations the matrix is not that of L-BFGS.
+
+    Attributes:
+        max_evaluations: Evaluations after which no further iteration begins.
+        history: Number of curvature pairs.
+        gtol: Stop when the max-norm of `P(x - g) - x` is at or under this.
+        max_line_search: Trials in one line search.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from advjax.solvers import Box, JaxoptLBFGSB, minimize
+        >>> objective = lambda x: (jnp.sum((x - 3.0) ** 2), 2 * (x - 3.0), None)
+        >>> box = Box(jnp.zeros(2), jnp.array([1.0, 5.0]))
+        >>> minimize(JaxoptLBFGSB(), objective, jnp.zeros(2), box).best.x.tolist()
+        [1.0, 3.0]
+    """
+
+    max_evaluations: int = 500
+    history: int = 10
+    gtol: float = 1e-5
+    max_line_search: int = 30
+
+    def __post_init__(self):
+        for name in ("max_evaluations", "history", "max_line_search"):
+            if getattr(self, name) < 1:
+                raise AdvjaxError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+    def init(self, x0: Float[Array, "n"], box: Box) -> JaxoptState:
+        """The state before the first evaluation, which will be at `x0` projected on the box."""
+        x = project(x0, box)
+
+        def nothing(x: Float[Array, "n"]):
+            return (jnp.full((), jnp.inf, x.dtype), None), jnp.zeros_like(x)
+
+        # Made from an objective with no gradient, so that the first iteration moves nowhere:
+        # it evaluates x0 in jaxopt's own code, and pushes no pair, there being no curvature.
+        inner = self._solver(nothing).init_state(x, tuple(box))
+        count = jnp.zeros((), jnp.int32)
+        return JaxoptState(
+            trial=x,
+            best=Best(x, jnp.full((), jnp.inf, x.dtype)),
+            status=count + Status.RUNNING,
+            evaluations=count,
+            inner=_plain(inner._replace(num_fun_eval=count, num_grad_eval=count)),
+        )
+
+    def step(self, objective: Objective, state: JaxoptState, box: Box) -> tuple[JaxoptState, Info]:
+        """One iteration of jaxopt; a state whose status is not RUNNING comes back unchanged."""
+
+        def evaluate(x: Float[Array, "n"]):
+            # jaxopt's line search leaves the box by a rounding error.
+            value, gradient, aux = objective(project(x, box))
+            return (value, aux), gradient
+
+        running = state.status == Status.RUNNING
+        params, inner = self._solver(evaluate).update(state.trial, state.inner, tuple(box))
+        x = project(params, box)
+        finite = jnp.isfinite(inner.value) & jnp.all(jnp.isfinite(inner.grad))
+        pg_norm = projected_gradient_norm(x, inner.grad, box)
+        evaluations = inner.num_fun_eval.astype(jnp.int32)
+        first = state.evaluations == 0
+        stuck = ~first & jnp.all(x == state.trial)
+        status = jnp.where(
+            evaluations >= self.max_evaluations, Status.MAX_EVALUATIONS, state.status
+        )
+        status = jnp.where(stuck, Status.LINE_SEARCH, status)
+        status = jnp.where(pg_norm <= self.gtol, Status.GTOL, status)
+        status = jnp.where(finite, status, Status.NON_FINITE)
+        best, improved = update_best(state.best, x, inner.value, running & finite)
+        moved = JaxoptState(x, best, status, evaluations, _plain(inner))
+        info = Info(inner.value, improved, pg_norm, inner.stepsize, inner.aux)
+        return freeze(running, moved, state), info
+
+    def _solver(self, value_and_grad: Any) -> Any:
+        with warnings.catch_warnings():
+            # The import announces that jaxopt is no longer maintained; the docstring says it.
+            warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
+            import jaxopt
+        return jaxopt.LBFGSB(
+            fun=value_and_grad,
+            value_and_grad=True,
+            has_aux=True,
+            history_size=self.history,
+            maxls=self.max_line_search,
+            jit=True,
+        )
+
+
+def _plain(inner: Any) -> Any:
+    """The state of jaxopt as arrays of fixed dtypes, without aux (which is in Info)."""
+    counts = ("num_fun_eval", "num_grad_eval", "num_linesearch_iter", "iter_num", "num_updates")
+    numbers = {name: jnp.asarray(getattr(inner, name), jnp.int32) for name in counts}
+    dtype = inner.grad.dtype
+    floats = ("value", "stepsize", "error", "theta")
+    numbers |= {name: jnp.asarray(getattr(inner, name), dtype) for name in floats}
+    return inner._replace(aux=None, **numbers)
