@@ -300,6 +300,7 @@ def test_a_blob_without_a_shape_is_a_scalar(tmp_path):
         (v2() + b"\x0f", "truncated or damaged"),
         (v2()[:-1], "truncated or damaged"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_damage_is_named_in_one_line(tmp_path, raw, message):
     with pytest.raises(WeightsError, match=message) as caught:

@@ -1,1 +1,35 @@
-"""What the paper measures, as pure functions."""
+"""What the paper measures, as pure functions over a leading batch axis."""
+
+from advjax.metrics.angles import angular_consistency as angular_consistency
+from advjax.metrics.distances import distance_ratio as distance_ratio
+from advjax.metrics.distances import euclidean as euclidean
+from advjax.metrics.distances import mean_nearest_distance as mean_nearest_distance
+from advjax.metrics.distances import mean_pairwise_distance as mean_pairwise_distance
+from advjax.metrics.distances import nearest_ratio as nearest_ratio
+from advjax.metrics.distances import pairwise_ratio as pairwise_ratio
+from advjax.metrics.image import max_change as max_change
+from advjax.metrics.image import mean_change as mean_change
+from advjax.metrics.image import psnr as psnr
+from advjax.metrics.image import ssim as ssim
+from advjax.metrics.labels import leaves_label as leaves_label
+from advjax.metrics.labels import takes_label as takes_label
+from advjax.metrics.labels import top_label as top_label
+from advjax.metrics.manifold import PPCA as PPCA
+from advjax.metrics.manifold import ReferenceSets as ReferenceSets
+from advjax.metrics.manifold import delta_log_likelihood as delta_log_likelihood
+from advjax.metrics.manifold import fit_ppca as fit_ppca
+from advjax.metrics.manifold import log_likelihood as log_likelihood
+from advjax.metrics.manifold import mahalanobis as mahalanobis
+from advjax.metrics.manifold import move_to as move_to
+from advjax.metrics.manifold import reference_sets as reference_sets
+from advjax.metrics.neighbours import Neighbourhood as Neighbourhood
+from advjax.metrics.neighbours import Neighbours as Neighbours
+from advjax.metrics.neighbours import intersection as intersection
+from advjax.metrics.neighbours import knn as knn
+from advjax.metrics.neighbours import knn_blocks as knn_blocks
+from advjax.metrics.neighbours import neighbour_scores as neighbour_scores
+from advjax.metrics.neighbours import neighbourhood as neighbourhood
+from advjax.metrics.neighbours import percentile_rank as percentile_rank
+from advjax.metrics.sparsity import active_change as active_change
+from advjax.metrics.sparsity import active_overlap as active_overlap
+from advjax.metrics.sparsity import active_share as active_share

@@ -69,10 +69,8 @@ def from_caffe(
         found = blobs.pop(name, None) or blobs.pop(file_name(name), None)
         if found is None:
             continue
-        arrays |= {
-            f"{name}.{field}": array
-            for field, array in zip(("kernel", "bias"), found, strict=False)
-        }
+        fields = ["kernel", "bias", *map(str, range(2, len(found)))]
+        arrays |= {f"{name}.{field}": array for field, array in zip(fields, found, strict=False)}
         kernel = found[0]
         if isinstance(layer, InnerProduct):
             shape = layer.input_shape

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from advjax.data.images import Preprocessing, prepare, read_image
-from advjax.errors import ImageError, UnknownName
+from advjax.errors import AdvjaxError, ImageError, UnknownName
 
 Activations = dict[str, Array]
 
@@ -55,19 +55,41 @@ class Network:
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
 
+    def __post_init__(self):
+        shape = tuple(self.input_shape)
+        if len(shape) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
+            raise AdvjaxError(f"input_shape is {shape}; give (height, width, channels) of an image")
+        object.__setattr__(self, "input_shape", shape)
+
     @functools.cached_property
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """Each activation's name and its shape for one image, in the order of computation."""
-        images = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
+        """Each activation's name and its shape for one image, in the order of `function`'s dict.
+
+        Raises:
+            AdvjaxError: `function` gives no dict, or an array without the batch as first axis.
+        """
+        batch = 2  # not 1, which any array might have as its first axis
+        images = jax.ShapeDtypeStruct((batch, *self.input_shape), jnp.float32)
         # eval_shape sorts the keys of a dict that it returns; the order is noted on the way.
         names: list[str] = []
 
         def trace(params, images):
             outputs = self.function(images) if params is None else self.function(params, images)
+            if not isinstance(outputs, Mapping):
+                raise AdvjaxError(
+                    f"function of {self.name} returned {type(outputs).__name__}; "
+                    "give a dict of activations by name"
+                )
             names.extend(outputs)
             return dict(outputs)
 
         shapes = jax.eval_shape(trace, self.params, images)
+        for name, array in shapes.items():
+            if array.shape[:1] != (batch,):
+                raise AdvjaxError(
+                    f"layer {name!r} of {self.name} has shape {array.shape} for a batch of {batch} "
+                    "images; give activations with the batch as first axis"
+                )
         return {name: tuple(shapes[name].shape[1:]) for name in names}
 
     def check_layers(self, layers: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -91,7 +113,10 @@ class Network:
             ImageError: Another shape or dtype, NaN, or values outside 0..255.
         """
         shape = ("b", *self.input_shape)
-        images = images if isinstance(images, jax.Array) else np.asarray(images)
+        try:
+            images = images if isinstance(images, jax.Array) else np.asarray(images)
+        except ValueError:
+            raise ImageError(f"{argument} differ in shape; give a batch of equal images") from None
         if images.ndim != 4 or images.shape[1:] != self.input_shape:
             raise ImageError(
                 f"{argument} has shape {tuple(images.shape)}, but {self.name} takes "
@@ -124,7 +149,8 @@ class Network:
         layers = self.check_layers(layers)
         images = self.check_images(images)
         images = jnp.asarray(images, jnp.float32)
-        return _jitted(self.function, self.params is not None, self.params, images, layers)
+        found = _jitted(self.function, self.params is not None, self.params, images, layers)
+        return {name: found[name] for name in layers}  # in the order asked for; jit sorts
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
         """An image file as an input [h, w, c] of this network, by its `preprocessing`.
@@ -146,7 +172,7 @@ class Network:
         """A Flax NNX module that takes a batch of pixels.
 
         If it returns a dict, these are the layers; else they are its submodules' outputs, named by
-        their paths ("blocks/0/conv"), and its own result, "output".
+        their paths ("blocks/0/conv") and sorted by them, and its own result, "output".
 
         Args:
             module: Called with one batch; put it into evaluation mode first (`module.eval()`).
@@ -167,7 +193,9 @@ class Network:
     def from_linen(
         cls, module: Any, variables: Any, input_shape: tuple[int, int, int], **fields: Any
     ) -> "Network":
-        """A Flax Linen module that takes a batch of pixels; its layers as in `from_nnx`.
+        """A Flax Linen module that takes a batch of pixels.
+
+        Its layers are named as in `from_nnx`, in the order of computation.
 
         Args:
             module: A `flax.linen.Module`, called as `module.apply(variables, images)`.
@@ -190,13 +218,19 @@ def _layers(output, intermediates, images):
     if isinstance(output, Mapping):
         return dict(output)
     named = {}
-    for path, value in jax.tree_util.tree_leaves_with_path(intermediates):
-        # Keys of modules and methods; the index into the tuple of a method's calls is left out,
-        # so that of several calls the last one counts.
-        keys = [str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey)]
-        name = "/".join(k for k in keys if k != "__call__")
-        if name and jnp.ndim(value) and value.shape[0] == images.shape[0]:
-            named[name] = value
+
+    def collect(tree, path):  # in the dicts' own order, which Linen keeps as that of computation
+        for key, value in tree.items():
+            keys = path if key == "__call__" else (*path, str(key))
+            if isinstance(value, Mapping):
+                collect(value, keys)
+                continue
+            # A tuple with what each call returned: of several calls the last one counts.
+            for array in jax.tree.leaves(value):
+                if keys and jnp.ndim(array) and array.shape[0] == images.shape[0]:
+                    named["/".join(keys)] = array
+
+    collect(intermediates, ())
     return named | {"output": output}
 
 

@@ -1,0 +1,56 @@
+"""Is it an inlier, without a model? Directions to the neighbours (Sabour et al., section 4.2)."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from advjax.errors import AdvjaxError
+
+
+def angular_consistency(
+    z: Float[ArrayLike, "b m d"],
+    guide: Float[ArrayLike, "b d"],
+    reference: Float[ArrayLike, "b r d"],
+) -> Float[Array, "b m"]:
+    """Omega(z, g) = mean over x of <x - z, x - g> / (|x - z| |x - g|) (section 4.2, Figure 4c, f).
+
+    It is 1 at the guide; the further a point lies outside, the more its view of the neighbours
+    narrows to one direction, and the smaller it gets. Within 1e-5 of float64.
+
+    Args:
+        z: m points for each guide: the adversarial, near and far neighbours.
+        guide: g.
+        reference: The neighbours x of N_ref.
+
+    Returns:
+        -1..1. A reference equal to z or g has no direction and is left out of the mean; NaN where
+        none is left.
+
+    Raises:
+        AdvjaxError: Shapes that do not fit.
+
+    Example:
+        >>> guide, reference = jnp.zeros((1, 2)), jnp.array([[[2.0, 0.0]]])
+        >>> angular_consistency(jnp.array([[[1.0, 0.0], [2.0, 1.0], [3.0, 0.0]]]), guide, reference)
+        Array([[ 1.,  0., -1.]], dtype=float32)
+    """
+    z, g, x = (jnp.asarray(part, jnp.float32) for part in (z, guide, reference))
+    if (z.ndim, g.ndim, x.ndim) != (3, 2, 3) or z.shape[::2] != g.shape or x.shape[::2] != g.shape:
+        raise AdvjaxError(
+            f"z, guide and reference have shapes {z.shape}, {g.shape}, {x.shape}; "
+            "give [b, m, d], [b, d], [b, r, d]"
+        )
+
+    def add(total, x):  # one reference point at a time: (b, m, d) numbers, not (b, m, r, d)
+        cosines, count = total
+        to_z, to_g = x[:, None, :] - z, (x - g)[:, None, :]
+        lengths = jnp.sqrt(jnp.square(to_z).sum(-1)) * jnp.sqrt(jnp.square(to_g).sum(-1))
+        there = lengths > 0
+        cosine = (to_z * to_g).sum(-1) / jnp.where(there, lengths, 1)
+        return (cosines + jnp.where(there, cosine, 0), count + there), None
+
+    zero = jnp.zeros(z.shape[:2])
+    (cosines, count), _ = jax.lax.scan(add, (zero, zero), x.swapaxes(0, 1))
+    # Rounding may leave the range by an ulp.
+    return jnp.clip(cosines / count, -1, 1)

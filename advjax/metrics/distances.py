@@ -1,0 +1,158 @@
+"""How near, in a layer's own units: the three ratios of Sabour et al., section 4.1, Figure 3."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+from advjax.errors import AdvjaxError
+from advjax.metrics.neighbours import knn, squared_distances
+
+
+def euclidean(x: Real[ArrayLike, "b *layer"], y: Real[ArrayLike, "b *layer"]) -> Float[Array, "b"]:
+    """d(x, y) = |x - y|_2 over the flattened layer, row by row.
+
+    In float32, within a relative 1e-5 of float64 up to 290,400 units.
+
+    Args:
+        x: Activations, any shape after the batch axis.
+        y: The same shape.
+
+    Raises:
+        AdvjaxError: The shapes differ.
+
+    Example:
+        >>> euclidean(jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0]]))
+        Array([5.], dtype=float32)
+    """
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    if x.shape != y.shape or x.ndim == 0:
+        raise AdvjaxError(
+            f"x has shape {x.shape} and y has shape {y.shape}; give two batches of the same layer"
+        )
+    # Reduced one axis at a time, so that no float32 sum gets as long as the layer.
+    squares = jnp.square(x - y)
+    while squares.ndim > 1:
+        squares = squares.sum(-1)
+    return jnp.sqrt(squares)
+
+
+def distance_ratio(
+    adversarial: Real[ArrayLike, "b *layer"],
+    source: Real[ArrayLike, "b *layer"],
+    guide: Real[ArrayLike, "b *layer"],
+) -> Float[Array, "b"]:
+    """d(a, g) / d(s, g): 0 at the guide, 1 at the source (section 4.1, Figure 3a).
+
+    Under 0.5 the adversarial is nearer to the guide than to the source, whatever the way it took.
+
+    Args:
+        adversarial: Activations a, any shape after the batch axis.
+        source: s, the same shape.
+        guide: g, the same shape.
+
+    Returns:
+        The ratio; NaN or infinite where source and guide have the same activations.
+
+    Example:
+        >>> a, s, g = jnp.array([[1.0]]), jnp.array([[4.0]]), jnp.array([[0.0]])
+        >>> distance_ratio(a, s, g)
+        Array([0.25], dtype=float32)
+    """
+    return euclidean(adversarial, guide) / euclidean(source, guide)
+
+
+def nearest_ratio(
+    adversarial: Real[ArrayLike, "b *layer"],
+    guide: Real[ArrayLike, "b *layer"],
+    mean_nearest: Float[ArrayLike, "b"],
+) -> Float[Array, "b"]:
+    """d(a, g) / mean nearest-neighbour distance in the guide's class (section 4.1, Figure 3b).
+
+    Under 1 the adversarial is nearer to the guide than training images of that class are to their
+    nearest neighbours.
+
+    Args:
+        adversarial: Activations a.
+        guide: g, the same shape.
+        mean_nearest: `mean_nearest_distance` of each guide's class.
+
+    Example:
+        >>> nearest_ratio(jnp.array([[1.0]]), jnp.array([[0.0]]), jnp.array([2.0]))
+        Array([0.5], dtype=float32)
+    """
+    return euclidean(adversarial, guide) / jnp.asarray(mean_nearest, jnp.float32)
+
+
+def pairwise_ratio(
+    adversarial: Real[ArrayLike, "b *layer"],
+    source: Real[ArrayLike, "b *layer"],
+    mean_pairwise: Float[ArrayLike, "b"],
+) -> Float[Array, "b"]:
+    """d(a, s) / mean pairwise distance in the source's class (section 4.1, Figure 3c).
+
+    Over 1 the adversarial is further from the source than two images of that class are on average.
+
+    Args:
+        adversarial: Activations a.
+        source: s, the same shape.
+        mean_pairwise: `mean_pairwise_distance` of each source's class.
+
+    Example:
+        >>> pairwise_ratio(jnp.array([[3.0]]), jnp.array([[0.0]]), jnp.array([2.0]))
+        Array([1.5], dtype=float32)
+    """
+    return euclidean(adversarial, source) / jnp.asarray(mean_pairwise, jnp.float32)
+
+
+def mean_pairwise_distance(features: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
+    """The mean of d(x, y) over the pairs of different images of a class.
+
+    By the Gram matrix of the centred features, in float32: within a relative 1e-4 of float64. A
+    pair of near duplicates is the worst case; its own distance is off by up to about 1e-3 of the
+    class's spread.
+
+    Args:
+        features: The class's activations, n of at least 2; n x n numbers are held.
+
+    Raises:
+        AdvjaxError: Fewer than two images.
+
+    Example:
+        >>> mean_pairwise_distance(jnp.array([[0.0], [1.0], [3.0]]))
+        Array(2., dtype=float32)
+    """
+    features = _of_class(features)
+    n = features.shape[0]
+    square = squared_distances(features, features)
+    apart = ~jnp.eye(n, dtype=bool)
+    return jnp.where(apart, jnp.sqrt(square), 0).sum(-1).sum() / (n * (n - 1))
+
+
+def mean_nearest_distance(features: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
+    """The mean, over a class, of the Euclidean distance to the nearest other image of it.
+
+    Each image is left out of its own search by its row, never by a distance of zero; the distances
+    are computed from differences, within a relative 1e-5 of float64.
+
+    Args:
+        features: The class's activations, n of at least 2.
+
+    Raises:
+        AdvjaxError: Fewer than two images.
+
+    Example:
+        >>> mean_nearest_distance(jnp.array([[0.0], [1.0], [3.0]]))
+        Array(1.3333334, dtype=float32)
+    """
+    features = _of_class(features)
+    own = jnp.arange(features.shape[0])[:, None]
+    return knn(features, features, 1, exclude=own).distances.mean()
+
+
+def _of_class(features: Float[ArrayLike, "n d"]) -> Float[Array, "n d"]:
+    features = jnp.asarray(features, jnp.float32)
+    if features.ndim != 2 or features.shape[0] < 2:
+        raise AdvjaxError(
+            f"features has shape {features.shape}; give [n, d] with two or more images of a class"
+        )
+    return features
