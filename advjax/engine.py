@@ -130,24 +130,27 @@ def _programs(plan: _Plan) -> _Programs:
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
-    def evaluation(params, x, target):
-        """Objective, gradient and label (if asked for) of one pair at one flat image."""
+    def evaluations(params, x, target):
+        """Objectives, gradients and labels (if asked for) of a batch of flat images."""
 
         def loss(x):
             names = spec.layers + extra
-            image = x.reshape(1, *shape)
-            value, found = spec.loss(lambda i: activate(params, i, names), image, target)
-            return value, jnp.argmax(found[extra[0]]) if extra else jnp.int32(_NO_LABEL)
+            images = x.reshape(-1, *shape)
+            values, found = spec.loss(lambda i: activate(params, i, names), images, target)
+            labels = jnp.argmax(found[extra[0]], -1) if extra else jnp.full(len(x), _NO_LABEL)
+            # Rows know nothing of each other: the gradient of the sum is each one's own.
+            return jnp.sum(values), (values, labels)
 
-        (value, label), gradient = jax.value_and_grad(loss, has_aux=True)(x)
-        return value, gradient, label
+        gradients, (values, labels) = jax.grad(loss, has_aux=True)(x)
+        return values, gradients, labels
 
-    def step(params, lane: Lanes) -> Lanes:
-        """One evaluation of one lane."""
+    def evaluation(params, x, target):
+        """The same of one image."""
+        one = (x[None], jax.tree.map(lambda leaf: leaf[None], target))
+        return jax.tree.map(lambda leaf: leaf[0], evaluations(params, *one))
 
-        def objective(x):
-            return evaluation(params, x, lane.target)
-
+    def step(lane: Lanes, objective) -> Lanes:
+        """One step of one lane, and whether the pair is done."""
         before = lane.state
         state, info = solver.step(objective, before, lane.box)
         running = before.status == Status.RUNNING
@@ -164,17 +167,26 @@ def _programs(plan: _Plan) -> _Programs:
             trace = trace.at[slot].set(jnp.sqrt(info.value), mode="drop")
         return lane._replace(state=state._replace(status=status), trace=trace)
 
-    def chunk(params, lanes: Lanes, steps, enough) -> tuple[Lanes, Int[Array, "1"]]:
-        """Up to `steps` steps, fewer as soon as `enough` lanes of this device are not running."""
+    def steps(params, lanes: Lanes) -> Lanes:
+        """One step of every lane: one evaluation of the network on a plain batch."""
+        if getattr(solver, "evaluates_elsewhere", False):
+            return jax.vmap(lambda lane: step(lane, lambda x: evaluation(params, x, lane.target)))(
+                lanes
+            )
+        found = evaluations(params, lanes.state.trial, lanes.target)
+        return jax.vmap(lambda lane, found: step(lane, lambda x: found))(lanes, found)
+
+    def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
+        """Up to `limit` steps, fewer as soon as `enough` lanes of this device are not running."""
 
         def unfinished(carry):
             done, lanes = carry
             idle = jnp.sum(lanes.state.status != Status.RUNNING)
-            return (done < steps) & (idle < enough[0])
+            return (done < limit) & (idle < enough[0])
 
         def advance(carry):
             done, lanes = carry
-            return done + 1, jax.vmap(step, in_axes=(None, 0))(params, lanes)
+            return done + 1, steps(params, lanes)
 
         done, lanes = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), lanes))
         return lanes, done[None]
@@ -244,6 +256,11 @@ class _Problem(NamedTuple):
     initial_distance: float
     source_label: int | None
     guide_label: int | None
+
+
+def _only(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the batch axis, of one."""
+    return {name: value[0] for name, value in features.items()}
 
 
 Features = tuple[dict[str, np.ndarray], int | None]
@@ -325,7 +342,7 @@ class _Run:
             lane = Lanes(
                 state=self.plan.solver.init(jnp.zeros(pixels.shape), box),
                 box=box,
-                target=jax.tree.map(jnp.zeros_like, target),
+                target=jax.tree.map(jnp.zeros_like, _only(target)),
                 threshold=jnp.float32(0),
                 goal=jnp.int32(0),
                 trace=jnp.zeros(evaluations),
@@ -341,7 +358,9 @@ class _Run:
         box = Box(*(bound.reshape(-1) for bound in problem.box))
         start = problem.start.reshape(-1)
         goals = self.goals(problem)
-        return self.programs.insert(lanes, np.int32(lane), start, box, problem.target, *goals)
+        return self.programs.insert(
+            lanes, np.int32(lane), start, box, _only(problem.target), *goals
+        )
 
     def goals(self, problem: _Problem) -> tuple[np.float32, np.int32]:
         """The value of the objective, and the label, at which the pair is done."""
@@ -555,9 +574,9 @@ def _solve_on_host(
     assert isinstance(solver, ScipyLBFGSB)
     for done, problem in enumerate(_prepared(run, pairs)):
         threshold, goal = run.goals(problem)
-        labels = []
+        labels, target = [], _only(problem.target)
 
-        def evaluate(x, target=problem.target, labels=labels):
+        def evaluate(x, target=target, labels=labels):
             value, gradient, label = run.programs.evaluation(run.net.params, x, target)
             labels.append(int(label))
             return value, gradient

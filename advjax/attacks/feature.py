@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from advjax.errors import AdvjaxError
 
-Activate = Callable[[Float[Array, "1 h w c"]], Mapping[str, Array]]
+Activate = Callable[[Float[Array, "b h w c"]], Mapping[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +38,17 @@ class FeatureOpt:
             )
 
     def loss(
-        self, activate: Activate, image: Float[Array, "1 h w c"], target: Mapping[str, Array]
-    ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
-        """The objective of one pair, and the activations at the image.
+        self, activate: Activate, images: Float[Array, "b h w c"], target: Mapping[str, Array]
+    ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
+        """The objective of each pair, and the activations at its image.
 
         Args:
-            activate: Image to activations, of these layers at least.
-            image: The point of evaluation.
-            target: The guide's activations, [1, ...] each.
+            activate: Images to activations, of these layers at least.
+            images: The points of evaluation, one for each pair.
+            target: The guides' activations.
         """
-        found = activate(image)
-        return self._squared(found, target)[0], found
+        found = activate(images)
+        return self._squared(found, target), found
 
     def distance(
         self, found: Mapping[str, Array], target: Mapping[str, Array]

@@ -180,6 +180,7 @@ class Network:
             **fields: The other attributes of `Network`.
         """
         graph, state = nnx.split(module)
+        state = jax.tree.map(lambda leaf: leaf, state)  # variables of its own: training may go on
 
         def function(state, images):
             module = nnx.merge(graph, state)

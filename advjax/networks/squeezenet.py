@@ -65,7 +65,7 @@ class SqueezeNet(nnx.Module):
         x = fire(9, x)
         x = conv("conv10", x)
         x = average_pool(x, x.shape[1], 1)
-        x = out["pool10"] = x.reshape(x.shape[0], -1)
+        x = out["pool10"] = x.reshape(x.shape[0], x.shape[-1])
         out["prob"] = jax.nn.softmax(x)
         return out
 

@@ -16,7 +16,7 @@ from advjax.checkpoints.caffemodel import read_binaryproto, read_caffemodel
 from advjax.checkpoints.catalogue import cached, fetch, load_catalogue
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict
 from advjax.data.imagenet import imagenet_classes
-from advjax.errors import UnknownName, WeightsError
+from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import (
     caffenet,
     conversion,
@@ -90,6 +90,8 @@ def load(
     graph, state = nnx.split(module)
     metadata = None
     if weights in ("random", "orthonormal"):
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise AdvjaxError(f"seed is {seed!r}; give a whole number, 0 or more")
         arrays = conversion.parameters(nnx.state(row.build(np.random.default_rng(seed))))
         if weights == "orthonormal":
             arrays = conversion.orthonormal(arrays)
@@ -240,7 +242,12 @@ def mean_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _fit_mean(mean: Any, input_shape: tuple[int, int, int]) -> np.ndarray:
-    mean = np.asarray(mean, np.float32)
+    try:
+        mean = np.asarray(mean, np.float32)
+    except (TypeError, ValueError):
+        raise WeightsError(f"the mean is a {type(mean).__name__}, not numbers") from None
+    if not np.isfinite(mean).all():
+        raise WeightsError("the mean holds NaN or infinite numbers; give levels of 0..255")
     h, w, c = input_shape
     if mean.ndim == 3 and mean.shape[0] >= h and mean.shape[1] >= w:
         top, left = (mean.shape[0] - h) // 2, (mean.shape[1] - w) // 2

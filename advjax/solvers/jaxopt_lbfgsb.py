@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -63,6 +63,9 @@ class JaxoptLBFGSB:
     history: int = 10
     gtol: float = 1e-5
     max_line_search: int = 30
+
+    # Not only at `state.trial`, and not only once: the engine must give it the objective itself.
+    evaluates_elsewhere: ClassVar[bool] = True
 
     def __post_init__(self):
         for name in ("max_evaluations", "history", "max_line_search"):

@@ -1,0 +1,322 @@
+"""Building a feature bank: batch after batch, to be gone on with after an interruption."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from advjax import files
+from advjax.bank.store import (
+    FORMAT,
+    IMAGES,
+    MANIFEST,
+    PROGRESS,
+    Bank,
+    BankError,
+    check_same,
+    features_path,
+    network_key,
+    open_bank,
+    read_json,
+)
+from advjax.data.images import list_images
+from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
+
+NOTED = 20  # seconds between two notes of how far the work has come
+READERS = 4  # threads that decode image files
+_NO_LABEL = -1
+_LOCK = ".lock"
+
+
+def build_bank(
+    net: Network,
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    layers: str | Sequence[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    labels: Sequence[str | None] | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> Bank:
+    """Computes the activations of image files and keeps them; what is there already stays.
+
+    The same call again returns the bank at once; after an interruption it goes on where the last
+    one stopped; with further layers it computes these alone.
+
+    Args:
+        net: The network; its `preprocessing` reads the files.
+        images: A folder (searched with its subfolders), or a list of files.
+        layers: Names of layers; the network's `layer` when None.
+        out: The bank's folder.
+        labels: The name of each file's class. None takes, of a folder, the first folder under it
+            that a file is in; files in no such folder, and lists, have no labels then.
+        batch_size: Images in one call of the network.
+        progress: Show a bar on standard error.
+
+    Returns:
+        The bank, opened; it may hold more layers than asked for.
+
+    Raises:
+        ImageError: No images, or the first that cannot be read; the work so far is kept.
+        UnknownName: A layer that the network does not have.
+        BankError: `out` holds something else, or another process is building there.
+        AdvjaxError: A wrong `batch_size` or `labels`, activations that are not finite, or a disk
+            that is full.
+
+    Example:
+        >>> import tempfile
+        >>> from advjax.data.images import Preprocessing, write_png
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_png(folder / "photos" / "cats" / "a.png", np.full((4, 4, 3), 8, np.uint8))
+        >>> net = Network(lambda x: {"mean": x.mean((1, 2))}, (4, 4, 3),
+        ...               preprocessing=Preprocessing(crop=4))
+        >>> bank = build_bank(net, folder / "photos", "mean", folder / "bank", progress=False)
+        >>> bank.ids, bank.classes, bank.features("mean")[0].tolist()
+        (('cats/a.png',), ('cats',), [8.0, 8.0, 8.0])
+    """
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise AdvjaxError(f"batch_size is {batch_size!r}; give a number of images, 1 or more")
+    names = net.check_layers(layers)
+    paths, ids, classes = _images(images, labels)
+    key = _key_of(net, paths, ids, classes)
+    out = Path(out)
+    if not set(names) <= set(_kept_layers(out, key)):
+        with _alone(out):
+            kept = _kept_layers(out, key)
+            wanted = [name for name in dict.fromkeys(names) if name not in kept]
+            if not wanted:  # another process was faster
+                return open_bank(out, net)
+            _compute(net, paths, wanted, out, key, batch_size, progress)
+            known = sorted({name for name in classes if name is not None})
+            numbers = {name: number for number, name in enumerate(known)}
+            rows = [_NO_LABEL if name is None else numbers[name] for name in classes]
+            table = {"ids": ids, "labels": rows, "classes": known}
+            files.write_text(out / IMAGES, json.dumps(table))
+            shapes = kept | {name: list(net.layers[name]) for name in wanted}
+            manifest = {"format": FORMAT, **key, "images": len(ids), "layers": shapes}
+            files.write_text(out / MANIFEST, json.dumps(manifest, indent=1))
+            (out / PROGRESS).unlink(missing_ok=True)
+    return open_bank(out, net)
+
+
+def _compute(
+    net: Network,
+    paths: list[Path],
+    layers: list[str],
+    out: Path,
+    key: dict[str, Any],
+    batch_size: int,
+    progress: bool,
+) -> None:
+    """Writes the rows of the layers' files one after the other, noting now and then how far."""
+    from tqdm import tqdm
+
+    count, shapes = len(paths), {name: net.layers[name] for name in layers}
+    note = {"format": FORMAT, **key, "layers": {name: list(shapes[name]) for name in layers}}
+    done = _done(out, note, count)
+    files.write_text(out / PROGRESS, json.dumps(note | {"done": done}))
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for name, shape in shapes.items():
+            file, head = features_path(out, name), _header(count, shape)
+            with _writing(file):
+                file.parent.mkdir(exist_ok=True)
+                # Not a memory map: on a full disk that would kill the process, this raises.
+                opened[name] = stack.enter_context(open(file, "r+b" if done else "wb", 0))
+                _write(opened[name], b"" if done else head)
+                opened[name].truncate(len(head) + done * _row_bytes(shape))
+                opened[name].seek(0, os.SEEK_END)
+
+        def keep() -> None:
+            for name, file in opened.items():
+                with _writing(features_path(out, name)):
+                    os.fsync(file.fileno())
+            files.write_text(out / PROGRESS, json.dumps(note | {"done": done}))
+
+        bar = stack.enter_context(
+            tqdm(total=count, initial=done, desc="features", unit="image", disable=not progress)
+        )
+        try:
+            noted = time.monotonic()
+            for batch, real in _batches(net, paths[done:], batch_size):
+                # Highest precision: neighbours are told apart by the last digits of distances.
+                with jax.default_matmul_precision("highest"):
+                    found = net(batch, layers)
+                rows = {name: _flat(found[name][:real]) for name in layers}
+                _check_finite(net, rows, paths[done : done + real])
+                for name in layers:
+                    with _writing(features_path(out, name)):
+                        _write(opened[name], rows[name].data)
+                done += real
+                bar.update(real)
+                if time.monotonic() - noted > NOTED:
+                    keep()
+                    noted = time.monotonic()
+        except BaseException:
+            with contextlib.suppress(AdvjaxError):
+                keep()
+            raise
+        keep()
+
+
+def _done(out: Path, note: dict[str, Any], count: int) -> int:
+    """How many rows an earlier call has left of exactly this work."""
+    before = read_json(out / PROGRESS) or {}
+    done = before.pop("done", 0)
+    if before != note or not isinstance(done, int) or not 0 <= done <= count:
+        return 0
+    for name, shape in note["layers"].items():
+        file, least = features_path(out, name), len(_header(count, shape))
+        if not file.is_file() or file.stat().st_size < least + done * _row_bytes(shape):
+            return 0
+    return done
+
+
+def _flat(activations: Any) -> Float[np.ndarray, "n d"]:
+    return np.ascontiguousarray(activations, "<f4").reshape(len(activations), -1)
+
+
+def _check_finite(net: Network, rows: Mapping[str, np.ndarray], paths: list[Path]) -> None:
+    for name, values in rows.items():
+        bad = ~np.isfinite(values).all(1)
+        if bad.any():
+            raise AdvjaxError(
+                f"{net.name} gives NaN or infinite numbers at {name} for image "
+                f"{str(paths[int(bad.argmax())])!r}; check its weights"
+            )
+
+
+def _batches(net: Network, paths: list[Path], batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """(images, how many are real): the files decoded in threads, two batches ahead.
+
+    The last batch is filled up with its last image, so that it needs no program of its own.
+    """
+    ahead = deque()
+    reader = ThreadPoolExecutor(READERS, "advjax-bank")
+    try:
+        for start in range(0, len(paths) + 2 * batch_size, batch_size):
+            part = paths[start : start + batch_size]
+            if part:
+                ahead.append([reader.submit(net.read, path) for path in part])
+            if ahead and (len(ahead) > 2 or not part):
+                images = [image.result() for image in ahead.popleft()]
+                fill = [images[-1]] * (batch_size - len(images))
+                yield np.stack(images + fill), len(images)
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+def _images(images, labels) -> tuple[list[Path], list[str], list[str | None]]:
+    """The files, their ids, and the names of their classes."""
+    if isinstance(images, str | os.PathLike):
+        folder = Path(images)
+        paths = list(list_images(folder))
+        parts = [path.relative_to(folder).parts for path in paths]
+        ids = ["/".join(part) for part in parts]
+        classes = [part[0] if len(part) > 1 else None for part in parts]
+    else:
+        paths = [Path(path) for path in images]
+        ids = [path.as_posix() for path in paths]
+        classes: list[str | None] = [None for _ in paths]
+        if not paths:
+            raise AdvjaxError("images is empty; give a folder, or one file or more")
+        twice, times = Counter(ids).most_common(1)[0]
+        if times > 1:
+            raise AdvjaxError(f"images names {twice!r} {times} times; name each file once")
+    if labels is not None:
+        classes = [None if label is None else str(label) for label in labels]
+        if len(classes) != len(paths):
+            raise AdvjaxError(
+                f"labels has {len(classes)} names for {len(paths)} images; give one for each"
+            )
+    return paths, ids, classes
+
+
+def _key_of(net: Network, paths, ids, classes) -> dict[str, Any]:
+    """All that decides the rows: the network, and the files by name, size and class."""
+    digest = hashlib.sha256()
+    for path, id, name in zip(paths, ids, classes, strict=True):
+        # A file that is missing is reported by whoever reads it.
+        size = path.stat().st_size if path.is_file() else -1
+        digest.update(json.dumps([id, size, name]).encode())
+    return network_key(net) | {"image_files": digest.hexdigest()}
+
+
+def _kept_layers(out: Path, key: dict[str, Any]) -> dict[str, list[int]]:
+    """The layers that a bank in `out` holds already.
+
+    Raises:
+        BankError: There is something else in `out`.
+    """
+    manifest = read_json(out / MANIFEST)
+    if manifest is None:
+        noted = read_json(out / PROGRESS)
+        if noted is not None:
+            check_same(out, noted, key)
+        elif out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+            raise BankError(f"out {str(out)!r} is not empty and holds no bank; name a new folder")
+        return {}
+    open_bank(out)  # is it whole?
+    check_same(out, manifest, key)
+    return manifest["layers"]
+
+
+def _header(count: int, shape: Sequence[int]) -> bytes:
+    """The head of a .npy file of `count` rows of a layer."""
+    head = io.BytesIO()
+    rows = {"descr": "<f4", "fortran_order": False, "shape": (count, int(np.prod(shape)))}
+    np.lib.format.write_array_header_1_0(head, rows)
+    return head.getvalue()
+
+
+def _row_bytes(shape: Sequence[int]) -> int:
+    return 4 * int(np.prod(shape))
+
+
+def _write(file: io.RawIOBase, content: bytes | memoryview) -> None:
+    """Writes all of it: one call may take a part only, as when the disk is nearly full."""
+    left = memoryview(content).cast("B")
+    while left:
+        left = left[file.write(left) :]
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AdvjaxError(
+            f"cannot write {str(path)!r}: {reason}; make room or choose another place"
+        ) from error
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Makes the folder and holds its lock, which ends with the process, however it ends."""
+    with contextlib.ExitStack() as stack:
+        with _writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(out / _LOCK, "w"))
+        with contextlib.suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BankError(
+                    f"another process is building the bank {str(out)!r}; wait for it"
+                ) from error
+        yield

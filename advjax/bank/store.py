@@ -1,0 +1,229 @@
+"""A feature bank on disk: what its files are, and reading them back.
+
+A bank is a folder: `manifest.json` (whose activations, of what), `images.json` (ids and labels, row
+by row) and `features/LAYER.npy` for each layer (float32 [n, d], row-major, the layer flattened as
+the network gives it). The manifest is written last, so that a folder with one is whole.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from advjax.errors import AdvjaxError, UnknownName
+from advjax.networks.network import Network
+
+FORMAT = 1
+MANIFEST, IMAGES, PROGRESS = "manifest.json", "images.json", "progress.json"
+
+
+class BankError(AdvjaxError):
+    """A feature bank that is damaged, unfinished, or another network's."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bank:
+    """Activations of n images; `build_bank` makes one, `open_bank` reads one.
+
+    Attributes:
+        path: Its folder.
+        network: The network's name.
+        weights: SHA-256 of the network's parameters, `weights_hash`.
+        layers: Each layer's name and its shape for one image.
+        ids: The name of each row's image: its path under the folder it came from.
+        labels: The class of each row, a number into `classes`; -1 where it has none.
+        classes: The names of the classes: those of the folders, sorted.
+    """
+
+    path: Path
+    network: str
+    weights: str
+    layers: Mapping[str, tuple[int, ...]]
+    ids: tuple[str, ...]
+    labels: Int[np.ndarray, "n"]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def features(self, layer: str) -> Float[np.ndarray, "n d"]:
+        """The activations at a layer, flattened, memory-mapped and read-only.
+
+        Raises:
+            UnknownName: A layer that the bank does not hold.
+        """
+        if layer not in self.layers:
+            raise UnknownName(f"layer of the bank {str(self.path)!r}", layer, self.layers)
+        return np.load(features_path(self.path, layer), mmap_mode="r")
+
+    def rows(self, label: int | str) -> Int[np.ndarray, "m"]:
+        """The rows of a class, given by number or name.
+
+        Raises:
+            BankError: The bank has no labels, or no such number.
+            UnknownName: No class of that name.
+        """
+        if not self.classes:
+            raise BankError(
+                f"bank {str(self.path)!r} has no labels: its images were not in folders by class; "
+                "build it of such a folder, or with labels"
+            )
+        if isinstance(label, str):
+            if label not in self.classes:
+                raise UnknownName(f"class of the bank {str(self.path)!r}", label, self.classes)
+            label = self.classes.index(label)
+        if not 0 <= label < len(self.classes):
+            raise BankError(f"label is {label}; the bank has classes 0 to {len(self.classes) - 1}")
+        return np.flatnonzero(self.labels == label)
+
+    def row(self, id: str) -> int:
+        """The row of an image, or -1 where it is not one of the bank's."""
+        return self._row_of.get(id, -1)
+
+    @functools.cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {id: row for row, id in enumerate(self.ids)}
+
+
+def open_bank(path: str | os.PathLike[str], net: Network | None = None) -> Bank:
+    """Opens a bank that `build_bank` made; nothing is computed.
+
+    Args:
+        path: The bank's folder.
+        net: When given, the bank must be of this network: its name, weights and preprocessing.
+
+    Raises:
+        BankError: No bank, an unfinished or damaged one, or one of another network.
+
+    Example:
+        `open_bank("imagenette.bank", net).features("fc7")` is [n, 4096]; see also `build_bank`.
+    """
+    path = Path(path)
+    manifest = read_json(path / MANIFEST)
+    if manifest is None:
+        noted = read_json(path / PROGRESS)
+        if noted is not None:
+            raise BankError(
+                f"bank {str(path)!r} is unfinished ({noted.get('done')} images done); run "
+                "build_bank with the same arguments to go on"
+            )
+        raise BankError(f"{str(path)!r} is no feature bank; make one with build_bank")
+    if manifest.get("format") != FORMAT:
+        raise BankError(
+            f"bank {str(path)!r} has format {manifest.get('format')!r}, but this version reads "
+            f"{FORMAT}; build it again"
+        )
+    table = read_json(path / IMAGES) or {}
+    try:
+        layers = {name: tuple(shape) for name, shape in manifest["layers"].items()}
+        bank = Bank(
+            path=path,
+            network=manifest["network"],
+            weights=manifest["weights"],
+            layers=layers,
+            ids=tuple(table["ids"]),
+            labels=np.array(table["labels"], np.int32),
+            classes=tuple(table["classes"]),
+        )
+        count = manifest["images"]
+        sizes = {name: (count, int(np.prod(shape))) for name, shape in layers.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path, f"{MANIFEST} or {IMAGES}: {error!r}") from error
+    if not len(bank.ids) == len(bank.labels) == count:
+        raise damaged(path, f"{IMAGES} has {len(bank.ids)} images, {MANIFEST} says {count}")
+    for name, size in sizes.items():
+        _check_features(path, name, size)
+    if net is not None:
+        check_same(path, manifest, network_key(net))
+    return bank
+
+
+def weights_hash(net: Network) -> str:
+    """SHA-256 over the network's parameters, leaf by leaf: dtype, shape and bytes, hexadecimal.
+
+    A network without `params` has its weights inside its function, where nothing can see them: all
+    such networks have the same hash.
+
+    Example:
+        >>> net = Network(lambda params, images: {"x": images}, (2, 2, 3), params=np.zeros(3))
+        >>> weights_hash(net) == weights_hash(dataclasses.replace(net, params=np.ones(3)))
+        False
+    """
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(net.params):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        leaf = np.asarray(leaf)
+        digest.update(f"{leaf.dtype.name}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def network_key(net: Network) -> dict[str, Any]:
+    """What a bank must share with a network, as its manifest holds it."""
+    preprocessing = net.preprocessing
+    plain = None if preprocessing is None else dataclasses.asdict(preprocessing)
+    key = {
+        "network": net.name,
+        "weights": weights_hash(net),
+        "input_shape": list(net.input_shape),
+        "preprocessing": plain,
+    }
+    return json.loads(json.dumps(key))  # as it will be read back
+
+
+def check_same(path: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
+    """Refuses a bank of something else, naming the first thing that differs."""
+    what = {"weights": "other weights", "image_files": "other image files"}
+    for name, value in key.items():
+        if manifest.get(name) == value:
+            continue
+        if name in what:
+            raise BankError(f"bank {str(path)!r} is of {what[name]}; build another in a new folder")
+        raise BankError(
+            f"bank {str(path)!r} is of {name} {manifest.get(name)!r}, not {value!r}; "
+            "build another in a new folder"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise damaged(path.parent, f"{path.name} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise damaged(path.parent, f"{path.name} is not a JSON object")
+    return found
+
+
+def damaged(path: Path, what: str) -> BankError:
+    """The error for a bank that only deleting helps."""
+    return BankError(f"bank {str(path)!r} is damaged ({what}); delete it and build it again")
+
+
+def features_path(out: Path, layer: str) -> Path:
+    """The file of a layer; "fire9/concat" is kept as `fire9%2Fconcat.npy`."""
+    return out / "features" / f"{urllib.parse.quote(layer, safe='')}.npy"
+
+
+def _check_features(path: Path, layer: str, shape: tuple[int, int]) -> None:
+    file = features_path(path, layer)
+    try:
+        array = np.load(file, mmap_mode="r")  # the header, and that the file is long enough
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(path, f"{file.name} cannot be read: {error}") from error
+    if array.shape != shape or array.dtype != np.dtype("<f4"):
+        raise damaged(path, f"{file.name} is {array.dtype}{list(array.shape)}")
