@@ -6,6 +6,7 @@ The public names. Everything else may change.
 from advjax.data.imagenet import imagenet_classes as imagenet_classes
 from advjax.data.images import Preprocessing as Preprocessing
 from advjax.data.images import load_images as load_images
+from advjax.data.images import prepare as prepare
 from advjax.data.images import read_image as read_image
 from advjax.data.images import write_png as write_png
 from advjax.engine import AttackResult as AttackResult

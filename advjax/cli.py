@@ -58,6 +58,7 @@ class Attack:
     out: Path = Path("advjax-attack")
 
     def run(self) -> None:
+        """Does it."""
         if self.solver not in SOLVERS:
             raise UnknownName("solver", self.solver, SOLVERS)
         net = zoo.load(self.network, self.weights, seed=self.seed, mean=self.mean)
@@ -99,6 +100,7 @@ class Demo:
     max_evaluations: int = 150
 
     def run(self) -> None:
+        """Does it."""
         spec = importlib.util.find_spec("skimage")
         if spec is None or not spec.submodule_search_locations:
             raise AdvjaxError(
@@ -118,6 +120,7 @@ class List:
     """The networks, where their weights come from, and which are here."""
 
     def run(self) -> None:
+        """Does it."""
         for name, entry in catalogue.load_catalogue().items():
             here = "here" if catalogue.cached(name) else "-"
             source = entry.address or (f"pip: {entry.package}" if entry.package else entry.note)
@@ -137,6 +140,7 @@ class Fetch:
     name: Positional[str]
 
     def run(self) -> None:
+        """Does it."""
         print(catalogue.fetch(self.name))
 
 
@@ -159,6 +163,7 @@ class Convert:
     licence: str | None = None
 
     def run(self) -> None:
+        """Does it."""
         noted = {} if self.licence is None else {"licence": self.licence}
         arrays = zoo.convert(self.network, self.file, self.out, mean=self.mean, **noted)
         for name, array in arrays.items():
@@ -186,6 +191,7 @@ class WeightsCommand:
     command: Weights
 
     def run(self) -> None:
+        """Does it."""
         self.command.run()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import advjax
 from advjax import engine
+from advjax.engine import loop, problems
 from advjax.errors import AdvjaxError, ImageError, UnknownName
 from advjax.solvers import OptaxProjected, SignMomentum
 
@@ -211,18 +212,18 @@ def test_refilling_never_retraces(images):
 def test_guides_are_evaluated_once(net, images):
     evaluated = []
     source, guides = images[0, 0], images[1]
-    run_features = engine._Run.features
+    run_features = problems.Run.features
 
     def counting(run, batch):
         evaluated.extend(np.asarray(image).tobytes() for image in batch)
         return run_features(run, batch)
 
-    engine._Run.features = counting
+    problems.Run.features = counting
     try:
         pairs = [(source, guides[i % 3]) for i in range(20)]
         list(engine.attack_stream(net, pairs, solver=SHORT, batch_size=4))
     finally:
-        engine._Run.features = run_features
+        problems.Run.features = run_features
     assert all(evaluated.count(guide.tobytes()) == 1 for guide in guides[:3])
 
 
@@ -306,7 +307,7 @@ def test_interrupt_yields_what_is_finished_first(images, monkeypatch):
                 raise error
         return original(value, *args, **kwargs)
 
-    monkeypatch.setattr(engine.np, "asarray", interrupted)
+    monkeypatch.setattr(loop.np, "asarray", interrupted)
 
     def drain():
         for result in stream:
@@ -327,6 +328,7 @@ def test_interrupt_yields_what_is_finished_first(images, monkeypatch):
         ({"delta": [1.0, 2.0]}, AdvjaxError, "delta has 2 values for 9 pairs"),
         ({"layer": "hiden"}, UnknownName, "did you mean 'hidden'"),
         ({"batch_size": 0}, AdvjaxError, "batch_size is 0"),
+        ({"batch_size": "big"}, AdvjaxError, "batch_size is 'big'"),
         ({"target_ratio": 1.5}, AdvjaxError, "target_ratio is 1.5"),
         ({"start": "sauce"}, UnknownName, "did you mean 'source'"),
         ({"precision": "high"}, UnknownName, "precision"),
@@ -374,3 +376,31 @@ def test_files_are_read_by_the_networks_preprocessing(tmp_path, images):
     assert same(by_file, by_array)
     with pytest.raises(ImageError, match="missing"):
         list(engine.attack_stream(net, [(tmp_path / "missing.png", tmp_path / "b.png")]))
+
+
+def test_auto_batch_size_gives_the_same_results(net, images):
+    pairs = [*zip(*images, strict=True)] * 2
+    auto = list(engine.attack_stream(net, iter(pairs), solver=SHORT, batch_size="auto"))
+    fixed = list(engine.attack_stream(net, pairs, solver=SHORT, batch_size=loop.MOST_LANES_CPU))
+    assert all(same(a, b) for a, b in zip(auto, fixed, strict=True))
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(net, images, monkeypatch):
+    pairs = list(zip(*images, strict=True))
+    programs = problems.programs_of
+
+    def small_device(plan):
+        real = programs(plan)
+
+        def advance(params, lanes, *rest):
+            if len(lanes.goal) > 2:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+            return real.advance(params, lanes, *rest)
+
+        return real._replace(advance=advance)
+
+    small = list(engine.attack_stream(net, pairs, solver=SHORT, batch_size=2))
+    monkeypatch.setattr(problems, "programs_of", small_device)
+    with pytest.warns(UserWarning, match="going on with 2"):
+        halved = list(engine.attack_stream(net, pairs, solver=SHORT, batch_size=4))
+    assert all(same(a, b) for a, b in zip(small, halved, strict=True))

@@ -170,18 +170,43 @@ def test_convolution_with_a_kernel_that_is_not_square(channels, groups, stride):
     )
 
 
-def test_convolution_gradient_for_the_kernel():
-    x, cotangent = normal(2, 9, 8, 3), normal(2, 5, 4, 4, seed=3)
-    kernel = normal(3, 3, 3, 4, seed=2)  # through space to depth
-    _, pullback = jax.vjp(lambda k: layers.convolution(x, k, stride=2, padding=1), kernel)
-    step = 1e-5
-    for place in [(0, 0, 0, 0), (1, 2, 1, 3), (2, 2, 2, 2)]:
-        bump = np.zeros_like(kernel)
-        bump[place] = step
-        pads = ((1, 1), (1, 1))
-        slope = plain_convolution(x, kernel + bump, 2, pads)
-        slope = (slope - plain_convolution(x, kernel - bump, 2, pads)) / (2 * step)
-        np.testing.assert_allclose(pullback(cotangent)[0][place], (slope * cotangent).sum(), 1e-6)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (1, 1)])
+def test_convolution_with_a_kernel_of_one_pixel(stride, padding, groups):
+    kernel = normal(1, 1, 3, 2 * groups, seed=2)
+    check(
+        lambda x: layers.convolution(x, kernel, stride=stride, padding=padding, groups=groups),
+        lambda x: plain_convolution(x, kernel, stride, ((padding,) * 2,) * 2, groups),
+        normal(2, 4, 5, 3 * groups),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "groups"),
+    [
+        ((3, 3, 4, 4), 1, 1),
+        ((3, 3, 4, 2), 2, 1),  # through space to depth
+        ((3, 3, 2, 6), 1, 2),
+        ((1, 1, 4, 3), 1, 1),
+        ((3, 5, 1, 4), 1, 4),  # depthwise
+        ((3, 3, 1, 4), 2, 4),
+    ],
+)
+def test_gradient_for_the_kernel(shape, stride, groups):
+    x, kernel, pads = normal(2, 7, 6, 4), normal(*shape, seed=2), ((0, 1), (2, 1))
+    layer = layers.convolution
+    if shape[2] == 1 and groups == shape[3]:
+        layer, rest = layers.depthwise_convolution, {}
+    else:
+        rest = {"groups": groups}
+    y, pullback = jax.vjp(lambda k: layer(x, k, stride=stride, padding=pads, **rest), kernel)
+    cotangent = normal(*y.shape, seed=3)
+    numeric = np.zeros(shape)
+    for place in np.ndindex(shape):  # the layer is linear in its kernel
+        one = np.zeros(shape)
+        one[place] = 1
+        numeric[place] = (plain_convolution(x, one, stride, pads, groups) * cotangent).sum()
+    np.testing.assert_allclose(pullback(cotangent)[0], numeric, rtol=1e-9, atol=1e-9)
 
 
 @few

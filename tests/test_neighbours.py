@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from advjax.errors import AdvjaxError, UnknownName
@@ -25,8 +29,13 @@ def test_knn_is_scikit_learns(metric, k):
     queries, points = relu(0, 20, 300), relu(1, 400, 300)
     distances, indices = oracle(queries, points, k, metric)
     found = jax.jit(knn, static_argnames=("k", "metric"))(queries, points, k, metric=metric)
-    np.testing.assert_array_equal(found.indices, indices)
     np.testing.assert_allclose(found.distances, distances, rtol=1e-5)
+    # Of two at the same distance but for the rounding, either may be first.
+    between = np.diff(distances, axis=1) > 1e-5 * distances[:, 1:]
+    alone = np.pad(between, ((0, 0), (1, 0)), constant_values=True)
+    alone[:, :-1] &= between
+    assert alone.mean() > 0.9
+    np.testing.assert_array_equal(np.asarray(found.indices)[alone], indices[alone])
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -49,10 +58,14 @@ def test_near_neighbours_far_from_the_origin():
     # |x|^2 + |y|^2 - 2 <x, y> in float32 is off by some 1e4 here, the distances are about 1.
     rng = np.random.default_rng(4)
     points = (1e5 + rng.integers(0, 64, (500, 30)) / 32).astype(np.float32)
-    distances, indices = oracle(points, points, 4, "euclidean")
     found = knn(points, points, 4)
-    np.testing.assert_allclose(found.distances, distances, rtol=1e-5, atol=1e-12)
-    np.testing.assert_array_equal(found.indices[:, 0], indices[:, 0])
+    np.testing.assert_allclose(found.distances, nearest(points, 4), rtol=1e-5)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(500))
+
+
+def nearest(points, k):
+    """The distances from differences in float64; scikit-learn's come from products too."""
+    return np.sort(cdist(points.astype(np.float64), points.astype(np.float64)), 1)[:, :k]
 
 
 def clusters():
@@ -65,15 +78,12 @@ def clusters():
 
 def test_more_near_copies_than_candidates_are_searched_in_full():
     points = clusters()
-    # The case is what it says: by products alone, the order among the copies is lost.
+    # The case is what it says: by products alone, even the point itself is not the nearest.
     products = np.asarray(neighbours.squared_distances(points, points))
-    exact = oracle(points, points, 20, "euclidean")
-    assert (np.argsort(products, 1)[:, :3] != exact[1][:, :3]).any()
+    assert (products.argmin(1) != np.arange(200)).any()
     for k in (3, 15):
-        found = knn(points, points, k)
-        np.testing.assert_allclose(found.distances, exact[0][:, :k], rtol=1e-5, atol=1e-9)
-        blocks = knn_blocks(points, points, k, memory=30_000)
-        np.testing.assert_allclose(blocks.distances, exact[0][:, :k], rtol=1e-5, atol=1e-9)
+        for found in (knn(points, points, k), knn_blocks(points, points, k, memory=30_000)):
+            np.testing.assert_allclose(found.distances, nearest(points, k), rtol=1e-5)
 
 
 @settings(deadline=None, max_examples=30)
@@ -199,16 +209,23 @@ def test_another_metric_is_named():
         knn(jnp.zeros((1, 1)), jnp.zeros((1, 1)), 1, metric="cosin")  # pyright: ignore
 
 
-def test_the_device_holds_a_block_not_the_bank():
-    # 40 blocks come by; more than a few alive at once would be a queue of them.
-    most = 0
+MEMORY = """
+import resource, numpy as np
+from advjax.metrics import knn_blocks
 
-    def blocks():
-        nonlocal most
-        for i in range(40):
-            block = relu(i, 64, 32)
-            yield block
-            most = max(most, sum(a.shape == (64, 32) for a in jax.live_arrays()))
+block = np.random.default_rng(0).normal(size=(2048, 2048)).astype(np.float32)
+blocks = lambda n: (block + i for i in range(n))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+knn_blocks(block[:50], blocks(3), 3, memory=2**26)
+before = peak()
+knn_blocks(block[:50], blocks(80), 3, memory=2**26)
+print(peak() - before)
+"""
 
-    knn_blocks(relu(99, 5, 32), blocks(), 3)
-    assert 0 < most <= 3
+
+def test_memory_does_not_grow_with_the_number_of_points():
+    # 1.25 GB go through; a queue of blocks on the device would show.
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 150  # MB

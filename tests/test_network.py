@@ -77,9 +77,10 @@ def test_a_batch_equals_its_images_one_by_one(net):
 
 def test_an_empty_batch_has_empty_activations(net):
     assert net(IMAGES[:0])["hidden"].shape == (0, 7)
-    net = advjax.load("lenet", "random")
-    found = net(np.zeros((0, 28, 28, 1), np.uint8), tuple(net.layers))
-    assert {name: value.shape[1:] for name, value in found.items()} == net.layers
+    for name in ("lenet", "squeezenet"):
+        net = advjax.load(name, "random")
+        found = net(np.zeros((0, *net.input_shape), np.uint8), tuple(net.layers))
+        assert {name: value.shape[1:] for name, value in found.items()} == net.layers
 
 
 def test_a_function_without_params():
@@ -335,15 +336,14 @@ def test_layers_of_a_linen_module_are_those_of_its_parts_in_order():
 
 
 def test_layers_of_an_nnx_module_are_those_of_its_parts():
-    module, net = nnx_network()
+    net = nnx_network()[1]
     assert net.layers["blocks/1/shortcut"] == net.layers["blocks/1"] == (4, 3, 16)
     assert net.layers["stem"] == (8, 6, 8)
     assert net.layers["head"] == net.layers["output"] == (5,)
-    found = net(IMAGES, ("output", "blocks/1"))
-    np.testing.assert_allclose(found["output"], module(jnp.asarray(IMAGES, jnp.float32)), rtol=1e-4)
-    x = (IMAGES.astype(np.float32) - 120) / 60
-    inner = module.blocks[1](module.blocks[0](module.stem(jnp.asarray(x))))
-    np.testing.assert_allclose(found["blocks/1"], inner, rtol=1e-4, atol=1e-5)
+    said = nnx_network(as_dict=True)[1](IMAGES, tuple(WHOLE))  # the same weights
+    found = net(IMAGES, ("stem", "blocks/0", "blocks/1", "blocks/2", "head", "output"))
+    for name, layer in zip(("stem", *BLOCKS, "logits", "logits"), found, strict=True):
+        np.testing.assert_allclose(found[layer], said[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_module_that_returns_a_dict_names_its_own_layers():
@@ -364,6 +364,33 @@ def test_a_network_keeps_the_weights_it_was_made_with():
     first = net(IMAGES)["output"]
     module.kernel[...] = jnp.zeros((3, 2))  # as training would
     np.testing.assert_array_equal(net(IMAGES)["output"], first)
+
+
+def test_pixels_are_transformed_for_a_module_that_takes_something_else():
+    def centred(images):
+        return (images - 120) / 60
+
+    dense = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    linen = flax.linen.Dense(2)
+    variables = {"params": {"kernel": dense.kernel[...], "bias": dense.bias[...]}}
+    expected = dense((jnp.asarray(IMAGES, jnp.float32) - 120) / 60)
+    for net in (
+        Network.from_nnx(dense, SHAPE, transform=centred),
+        Network.from_linen(linen, variables, SHAPE, transform=centred),
+    ):
+        np.testing.assert_allclose(net(IMAGES)["output"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_linen_module_sows_is_a_layer():
+    class Sowing(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, images):
+            self.sow("intermediates", "half", images / 2)
+            return images.mean((1, 2))
+
+    net = Network.from_linen(Sowing(), {}, SHAPE)
+    assert net.layers == {"half": SHAPE, "output": (3,)}
+    np.testing.assert_array_equal(net(IMAGES, "half")["half"], IMAGES / np.float32(2))
 
 
 def test_of_a_module_called_twice_the_last_call_counts():

@@ -1,6 +1,5 @@
 """Is it an inlier, without a model? Directions to the neighbours (Sabour et al., section 4.2)."""
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -42,15 +41,11 @@ def angular_consistency(
             "give [b, m, d], [b, d], [b, r, d]"
         )
 
-    def add(total, x):  # one reference point at a time: (b, m, d) numbers, not (b, m, r, d)
-        cosines, count = total
-        to_z, to_g = x[:, None, :] - z, (x - g)[:, None, :]
+    cosines = count = jnp.zeros(z.shape[:2])
+    for i in range(x.shape[1]):  # one at a time: (b, m, d) numbers, not (b, m, r, d)
+        to_z, to_g = x[:, i, None, :] - z, (x[:, i] - g)[:, None, :]
         lengths = jnp.sqrt(jnp.square(to_z).sum(-1)) * jnp.sqrt(jnp.square(to_g).sum(-1))
         there = lengths > 0
         cosine = (to_z * to_g).sum(-1) / jnp.where(there, lengths, 1)
-        return (cosines + jnp.where(there, cosine, 0), count + there), None
-
-    zero = jnp.zeros(z.shape[:2])
-    (cosines, count), _ = jax.lax.scan(add, (zero, zero), x.swapaxes(0, 1))
-    # Rounding may leave the range by an ulp.
-    return jnp.clip(cosines / count, -1, 1)
+        cosines, count = cosines + jnp.where(there, cosine, 0), count + there
+    return jnp.clip(cosines / count, -1, 1)  # rounding may leave the range by an ulp

@@ -77,7 +77,7 @@ def knn(
             f"k is {k}, but there are {points.shape[0]} points to search; lower k or give more"
         )
     ids = jnp.arange(points.shape[0], dtype=jnp.int32)
-    return _finish(_merge(_none(queries, k), queries, points, ids, exclude, metric), metric)
+    return _finish(_step(_none(queries, k), queries, points, ids, exclude, metric), metric)
 
 
 def knn_blocks(

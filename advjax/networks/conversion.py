@@ -15,7 +15,7 @@ from advjax.networks.layers import Conv, InnerProduct
 
 def parameters(state: nnx.State) -> dict[str, Any]:
     """The leaves of a zoo module's state by name, such as "conv1.kernel"."""
-    return {".".join(path[1:]): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+    return {".".join(map(str, path[1:])): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
 def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> nnx.State:
@@ -32,7 +32,7 @@ def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> n
     expected = {name: tuple(leaf.shape) for name, leaf in parameters(state).items()}
     check_fit(expected, {name: tuple(a.shape) for name, a in arrays.items()}, what)
     leaves = [
-        (path, leaf.replace(jnp.asarray(arrays[".".join(path[1:])], jnp.float32)))
+        (path, leaf.replace(jnp.asarray(arrays[".".join(map(str, path[1:]))], jnp.float32)))
         for path, leaf in nnx.to_flat_state(state)
     ]
     return nnx.from_flat_state(leaves)

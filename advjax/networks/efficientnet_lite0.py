@@ -80,9 +80,8 @@ class EfficientNetLite0(nnx.Module):
     def __init__(self, rng: Generator):
         self.layers = nnx.Dict({})
         self.residual = []
-        stem = Conv(3, 32, 3, stride=2, rng=rng)
-        stem.padding = same_padding(224, 3, 2)
-        self.layers["stem"] = stem
+        padding = same_padding(224, 3, 2)
+        self.layers["stem"] = Conv(3, 32, 3, stride=2, padding=padding, rng=rng)
         size, channels, block = 112, 32, 0
         for stage in STAGES:
             for repeat in range(stage.repeats):

@@ -39,7 +39,7 @@ class GoogLeNet(nnx.Module):
 
     def __init__(self, rng: Generator):
         conv = functools.partial(Conv, bias=0.2, rng=rng)
-        layers = {
+        layers: dict[str, nnx.Module] = {
             "conv1/7x7_s2": conv(3, 64, 7, stride=2, padding=3),
             "conv2/3x3_reduce": conv(64, 64, 1),
             "conv2/3x3": conv(64, 192, 3, padding=1),

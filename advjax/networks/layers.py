@@ -27,7 +27,7 @@ Padding = int | tuple[tuple[int, int], tuple[int, int]]
 
 
 def _pairs(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
-    return ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
 
 
 def convolution(
@@ -62,7 +62,8 @@ def convolution(
 def _dense(x, kernel, stride, pads):
     if kernel.shape[:2] == (1, 1) and stride == 1 and pads == ((0, 0), (0, 0)):
         # One matrix product is faster than XLA's CPU convolution with a window of one.
-        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+        y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+        return y.reshape(*x.shape[:3], y.shape[-1])
     kh, kw, inputs, _ = kernel.shape
     if stride > 1 and kh == kw > stride and inputs < 16:
         return _space_to_depth_convolution(x, kernel, stride, pads)
@@ -293,7 +294,7 @@ class Conv(nnx.Module):
         window: int,
         *,
         stride: int = 1,
-        padding: int = 0,
+        padding: Padding = 0,
         groups: int = 1,
         std: float | None = None,
         bias: float = 0.0,

@@ -16,6 +16,7 @@ from advjax.data.images import Preprocessing, prepare, read_image
 from advjax.errors import AdvjaxError, ImageError, UnknownName
 
 Activations = dict[str, Array]
+Transform = Callable[[Array], Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,9 +168,14 @@ class Network:
 
     @classmethod
     def from_nnx(
-        cls, module: nnx.Module, input_shape: tuple[int, int, int], **fields: Any
+        cls,
+        module: nnx.Module,
+        input_shape: tuple[int, int, int],
+        *,
+        transform: Transform | None = None,
+        **fields: Any,
     ) -> "Network":
-        """A Flax NNX module that takes a batch of pixels.
+        """A Flax NNX module that takes a batch of images.
 
         If it returns a dict, these are the layers; else they are its submodules' outputs, named by
         their paths ("blocks/0/conv") and sorted by them, and its own result, "output".
@@ -177,6 +183,7 @@ class Network:
         Args:
             module: Called with one batch; put it into evaluation mode first (`module.eval()`).
             input_shape: (height, width, channels) of one image.
+            transform: From pixels, 0..255, to what the module takes; None when it takes pixels.
             **fields: The other attributes of `Network`.
         """
         graph, state = nnx.split(module)
@@ -185,16 +192,22 @@ class Network:
         def function(state, images):
             module = nnx.merge(graph, state)
             run = nnx.capture(module, nnx.Intermediate, method_outputs=nnx.Intermediate)
-            output, inner = run(images)
+            output, inner = run(transform(images) if transform else images)
             return _layers(output, nnx.to_pure_dict(inner), images)
 
         return cls(function, input_shape, state, **fields)
 
     @classmethod
     def from_linen(
-        cls, module: Any, variables: Any, input_shape: tuple[int, int, int], **fields: Any
+        cls,
+        module: Any,
+        variables: Any,
+        input_shape: tuple[int, int, int],
+        *,
+        transform: Transform | None = None,
+        **fields: Any,
     ) -> "Network":
-        """A Flax Linen module that takes a batch of pixels.
+        """A Flax Linen module that takes a batch of images.
 
         Its layers are named as in `from_nnx`, in the order of computation.
 
@@ -202,12 +215,14 @@ class Network:
             module: A `flax.linen.Module`, called as `module.apply(variables, images)`.
             variables: Its variables ("params", "batch_stats", ...).
             input_shape: (height, width, channels) of one image.
+            transform: From pixels, 0..255, to what the module takes; None when it takes pixels.
             **fields: The other attributes of `Network`.
         """
 
         def function(variables, images):
+            inputs = transform(images) if transform else images
             output, state = module.apply(
-                variables, images, capture_intermediates=True, mutable=["intermediates"]
+                variables, inputs, capture_intermediates=True, mutable=["intermediates"]
             )
             return _layers(output, state["intermediates"], images)
 

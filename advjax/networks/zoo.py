@@ -101,14 +101,14 @@ def load(
     state = conversion.with_parameters(
         state, arrays, f"{name} weights {str(weights or 'default')!r}"
     )
-    if mean is None:
-        mean = row.mean if stored_mean is None else stored_mean
-    elif isinstance(mean, (str, os.PathLike)):
+    if isinstance(mean, str | os.PathLike):
         mean = mean_image(mean)
+    usual = row.mean if stored_mean is None else stored_mean
+    subtracted = _fit_mean(usual if mean is None else mean, row.input_shape)
     return Network(
         function=functools.partial(_activations, graph, row.order, row.scale),
         input_shape=row.input_shape,
-        params={"mean": jnp.asarray(_fit_mean(mean, row.input_shape)), "module": state},
+        params={"mean": jnp.asarray(subtracted), "module": state},
         name=name,
         layer=row.layer,
         output=row.output,
@@ -230,7 +230,7 @@ def self_check(net: Network) -> str:
     if spec is None or not spec.submodule_search_locations:
         return "self-check: not made (its photograph comes with scikit-image: advjax[demo])"
     image = net.read(Path(spec.submodule_search_locations[0], "data", "coffee.png"))
-    (probabilities,) = np.asarray(net(image[None], net.output)[net.output])
+    (probabilities,) = map(np.asarray, net(image[None], net.output).values())
     names = net.classes or tuple(map(str, range(len(probabilities))))
     top = [f"{names[i]} {probabilities[i]:.0%}" for i in np.argsort(-probabilities)[:5]]
     return "self-check: a cup of coffee is " + ", ".join(top)

@@ -1,0 +1,261 @@
+"""Pairs made ready for the lanes, and results measured: everything that happens once a pair."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from advjax.attacks.box import PixelBox, check_delta, pixel_box, round_into
+from advjax.engine.programs import NO_LABEL, Lanes, Plan, programs_of
+from advjax.engine.results import Pair, PairResult
+from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
+from advjax.solvers import Box, Status
+
+BLOCK = 8  # pairs that are prepared or measured in one call of the network
+GUIDES = 128  # whose activations are kept: the paper's protocol attacks each with many sources
+
+
+class Problem(NamedTuple):
+    """A pair made ready: checked, boxed, its guide's activations known."""
+
+    index: int
+    box: PixelBox
+    start: np.ndarray
+    target: dict[str, np.ndarray]  # [1, ...] each
+    initial_distance: float
+    source_label: int | None
+    guide_label: int | None
+
+
+def without_batch(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the batch axis, of one."""
+    return {name: value[0] for name, value in features.items()}
+
+
+Features = tuple[dict[str, np.ndarray], int | None]
+"""The activations [1, ...] of one image, and its label."""
+
+
+class Run:
+    """One stream: its settings, its programs, and the guides that it has seen lately."""
+
+    def __init__(
+        self,
+        net: Network,
+        plan: Plan,
+        delta: float,
+        target_ratio: float | None,
+        start: str,
+        seed: int,
+    ):
+        self.net, self.plan, self.spec = net, plan, plan.spec
+        self.programs = programs_of(plan)
+        self.delta, self.target_ratio = delta, target_ratio
+        self.start, self.seed = start, seed
+        self.guides: OrderedDict[bytes, Features] = OrderedDict()
+
+    def features(self, images: Sequence[np.ndarray]) -> list[Features]:
+        """Of up to BLOCK images, at `highest` precision; one compilation whatever their number."""
+        padded = np.zeros((BLOCK, *self.net.input_shape), np.float32)
+        padded[: len(images)] = images
+        found, labels = jax.device_get(self.programs.activations(self.net.params, padded))
+        return [
+            (
+                {name: value[i : i + 1] for name, value in found.items()},
+                None if labels is None else int(labels[i]),
+            )
+            for i in range(len(images))
+        ]
+
+    def guide_features(self, guides: Sequence[np.ndarray]) -> list[Features]:
+        """As `features`, but computed once for each distinct guide among the latest ones."""
+        keys = [hashlib.blake2b(np.ascontiguousarray(g), digest_size=16).digest() for g in guides]
+        new = {k: g for k, g in zip(keys, guides, strict=True) if k not in self.guides}
+        if new:
+            self.guides |= zip(new, self.features(list(new.values())), strict=True)
+        found = [self.guides[key] for key in keys]
+        for key in keys:
+            self.guides.move_to_end(key)
+        while len(self.guides) > GUIDES:
+            self.guides.popitem(last=False)
+        return found
+
+    def prepare(self, pairs: Sequence[tuple[int, Pair]]) -> list[Problem]:
+        """Boxes, starting points and first activations of up to BLOCK pairs."""
+        sources = self.features([pair.source for _, pair in pairs])
+        guides = self.guide_features([pair.guide for _, pair in pairs])
+        problems = []
+        for (index, pair), (found, source_label), (target, guide_label) in zip(
+            pairs, sources, guides, strict=True
+        ):
+            box = pixel_box(pair.source, self.delta if pair.delta is None else pair.delta)
+            problems.append(
+                Problem(
+                    index=index,
+                    box=box,
+                    start=self.starting_point(index, pair.source, box),
+                    target=target,
+                    initial_distance=float(self.spec.distance(found, target)[0]),
+                    source_label=source_label,
+                    guide_label=guide_label,
+                )
+            )
+        return problems
+
+    def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
+        """The source, or a random point of its box."""
+        if self.start == "source":
+            return np.asarray(source, np.float32)
+        # Seeded by the pair's place in the stream: neither lane nor batch size matters.
+        share = np.random.default_rng((self.seed, index)).random(source.shape, np.float32)
+        return np.clip(box.lower + share * (box.upper - box.lower), box.lower, box.upper)
+
+    def empty_lanes(self, count: int, target: dict[str, np.ndarray]) -> Lanes:
+        """`count` lanes with nothing to do."""
+        pixels = jax.ShapeDtypeStruct((int(np.prod(self.net.input_shape)),), jnp.float32)
+        evaluations = self.plan.solver.max_evaluations if self.plan.trace else 0
+
+        def make():
+            box = Box(jnp.zeros(pixels.shape), jnp.zeros(pixels.shape))
+            lane = Lanes(
+                state=self.plan.solver.init(jnp.zeros(pixels.shape), box),
+                box=box,
+                target=jax.tree.map(jnp.zeros_like, without_batch(target)),
+                threshold=jnp.float32(0),
+                goal=jnp.int32(0),
+                trace=jnp.zeros(evaluations),
+            )
+            lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
+            idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
+            return lanes._replace(state=lanes.state._replace(status=idle))
+
+        return jax.jit(make, out_shardings=NamedSharding(self.programs.mesh, P("lanes")))()
+
+    def insert(self, lanes: Lanes, lane: int, problem: Problem) -> Lanes:
+        """The lanes with this problem in lane `lane`."""
+        box = Box(*(bound.reshape(-1) for bound in problem.box))
+        start = problem.start.reshape(-1)
+        goals = self.goals(problem)
+        return self.programs.insert(
+            lanes, np.int32(lane), start, box, without_batch(problem.target), *goals
+        )
+
+    def goals(self, problem: Problem) -> tuple[np.float32, np.int32]:
+        """The value of the objective, and the label, at which the pair is done."""
+        threshold = -np.inf
+        if self.target_ratio is not None:
+            threshold = (self.target_ratio * problem.initial_distance) ** 2
+        goal = NO_LABEL if problem.guide_label is None else problem.guide_label
+        return np.float32(threshold), np.int32(goal)
+
+    def harvest(
+        self, lanes: Lanes, finished: Sequence[tuple[int, Problem]]
+    ) -> Iterator[PairResult]:
+        """The results of these lanes; every distance is evaluated afresh, at `highest`."""
+        for begin in range(0, len(finished), BLOCK):
+            block = finished[begin : begin + BLOCK]
+            rows = np.zeros(BLOCK, np.int32)
+            rows[: len(block)] = [lane for lane, _ in block]
+            taken = jax.device_get(self.programs.take(lanes, rows))
+            yield from self.measure([problem for _, problem in block], *taken)
+
+    def measure(
+        self,
+        problems: Sequence[Problem],
+        best: np.ndarray,
+        evaluations: np.ndarray,
+        status: np.ndarray,
+        trace: np.ndarray,
+    ) -> Iterator[PairResult]:
+        """Results from what the solver left: `best` [b, pixels], the others [b, ...]."""
+        images = best[: len(problems)].reshape(-1, *self.net.input_shape)
+        rounded = [round_into(image, p.box) for image, p in zip(images, problems, strict=True)]
+        features, features8 = self.features(images), self.features(rounded)
+        for i, problem in enumerate(problems):
+            (found, label), (found8, label8) = features[i], features8[i]
+            distance = float(self.spec.distance(found, problem.target)[0])
+            initial = problem.initial_distance
+            yield PairResult(
+                index=problem.index,
+                adversarial=images[i].copy(),
+                adversarial_uint8=rounded[i],
+                ratio=distance / initial if initial else 0.0,
+                distance=distance,
+                initial_distance=initial,
+                distance_uint8=float(self.spec.distance(found8, problem.target)[0]),
+                evaluations=int(evaluations[i]),
+                status=Status(int(status[i])),
+                source_label=problem.source_label,
+                guide_label=problem.guide_label,
+                label=label,
+                label_uint8=label8,
+                trace=trace[i, : evaluations[i]].copy() if self.plan.trace else None,
+            )
+
+
+def prepared(run: Run, pairs: Iterator[Pair]) -> Iterator[Problem]:
+    """Problems in the order of the pairs, prepared a block at a time."""
+    numbered = enumerate(pairs)
+    while block := list(itertools.islice(numbered, BLOCK)):
+        yield from run.prepare(block)
+
+
+def read_ahead(net: Network, pairs: Iterable[Any], limit: int) -> Iterator[Pair]:
+    """Decodes and checks pairs in a thread, at most `limit` of them ahead of their use."""
+    ready: queue.Queue[Any] = queue.Queue(limit)
+    stop = threading.Event()
+    end = object()
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put(item, timeout=0.1)
+
+    def read() -> None:
+        try:
+            for index, pair in enumerate(pairs):
+                if stop.is_set():
+                    return
+                put(_checked(net, index, pair))
+            put(end)
+        except BaseException as error:  # whatever it is, it belongs to the consumer
+            put(error)
+
+    thread = threading.Thread(target=read, name="advjax-reader", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not end:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+
+
+def _checked(net: Network, index: int, pair: Any) -> Pair:
+    try:
+        pair = Pair(*pair)
+    except TypeError:
+        raise AdvjaxError(
+            f"pair {index} is not (source, guide) or (source, guide, delta); give tuples"
+        ) from None
+    images = {}
+    for name in ("source", "guide"):
+        image = getattr(pair, name)
+        if isinstance(image, (str, os.PathLike)):
+            image = net.read(image)
+        argument = f"{name} of pair {index}"
+        images[name] = np.asarray(net.check_images(np.asarray(image)[None], argument))[0]
+    return Pair(**images, delta=None if pair.delta is None else check_delta(pair.delta))

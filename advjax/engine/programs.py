@@ -1,0 +1,188 @@
+"""What is compiled: the only place of the project that vmaps, jits and shards.
+
+A chunk takes some steps of every lane and comes back early when enough lanes are done. On several
+devices each has its share of the lanes (`jax.shard_map`) and a loop of its own: no collectives.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from advjax.attacks.feature import FeatureOpt
+from advjax.networks.network import activations
+from advjax.solvers import Box, Solver, Status
+
+NO_LABEL = -1
+
+
+class Lanes(NamedTuple):
+    """Everything on the device, lane by lane."""
+
+    state: Any
+    box: Box
+    target: Any  # the guides' activations
+    threshold: Float[Array, "b"]  # TARGET at or under this value of the objective
+    goal: Int[Array, "b"]  # LABEL when the network says this
+    trace: Float[Array, "b e"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that decides what is compiled; equal plans share their programs."""
+
+    function: Callable[..., Any]
+    with_params: bool
+    spec: FeatureOpt
+    solver: Solver
+    input_shape: tuple[int, int, int]
+    output: str | None
+    until_label: bool
+    trace: bool
+    precision: str
+    devices: tuple[Any, ...]
+
+
+class Programs(NamedTuple):
+    """The compiled functions of a plan, and the devices they run on."""
+
+    mesh: Mesh
+    advance: Callable[..., tuple[Lanes, Array]]
+    insert: Callable[..., Lanes]
+    take: Callable[..., tuple[Array, ...]]
+    evaluation: Callable[..., tuple[Array, Array, Array]]
+    activations: Callable[..., tuple[Any, Array]]
+
+
+@functools.lru_cache(maxsize=8)
+def programs_of(plan: Plan) -> Programs:
+    """The compiled functions of a plan; nothing in them depends on the number of pairs."""
+    spec, solver = plan.spec, plan.solver
+    shape = plan.input_shape
+    mesh = Mesh(np.array(plan.devices), ("lanes",), axis_types=(AxisType.Auto,))
+    extra = (plan.output,) if plan.output and plan.until_label else ()
+
+    def activate(params, images, names):
+        return activations(plan.function, plan.with_params, params, images, names)
+
+    def evaluations(params, x, target):
+        """Objectives, gradients and labels (if asked for) of a batch of flat images."""
+
+        def loss(x):
+            names = spec.layers + extra
+            images = x.reshape(-1, *shape)
+            values, found = spec.loss(lambda i: activate(params, i, names), images, target)
+            labels = jnp.argmax(found[extra[0]], -1) if extra else jnp.full(len(x), NO_LABEL)
+            # Rows know nothing of each other: the gradient of the sum is each one's own.
+            return jnp.sum(values), (values, labels)
+
+        gradients, (values, labels) = jax.grad(loss, has_aux=True)(x)
+        return values, gradients, labels
+
+    def evaluation(params, x, target):
+        """The same of one image."""
+        one = (x[None], jax.tree.map(lambda leaf: leaf[None], target))
+        return jax.tree.map(lambda leaf: leaf[0], evaluations(params, *one))
+
+    def step(lane: Lanes, objective) -> Lanes:
+        """One step of one lane, and whether the pair is done."""
+        before = lane.state
+        state, info = solver.step(objective, before, lane.box)
+        running = before.status == Status.RUNNING
+        finite = state.status != Status.NON_FINITE
+        status = state.status
+        if extra:
+            taken = info.improved & (info.aux == lane.goal)
+            status = jnp.where(running & finite & taken, Status.LABEL, status)
+        reached = running & finite & (state.best.value <= lane.threshold)
+        status = jnp.where(reached, Status.TARGET, status)
+        trace = lane.trace
+        if plan.trace:
+            slot = jnp.where(running, state.evaluations - 1, trace.shape[0])
+            trace = trace.at[slot].set(jnp.sqrt(info.value), mode="drop")
+        return lane._replace(state=state._replace(status=status), trace=trace)
+
+    def steps(params, lanes: Lanes) -> Lanes:
+        """One step of every lane: one evaluation of the network on a plain batch."""
+        if getattr(solver, "evaluates_elsewhere", False):
+            return jax.vmap(lambda lane: step(lane, lambda x: evaluation(params, x, lane.target)))(
+                lanes
+            )
+        found = evaluations(params, lanes.state.trial, lanes.target)
+        return jax.vmap(lambda lane, found: step(lane, lambda x: found))(lanes, found)
+
+    def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
+        """Up to `limit` steps, fewer as soon as `enough` lanes of this device are not running."""
+
+        def unfinished(carry):
+            done, lanes = carry
+            idle = jnp.sum(lanes.state.status != Status.RUNNING)
+            return (done < limit) & (idle < enough[0])
+
+        def advance(carry):
+            done, lanes = carry
+            return done + 1, steps(params, lanes)
+
+        done, lanes = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), lanes))
+        return lanes, done[None]
+
+    def put(lanes: Lanes, lane, x0, box: Box, target, threshold, goal) -> Lanes:
+        """The lanes with a new problem in place of lane `lane`, counted over all devices."""
+        count = lanes.goal.shape[0]
+        local = lane - jax.lax.axis_index("lanes") * count
+        mine = (local >= 0) & (local < count)
+        trace = jnp.full(lanes.trace.shape[1:], jnp.nan)
+        new = Lanes(solver.init(x0, box), box, target, threshold, goal, trace)
+
+        def write(old, new):
+            # The old value again on the other devices, instead of a select over every lane.
+            slot = jnp.clip(local, 0, count - 1)
+            return old.at[slot].set(jnp.where(mine, new, old[slot]))
+
+        return jax.tree.map(write, lanes, new)
+
+    def take(lanes: Lanes, rows):
+        state = lanes.state
+        return state.best.x[rows], state.evaluations[rows], state.status[rows], lanes.trace[rows]
+
+    def evaluate(params, images):
+        names = spec.layers + ((plan.output,) if plan.output else ())
+        found = activate(params, images.astype(jnp.float32), names)
+        label = jnp.argmax(found[plan.output], -1) if plan.output else None
+        return {name: found[name] for name in spec.layers}, label
+
+    lanes, everywhere = P("lanes"), P()
+    shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    return Programs(
+        mesh=mesh,
+        advance=jax.jit(
+            shard(
+                _at_precision(plan.precision, chunk),
+                in_specs=(everywhere, lanes, everywhere, lanes),
+                out_specs=(lanes, lanes),
+            ),
+            donate_argnums=1,
+        ),
+        insert=jax.jit(
+            shard(put, in_specs=(lanes, *(everywhere,) * 6), out_specs=lanes), donate_argnums=0
+        ),
+        take=jax.jit(take),
+        evaluation=jax.jit(_at_precision(plan.precision, evaluation)),
+        activations=jax.jit(_at_precision("highest", evaluate)),
+    )
+
+
+def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def traced(*args):
+        with jax.default_matmul_precision(precision):
+            return function(*args)
+
+    return traced

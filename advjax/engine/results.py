@@ -1,0 +1,69 @@
+"""What goes into the engine and what comes out."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from advjax.solvers import Status
+
+
+class Pair(NamedTuple):
+    """One attack to do: images [h, w, c] as the network takes them."""
+
+    source: np.ndarray
+    guide: np.ndarray
+    delta: float | None = None  # the stream's own when None
+
+
+class PairResult(NamedTuple):
+    """What became of one pair; distances are Euclidean, at `highest` precision."""
+
+    index: int  # the pair's place in the stream
+    adversarial: Float[np.ndarray, "h w c"]
+    adversarial_uint8: UInt8[np.ndarray, "h w c"]
+    ratio: float  # distance / initial_distance
+    distance: float  # of the adversarial to the guide
+    initial_distance: float  # of the source to the guide
+    distance_uint8: float
+    evaluations: int
+    status: Status
+    source_label: int | None  # None where the network has no `output`
+    guide_label: int | None
+    label: int | None
+    label_uint8: int | None
+    trace: Float[np.ndarray, "e"] | None  # distance at each evaluation
+
+
+class AttackResult(NamedTuple):
+    """The results of n pairs in the order they were given; `PairResult` says what each is."""
+
+    adversarial: Float[np.ndarray, "n h w c"]
+    adversarial_uint8: UInt8[np.ndarray, "n h w c"]
+    ratio: Float[np.ndarray, "n"]
+    distance: Float[np.ndarray, "n"]
+    initial_distance: Float[np.ndarray, "n"]
+    distance_uint8: Float[np.ndarray, "n"]
+    evaluations: Int[np.ndarray, "n"]
+    status: Int[np.ndarray, "n"]  # advjax.Status
+    source_label: Int[np.ndarray, "n"] | None
+    guide_label: Int[np.ndarray, "n"] | None
+    label: Int[np.ndarray, "n"] | None
+    label_uint8: Int[np.ndarray, "n"] | None
+    trace: Float[np.ndarray, "n e"] | None  # NaN after a pair's last evaluation
+
+
+def stack(results: Sequence[PairResult]) -> AttackResult:
+    """Results of single pairs as arrays over them."""
+    longest = max(len(r.trace) for r in results) if results[0].trace is not None else 0
+
+    def column(name: str) -> Any:
+        values = [getattr(result, name) for result in results]
+        if values[0] is None:
+            return None
+        if name == "trace":
+            values = [np.pad(v, (0, longest - len(v)), constant_values=np.nan) for v in values]
+        return np.asarray(values, np.float32 if isinstance(values[0], float) else None)
+
+    return AttackResult(**{name: column(name) for name in AttackResult._fields})

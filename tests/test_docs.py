@@ -1,0 +1,44 @@
+"""The guides' code runs: every ```python block of a page, one after the other, as a reader would.
+
+Blocks marked ```python no-run need something that is not here, such as a file of the reader's;
+they must still be Python.
+"""
+
+import re
+import textwrap
+from pathlib import Path
+
+import jax
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)``` *$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def blocks(page: Path):
+    """(info string, code padded to its line) of every fenced block."""
+    text = page.read_text(encoding="utf-8")
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code"))
+        yield match["info"].strip(), "\n" * line + textwrap.dedent(match["code"])
+
+
+def test_blocks_are_found():
+    infos = [info for info, _ in blocks(DOCS / "own-network.md")]
+    assert infos.count("python") >= 5
+    assert "python no-run" in infos
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what a page writes
+    namespace: dict = {"__name__": "__main__"}
+    with jax.numpy_rank_promotion("allow"):  # JAX's default, that readers have
+        for info, code in blocks(page):
+            if info.split()[:1] == ["python"]:
+                program = compile(code, str(page), "exec")
+                if info == "python":
+                    exec(program, namespace)
