@@ -87,13 +87,13 @@ def test_more_near_copies_than_candidates_are_searched_in_full():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3))
-def test_a_plain_loop_over_small_whole_numbers(seed, k, e):
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 4]))
+def test_a_plain_loop_over_small_whole_numbers(seed, k):
     # Whole numbers: distances are exact, ties are many and go to the lower row.
     rng = np.random.default_rng(seed)
     points = rng.integers(-3, 4, (30, 3)).astype(np.float32)
     queries = rng.integers(-3, 4, (4, 3)).astype(np.float32)
-    exclude = rng.integers(-1, 30, (4, e))
+    exclude = rng.integers(-1, 30, (4, 2))
     for found in (
         knn(queries, points, k, exclude=exclude),
         knn_blocks(queries, points, k, exclude=exclude, memory=500),
@@ -166,7 +166,7 @@ def test_too_few_neighbours_are_infinite_inside_and_an_error_at_the_door():
     found = knn(points, points, 3, exclude=np.arange(3)[:, None])
     np.testing.assert_array_equal(found.indices[:, 2], [-1, -1, -1])
     assert np.isinf(np.asarray(found.distances)[:, 2]).all()
-    with pytest.raises(AdvjaxError, match="k is 3, but query 1 has 2 neighbours .* lower k or"):
+    with pytest.raises(AdvjaxError, match=r"k is 3, but query 1 has 2 neighbours .* lower k or"):
         knn_blocks(points, points, 3, exclude=np.array([[-1], [1], [-1]]))
     with pytest.raises(AdvjaxError, match="k is 4, but there are 3 points"):
         knn(points, points, 4)

@@ -1,9 +1,9 @@
 """feature-opt: the image whose deep representation is the guide's (Sabour et al., section 2)."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from advjax.errors import AdvjaxError
@@ -20,9 +20,10 @@ class FeatureOpt:
         weights: w_k; 1 for every layer when None.
 
     Example:
+        >>> import numpy as np
         >>> spec = FeatureOpt(("fc7",))
-        >>> spec.distance({"fc7": jnp.zeros((1, 2))}, {"fc7": jnp.array([[3.0, 4.0]])})
-        Array([5.], dtype=float32)
+        >>> spec.distance({"fc7": np.zeros((1, 2))}, {"fc7": np.array([[3.0, 4.0]])})
+        array([5.])
     """
 
     layers: tuple[str, ...]
@@ -50,21 +51,12 @@ class FeatureOpt:
         found = activate(images)
         return self._squared(found, target), found
 
-    def distance(
-        self, found: Mapping[str, Array], target: Mapping[str, Array]
-    ) -> Float[Array, "b"]:
-        """The Euclidean distance of each row, sqrt of the objective."""
-        return jnp.sqrt(self._squared(found, target))
+    def distance(self, found: Mapping[str, Any], target: Mapping[str, Any]) -> Any:
+        """The Euclidean distance of each row, sqrt of the objective; of JAX's or NumPy's arrays."""
+        return self._squared(found, target) ** 0.5
 
-    def _squared(self, found, target):
+    def _squared(self, found, target) -> Any:
         terms = zip(self.layers, self.weights or (1.0,) * len(self.layers), strict=True)
         return sum(
-            w * jnp.sum(jnp.square(found[k] - target[k]).reshape(len(target[k]), -1), axis=1)
-            for k, w in terms
+            w * ((found[k] - target[k]) ** 2).reshape(len(target[k]), -1).sum(1) for k, w in terms
         )
-
-
-def feature_opt(layers: str | Sequence[str], weights: Sequence[float] | None = None) -> FeatureOpt:
-    """`FeatureOpt` from one name or several."""
-    names = (layers,) if isinstance(layers, str) else tuple(layers)
-    return FeatureOpt(names, None if weights is None else tuple(map(float, weights)))

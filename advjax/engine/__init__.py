@@ -84,9 +84,9 @@ def attack_stream(
     Example:
         >>> import advjax
         >>> net = advjax.load("lenet", "orthonormal")
-        >>> black, white = np.zeros((28, 28, 1), np.uint8), np.full((28, 28, 1), 255, np.uint8)
+        >>> source, guide = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
         >>> solver = advjax.ProjectedLBFGS(max_evaluations=5)
-        >>> for result in attack_stream(net, [(black, white)], delta=20.0, solver=solver):
+        >>> for result in attack_stream(net, [(source, guide)], delta=20.0, solver=solver):
         ...     print(result.index, result.ratio < 1, result.status.name)
         0 True MAX_EVALUATIONS
     """

@@ -81,7 +81,7 @@ class Run:
 
     def guide_features(self, guides: Sequence[np.ndarray]) -> list[Features]:
         """As `features`, but computed once for each distinct guide among the latest ones."""
-        keys = [hashlib.blake2b(np.ascontiguousarray(g), digest_size=16).digest() for g in guides]
+        keys = [hashlib.blake2b(g.tobytes(), digest_size=16).digest() for g in guides]
         new = {k: g for k, g in zip(keys, guides, strict=True) if k not in self.guides}
         if new:
             self.guides |= zip(new, self.features(list(new.values())), strict=True)
@@ -182,7 +182,7 @@ class Run:
         """Results from what the solver left: `best` [b, pixels], the others [b, ...]."""
         images = best[: len(problems)].reshape(-1, *self.net.input_shape)
         rounded = [round_into(image, p.box) for image, p in zip(images, problems, strict=True)]
-        features, features8 = self.features(images), self.features(rounded)
+        features, features8 = self.features(list(images)), self.features(rounded)
         for i, problem in enumerate(problems):
             (found, label), (found8, label8) = features[i], features8[i]
             distance = float(self.spec.distance(found, problem.target)[0])

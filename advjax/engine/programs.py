@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from advjax.attacks.feature import FeatureOpt
 from advjax.networks.network import activations
-from advjax.solvers import Box, Solver, Status
+from advjax.solvers import Box, ScipyLBFGSB, Solver, Status
 
 NO_LABEL = -1
 
@@ -41,7 +41,7 @@ class Plan:
     function: Callable[..., Any]
     with_params: bool
     spec: FeatureOpt
-    solver: Solver
+    solver: Solver | ScipyLBFGSB
     input_shape: tuple[int, int, int]
     output: str | None
     until_label: bool

@@ -56,7 +56,7 @@ class AttackResult(NamedTuple):
 
 def stack(results: Sequence[PairResult]) -> AttackResult:
     """Results of single pairs as arrays over them."""
-    longest = max(len(r.trace) for r in results) if results[0].trace is not None else 0
+    longest = max((len(r.trace) for r in results if r.trace is not None), default=0)
 
     def column(name: str) -> Any:
         values = [getattr(result, name) for result in results]

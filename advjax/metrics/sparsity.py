@@ -14,7 +14,8 @@ def active_share(activations: Real[ArrayLike, "b *layer"]) -> Float[Array, "b"]:
         >>> active_share(jnp.array([[0.0, 2.0, 0.0, 1.0]]))
         Array([0.5], dtype=float32)
     """
-    return _active(activations).mean(-1, dtype=jnp.float32)
+    active = _active(activations)
+    return active.sum(-1) / active.shape[1]  # whole numbers until here
 
 
 def active_change(

@@ -15,7 +15,9 @@ from advjax.networks.layers import Conv, InnerProduct
 
 def parameters(state: nnx.State) -> dict[str, Any]:
     """The leaves of a zoo module's state by name, such as "conv1.kernel"."""
-    return {".".join(map(str, path[1:])): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+    return {
+        ".".join(map(str, path[1:])): leaf.get_value() for path, leaf in nnx.to_flat_state(state)
+    }
 
 
 def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> nnx.State:

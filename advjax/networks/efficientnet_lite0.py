@@ -57,7 +57,8 @@ def same_padding(size: int, window: int, stride: int) -> Padding:
         (((0, 1), (0, 1)), ((1, 1), (1, 1)))
     """
     total = max((-(-size // stride) - 1) * stride + window - size, 0)
-    return ((total // 2, total - total // 2),) * 2
+    side = (total // 2, total - total // 2)
+    return side, side
 
 
 class Depthwise(nnx.Module):

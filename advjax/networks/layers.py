@@ -249,8 +249,8 @@ def lrn_across_channels(
     with alpha divided by the window, as Caffe does).
 
     Example:
-        >>> lrn_across_channels(jnp.ones((1, 1, 1, 3)), size=3, alpha=3.0)[0, 0, 0]
-        Array([0.43869135, 0.35355338, 0.43869135], dtype=float32)
+        >>> lrn_across_channels(jnp.ones((1, 1, 1, 3)), size=3, alpha=3.0)[0, 0, 0].round(4)
+        Array([0.4387, 0.3536, 0.4387], dtype=float32)
     """
     c = x.shape[-1]
     offset = jnp.arange(c)[:, None] - jnp.arange(c)[None, :]

@@ -230,7 +230,8 @@ def self_check(net: Network) -> str:
     if spec is None or not spec.submodule_search_locations:
         return "self-check: not made (its photograph comes with scikit-image: advjax[demo])"
     image = net.read(Path(spec.submodule_search_locations[0], "data", "coffee.png"))
-    (probabilities,) = map(np.asarray, net(image[None], net.output).values())
+    (found,) = net(image[None], net.output).values()
+    probabilities = np.asarray(found)[0]
     names = net.classes or tuple(map(str, range(len(probabilities))))
     top = [f"{names[i]} {probabilities[i]:.0%}" for i in np.argsort(-probabilities)[:5]]
     return "self-check: a cup of coffee is " + ", ".join(top)

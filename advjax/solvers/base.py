@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 Objective = Callable[[Float[Array, "n"]], tuple[Float[Array, ""], Float[Array, "n"], Any]]
@@ -51,8 +52,8 @@ _TEXTS = {
 class Box(NamedTuple):
     """lower <= x <= upper, elementwise."""
 
-    lower: Float[Array, "n"]
-    upper: Float[Array, "n"]
+    lower: Float[Array, "n"] | Float[np.ndarray, "n"]
+    upper: Float[Array, "n"] | Float[np.ndarray, "n"]
 
 
 class Best(NamedTuple):
@@ -85,7 +86,10 @@ class State(Protocol):
 class Solver(Protocol):
     """A box-constrained minimiser: pure, for one problem, one evaluation a step."""
 
-    max_evaluations: int
+    @property
+    def max_evaluations(self) -> int:
+        """Evaluations of the objective after which a lane ends."""
+        ...
 
     def init(self, x0: Float[Array, "n"], box: Box) -> Any:
         """The state before the first evaluation, which will be at `x0` projected on the box."""
