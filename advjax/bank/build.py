@@ -263,9 +263,13 @@ def _kept_layers(out: Path, key: dict[str, Any]) -> dict[str, list[int]]:
     manifest = read_json(out / MANIFEST)
     if manifest is None:
         noted = read_json(out / PROGRESS)
-        if noted is not None:
+        if noted is not None and noted.get("done"):  # nothing is lost of one without any
             check_same(out, noted, key)
-        elif out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        elif (
+            noted is None
+            and out.is_dir()
+            and any(not path.name.startswith(".") for path in out.iterdir())
+        ):
             raise BankError(f"out {str(out)!r} is not empty and holds no bank; name a new folder")
         return {}
     open_bank(out)  # is it whole?

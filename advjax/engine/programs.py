@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from advjax.attacks.feature import FeatureOpt
 from advjax.networks.network import activations
-from advjax.solvers import Box, ScipyLBFGSB, Solver, Status
+from advjax.solvers import Box, Status
 
 NO_LABEL = -1
 
@@ -41,7 +41,7 @@ class Plan:
     function: Callable[..., Any]
     with_params: bool
     spec: FeatureOpt
-    solver: Solver | ScipyLBFGSB
+    solver: Any  # a Solver; ScipyLBFGSB runs on the host and needs no lanes
     input_shape: tuple[int, int, int]
     output: str | None
     until_label: bool
