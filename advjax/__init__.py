@@ -19,6 +19,7 @@ from advjax.networks.network import Network as Network
 from advjax.networks.zoo import load as load
 from advjax.solvers import ProjectedLBFGS as ProjectedLBFGS
 from advjax.solvers import ScipyLBFGSB as ScipyLBFGSB
+from advjax.solvers import SignMomentum as SignMomentum
 from advjax.solvers import Status as Status
 
 __version__ = "0.1.0"

@@ -1,7 +1,11 @@
 """The command line: `advjax demo`, `advjax attack`, `advjax weights`."""
 
+import contextlib
 import dataclasses
 import importlib.util
+import io
+import itertools
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +83,11 @@ class Attack:
             solver=SOLVERS[self.solver](max_evaluations=self.max_evaluations),
             start=self.start,
             seed=self.seed,
-            settings={"weights": self.weights},
+            settings={
+                "weights": self.weights,
+                "mean": None if self.mean is None else str(self.mean),
+                "resize": self.resize,
+            },
         )
         _tell(record, self.out)
 
@@ -121,10 +129,12 @@ class List:
 
     def run(self) -> None:
         """Does it."""
-        for name, entry in catalogue.load_catalogue().items():
+        entries = catalogue.load_catalogue()
+        width = max(len(entry.licence) for entry in entries.values())
+        for name, entry in entries.items():
             here = "here" if catalogue.cached(name) else "-"
             source = entry.address or (f"pip: {entry.package}" if entry.package else entry.note)
-            print(f"{name:20} {here:5} {entry.licence:20.20}  {source}")
+            print(f"{name:20} {here:5} {entry.licence:{width}}  {source}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +179,7 @@ class Convert:
         for name, array in arrays.items():
             print(f"{name:32} {'x'.join(map(str, array.shape))}")
         net = zoo.load(self.network, self.out)
-        print(f"{sum(a.size for a in arrays.values()):,} parameters in {len(arrays)} tensors")
+        print(f"{sum(a.size for a in arrays.values()):,} numbers in {len(arrays)} tensors")
         print("blobs: " + ", ".join(f"{k} {int(np.prod(s))}" for k, s in net.layers.items()))
         if zoo.architecture(self.network).vocabulary == "imagenet":
             print(zoo.self_check(net))
@@ -215,17 +225,36 @@ def _tell(record: dict[str, Any], out: Path) -> None:
     print(f"written: {out}/sheet.png, adversarial.png, adversarial.safetensors, result.json")
 
 
+def _parse(arguments: Sequence[str] | None) -> Any:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Command,  # pyright: ignore[reportArgumentType]  # a union of annotated types
+                prog="advjax",
+                description=__doc__,
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as error:
+        if error.code in (0, None):  # --help
+            raise
+        raise AdvjaxError(_one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box: a title, and paragraphs between rules, the last on --help."""
+    rows = [row.strip(" │") for row in box.splitlines()]
+    groups = itertools.groupby(filter(None, rows[1:]), lambda row: not row.strip("-─╭╮╰╯"))
+    paragraphs = [" ".join(group) for rule, group in groups if not rule]
+    usage = re.search(r"advjax[a-z ]* --help", box)
+    return "; ".join([*paragraphs[:-1], f"see '{usage[0] if usage else 'advjax --help'}'"])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; a mistake of the user's is one line on standard error and exit status 2."""
-    command: Any = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType]  # a union of annotated types
-        prog="advjax",
-        description=__doc__,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
     try:
-        command.run()
+        _parse(arguments).run()
     except AdvjaxError as error:
         print(f"advjax: {error}", file=sys.stderr)
         return 2

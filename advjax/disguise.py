@@ -1,11 +1,13 @@
 """One pair of files in, a folder with the adversarial, its figures and a picture of it out."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -62,10 +64,11 @@ def disguise(
         AdvjaxError: A file that cannot be read or written, or an argument that cannot be used.
     """
     out = Path(out)
-    _check_writable(out)
     solver = ProjectedLBFGS() if solver is None else solver
     (layer,) = net.check_layers(layer)
     images = np.stack([net.read(source), net.read(guide)])
+    inputs = {"source": _file(source), "guide": _file(guide)}
+    _check_writable(out)
     begin = time.perf_counter()
     result = attack(
         net,
@@ -80,13 +83,18 @@ def disguise(
         progress=progress,
     )
     seconds = time.perf_counter() - begin
+    distances = result.initial_distance[0], result.distance[0]
+    if not np.isfinite(distances).all():
+        raise AdvjaxError(
+            f"layer {layer!r} of {net.name} overflows on these images (distance "
+            f"{distances[0]:g}); give other weights or another layer"
+        )
     labels = _labels(net, np.stack([images[0], images[1], result.adversarial_uint8[0]]))
     record = {
         "figures": figures(result, seconds),
         "labels": labels and dict(zip(("source", "guide", "adversarial"), labels, strict=True)),
-        "settings": {
-            "source": _file(source),
-            "guide": _file(guide),
+        "settings": inputs
+        | {
             "network": net.name,
             "layer": layer,
             "delta": float(delta),
@@ -113,11 +121,12 @@ def disguise(
         trace=None if result.trace is None else result.trace[0],
         names=(Path(source).stem, Path(guide).stem),
     )
+    # Last: a folder with a result.json is whole. One of an earlier run must not speak for this one.
+    _remove(out / "result.json")
     write_png(out / "adversarial.png", result.adversarial_uint8[0])
     pixels = {"adversarial": np.ascontiguousarray(result.adversarial[0])}
     files.write_bytes(out / "adversarial.safetensors", save(pixels))
     draw_sheet(out / "sheet.png", sheet)
-    # Last: a folder with a result.json is whole.
     files.write_text(out / "result.json", json.dumps(record, indent=2) + "\n")
     return record
 
@@ -167,13 +176,28 @@ def _file(path: str | os.PathLike[str]) -> dict[str, str]:
     return {"name": Path(path).name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _check_writable(out: Path) -> None:
-    """Fails before the work, not after it."""
+def _remove(path: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(out / ".advjax-can-write", b"")
-        (out / ".advjax-can-write").unlink()
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise AdvjaxError(
-            f"out {str(out)!r} cannot be written ({error.strerror}); choose another folder"
+            f"out {str(path.parent)!r}: {path.name} of an earlier run cannot be removed "
+            f"({error.strerror}); choose another folder"
+        ) from error
+
+
+def _check_writable(out: Path) -> None:
+    """Fails before the work, not after it; makes nothing."""
+    try:
+        folder = out
+        for folder in (out, *out.parents):
+            with contextlib.suppress(FileNotFoundError):
+                folder.lstat()
+                break
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AdvjaxError(
+            f"out {str(out)!r} cannot be written ({reason}); choose another folder"
         ) from error

@@ -21,6 +21,7 @@ class UnknownName(AdvjaxError):
 
     def __init__(self, what: str, name: str, known: Iterable[str]):
         known = list(known)
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        spelled = {str(each).lower(): each for each in known}
+        near = difflib.get_close_matches(str(name).lower(), spelled, n=1, cutoff=0.5)
+        hint = f"; did you mean {spelled[near[0]]!r}?" if near else ""
         super().__init__(f"{what} {name!r} is not known{hint} (known: {', '.join(known)})")

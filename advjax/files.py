@@ -34,7 +34,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     # The suffix is kept: writers such as Pillow choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    # The stem is not: with it, names near the system's limit could not be written.
+    temporary = path.parent / f".{secrets.token_hex(8)}.part{path.suffix[:16]}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

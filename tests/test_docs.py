@@ -11,7 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)``` *$",
     re.DOTALL | re.MULTILINE,
@@ -27,12 +28,12 @@ def blocks(page: Path):
 
 
 def test_blocks_are_found():
-    infos = [info for info, _ in blocks(DOCS / "own-network.md")]
+    infos = [info for info, _ in blocks(ROOT / "docs" / "own-network.md")]
     assert infos.count("python") >= 5
     assert "python no-run" in infos
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what a page writes
     namespace: dict = {"__name__": "__main__"}

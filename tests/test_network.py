@@ -99,6 +99,18 @@ def test_activations_are_differentiable_in_the_pixels(net):
     np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-2)
 
 
+def test_products_are_in_full_precision():
+    """What is measured is not rounded as a GPU does by default, to TensorFloat-32's 10 bits."""
+    seen = []
+
+    def function(images):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return {"mean": images.mean((1, 2))}
+
+    Network(function, SHAPE)(IMAGES)
+    assert seen[-1] == "highest"
+
+
 def test_a_network_that_is_called_can_be_forgotten():
     """Compiled programs hold no weights: a sweep over networks would fill the memory."""
     net = advjax.load("lenet", "random")

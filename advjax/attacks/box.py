@@ -23,7 +23,7 @@ def check_delta(delta: float) -> float:
     """
     try:
         value = float(delta)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = float("nan")
     if not 0 < value < float("inf"):
         raise AdvjaxError(f"delta is {delta!r}; give a number of pixel levels above 0, such as 10")
@@ -33,8 +33,8 @@ def check_delta(delta: float) -> float:
 def pixel_box(source: np.ndarray, delta: float) -> PixelBox:
     """|I - source| <= delta and 0 <= I <= 255 (Sabour et al., eq. 2), in float32.
 
-    The bounds are computed in float64 and rounded inward, so that a float32 inside them satisfies
-    the inequalities as real numbers.
+    The bounds are rounded inward, so that a float32 inside them satisfies the inequalities as real
+    numbers, and no tighter than that.
 
     Args:
         source: The source image, uint8 or float32, 0..255.
@@ -52,14 +52,16 @@ def pixel_box(source: np.ndarray, delta: float) -> PixelBox:
     exact = np.asarray(source, np.float64)
     if delta < 0.5 and np.any(exact != np.rint(exact)):
         raise AdvjaxError(
-            f"delta is {delta:g} and the source has fractions of levels, so that no 8-bit image "
+            f"delta is {delta} and the source has fractions of levels, so that no 8-bit image "
             "may be inside the box; give a uint8 source or a delta of at least 0.5"
         )
-    lower, upper = np.maximum(exact - delta, 0), np.minimum(exact + delta, 255)
-    low, high = lower.astype(np.float32), upper.astype(np.float32)
+    low = np.maximum(exact - delta, 0).astype(np.float32)
+    high = np.minimum(exact + delta, 255).astype(np.float32)
+    # Not compared with source -+ delta, which float64 rounds: the difference of two float32 is
+    # exact in it, or, where one of them is tiny, rounded without crossing delta.
     return PixelBox(
-        np.where(low < lower, np.nextafter(low, np.float32(np.inf)), low),
-        np.where(high > upper, np.nextafter(high, np.float32(-np.inf)), high),
+        np.where(exact - low > delta, np.nextafter(low, np.float32(np.inf)), low),
+        np.where(high - exact > delta, np.nextafter(high, np.float32(-np.inf)), high),
     )
 
 

@@ -30,8 +30,11 @@ class FeatureOpt:
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self):
+        if not self.layers:
+            raise AdvjaxError("layers is (); name at least one layer to match")
         if self.weights is not None and (
-            len(self.weights) != len(self.layers) or not all(w > 0 for w in self.weights)
+            len(self.weights) != len(self.layers)
+            or not all(0 < w < float("inf") for w in self.weights)
         ):
             raise AdvjaxError(
                 f"weights is {self.weights} for the layers {self.layers}; give one number above 0 "
@@ -58,5 +61,5 @@ class FeatureOpt:
     def _squared(self, found, target) -> Any:
         terms = zip(self.layers, self.weights or (1.0,) * len(self.layers), strict=True)
         return sum(
-            w * ((found[k] - target[k]) ** 2).reshape(len(target[k]), -1).sum(1) for k, w in terms
+            w * ((found[k] - target[k]) ** 2).reshape(len(found[k]), -1).sum(1) for k, w in terms
         )

@@ -53,9 +53,9 @@ def attack_stream(
 
     Args:
         net: The network.
-        pairs: `(source, guide)` or `(source, guide, delta)`: images [h, w, c], 0..255, or paths of
-            image files, which `net.preprocessing` brings to the network's size. Read in a thread of
-            its own, a little ahead.
+        pairs: `(source, guide)`, or a `Pair` with a `delta` or `target_ratio` of its own. Images
+            are [h, w, c], 0..255, or paths of image files, which `net.preprocessing` brings to the
+            network's size. They are read in a thread of their own, a little ahead.
         layer: The layer to match, or several; the network's customary one when None.
         layer_weights: One number for each layer; 1 when None.
         delta: Half-width of the box in levels of 255.
@@ -93,12 +93,16 @@ def attack_stream(
     layers = net.check_layers(layer)
     spec = FeatureOpt(layers, None if layer_weights is None else tuple(layer_weights))
     solver = ProjectedLBFGS() if solver is None else solver
+    if solver.max_evaluations < 1:
+        raise AdvjaxError(f"max_evaluations is {solver.max_evaluations}; give 1 or more")
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
         raise AdvjaxError(f"batch_size is {batch_size!r}; give 1 or more, or 'auto'")
     if target_ratio is not None and not 0 < target_ratio < 1:
         raise AdvjaxError(f"target_ratio is {target_ratio}; give a share between 0 and 1")
     if start not in ("source", "random"):
         raise UnknownName("start", start, ("source", "random"))
+    if seed < 0:
+        raise AdvjaxError(f"seed is {seed}; give a whole number, 0 or more")
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
     if until_label and net.output is None:

@@ -35,6 +35,7 @@ class Problem(NamedTuple):
     start: np.ndarray
     target: dict[str, np.ndarray]  # [1, ...] each
     initial_distance: float
+    target_ratio: float | None
     source_label: int | None
     guide_label: int | None
 
@@ -100,7 +101,9 @@ class Run:
         for (index, pair), (found, source_label), (target, guide_label) in zip(
             pairs, sources, guides, strict=True
         ):
-            box = pixel_box(pair.source, self.delta if pair.delta is None else pair.delta)
+            delta = self.delta if pair.delta is None else pair.delta
+            box = pixel_box(pair.source, delta)
+            ratio = self.target_ratio if pair.target_ratio is None else pair.target_ratio
             problems.append(
                 Problem(
                     index=index,
@@ -108,6 +111,9 @@ class Run:
                     start=self.starting_point(index, pair.source, box),
                     target=target,
                     initial_distance=float(self.spec.distance(found, target)[0]),
+                    target_ratio=self.target_ratio
+                    if pair.target_ratio is None
+                    else pair.target_ratio,
                     source_label=source_label,
                     guide_label=guide_label,
                 )
@@ -155,8 +161,8 @@ class Run:
     def goals(self, problem: Problem) -> tuple[np.float32, np.int32]:
         """The value of the objective, and the label, at which the pair is done."""
         threshold = -np.inf
-        if self.target_ratio is not None:
-            threshold = (self.target_ratio * problem.initial_distance) ** 2
+        if problem.target_ratio is not None:
+            threshold = (problem.target_ratio * problem.initial_distance) ** 2
         goal = NO_LABEL if problem.guide_label is None else problem.guide_label
         return np.float32(threshold), np.int32(goal)
 
@@ -251,11 +257,13 @@ def _checked(net: Network, index: int, pair: Any) -> Pair:
         raise AdvjaxError(
             f"pair {index} is not (source, guide) or (source, guide, delta); give tuples"
         ) from None
-    images = {}
+    changed: dict[str, Any] = {}
     for name in ("source", "guide"):
         image = getattr(pair, name)
         if isinstance(image, (str, os.PathLike)):
             image = net.read(image)
         argument = f"{name} of pair {index}"
-        images[name] = np.asarray(net.check_images(np.asarray(image)[None], argument))[0]
-    return Pair(**images, delta=None if pair.delta is None else check_delta(pair.delta))
+        changed[name] = np.asarray(net.check_images(np.asarray(image)[None], argument))[0]
+    if pair.delta is not None:
+        changed["delta"] = check_delta(pair.delta)
+    return pair._replace(**changed)

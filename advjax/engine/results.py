@@ -15,6 +15,7 @@ class Pair(NamedTuple):
     source: np.ndarray
     guide: np.ndarray
     delta: float | None = None  # the stream's own when None
+    target_ratio: float | None = None  # likewise
 
 
 class PairResult(NamedTuple):

@@ -137,7 +137,7 @@ class Network:
         return images
 
     def __call__(self, images: Any, layers: str | Sequence[str] | None = None) -> Activations:
-        """The named activations of a batch; work above the deepest one is not done.
+        """The named activations of a batch, in full float32; work above the deepest is not done.
 
         Args:
             images: [b, h, w, c], uint8 or float, 0..255.
@@ -150,7 +150,8 @@ class Network:
         layers = self.check_layers(layers)
         images = self.check_images(images)
         images = jnp.asarray(images, jnp.float32)
-        found = _jitted(self.function, self.params is not None, self.params, images, layers)
+        with jax.default_matmul_precision("highest"):  # not a GPU's TensorFloat-32
+            found = _jitted(self.function, self.params is not None, self.params, images, layers)
         return {name: found[name] for name in layers}  # in the order asked for; jit sorts
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:

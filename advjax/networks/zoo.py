@@ -239,7 +239,10 @@ def self_check(net: Network) -> str:
 
 def mean_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Caffe's mean image [h, w, c], in the file's channel order, from a `.binaryproto` file."""
-    return read_binaryproto(path).transpose(1, 2, 0)
+    try:
+        return read_binaryproto(path).transpose(1, 2, 0)
+    except WeightsError as error:
+        raise WeightsError(f"mean: {error}") from error
 
 
 def _fit_mean(mean: Any, input_shape: tuple[int, int, int]) -> np.ndarray:

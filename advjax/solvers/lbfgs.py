@@ -22,8 +22,18 @@ from advjax.solvers.base import (
 )
 
 
+class History(NamedTuple):
+    """The last m curvature pairs and their inner products, everything in slot order."""
+
+    pairs: Float[Array, "m 2 n"]  # (s, y), the move and the change of the gradient
+    ss: Float[Array, "m"]  # s_i's_i
+    sy: Float[Array, "m m"]  # s_i'y_j; of use where pair j is not older than pair i
+    yy: Float[Array, "m m"]  # y_i'y_j
+    pushed: Int[Array, ""]  # pairs taken since the last reset; the next goes to slot pushed % m
+
+
 class LBFGSState(NamedTuple):
-    """What the next step needs: iterate, point to evaluate next, curvature pairs."""
+    """What the next step needs."""
 
     trial: Float[Array, "n"]
     best: Best
@@ -32,9 +42,7 @@ class LBFGSState(NamedTuple):
     x: Float[Array, "n"]
     value: Float[Array, ""]
     gradient: Float[Array, "n"]
-    s: Float[Array, "m n"]  # ring of moves, in slot order
-    y: Float[Array, "m n"]  # ring of gradient changes, in slot order
-    pushed: Int[Array, ""]  # pairs ever pushed since the last reset; the next slot is pushed % m
+    history: History
     step_size: Float[Array, ""]  # alpha of the trial
     backtracks: Int[Array, ""]  # rejected trials along the present direction
 
@@ -43,20 +51,21 @@ class LBFGSState(NamedTuple):
 class ProjectedLBFGS:
     """Box-constrained limited-memory BFGS (two-metric projection, projected Armijo search).
 
-    The variables that sit at a bound with the gradient pushing outward are fixed; on the others the
-    direction is `-H g`, H being the L-BFGS matrix of the last `history` pairs restricted to them
-    (Nocedal and Wright, 2006, Algorithm 7.4, in the compact form of Byrd, Nocedal and Schnabel,
-    1994, equation 3.1); the trial point is the projection of `x + alpha d` (Bertsekas, 1982), taken
-    under Armijo's condition `f(trial) <= f(x) + c1 g.(trial - x)`, else `alpha` shrinks by
-    safeguarded quadratic interpolation. The stopping rules and their defaults are those of
-    SciPy's L-BFGS-B.
+    The variables that sit at a bound with the gradient pushing outward are fixed. On the others the
+    direction is `-H g`, H being the L-BFGS matrix of the last `history` pairs, each restricted to
+    the variables that were free when it was made (Nocedal and Wright, 2006, Algorithm 7.4, in the
+    compact form of Byrd, Nocedal and Schnabel, 1994, equation 3.1). The trial point is the
+    projection of `x + alpha d` (Bertsekas, 1982), taken if it satisfies Armijo's condition
+    `f(trial) <= f(x) + c1 g.(trial - x)`; else `alpha` shrinks by safeguarded quadratic
+    interpolation. The stopping rules and their defaults are those of SciPy's L-BFGS-B.
 
     Attributes:
         max_evaluations: Evaluations of the objective after which a lane ends.
         history: Number m of curvature pairs kept.
         ftol: Stop when `(f_k - f_{k+1}) / max(|f_k|, |f_{k+1}|, 1)` is at or under this.
         gtol: Stop when the max-norm of `P(x - g) - x` is at or under this.
-        history_dtype: "float32" (the dtype of `x0`, so float64 stays float64) or "bfloat16".
+        history_dtype: "float32" (the dtype of `x0`, so float64 stays float64) or "bfloat16", which
+            halves the memory of the history, by far the largest part of the state.
         c1: Armijo's constant.
         shrink: Least and greatest factor by which a rejected step is shortened.
         max_backtracks: Rejected trials after which the search along a direction has failed: the
@@ -94,22 +103,18 @@ class ProjectedLBFGS:
         """The state before the first evaluation, which will be at `x0` projected on the box."""
         x = project(x0, box)
         dtype = jnp.bfloat16 if self.history_dtype == "bfloat16" else x.dtype
-        ring = jnp.zeros((self.history, x.size), dtype)
-        count = jnp.zeros((), jnp.int32)
         infinity = jnp.full((), jnp.inf, x.dtype)
         return LBFGSState(
             trial=x,
             best=Best(x, infinity),
-            status=count + Status.RUNNING,
-            evaluations=count,
+            status=jnp.int32(Status.RUNNING),
+            evaluations=jnp.int32(0),
             x=x,
             value=infinity,
             gradient=jnp.zeros_like(x),
-            s=ring,
-            y=ring,
-            pushed=count,
+            history=empty_history(self.history, x, dtype),
             step_size=jnp.ones((), x.dtype),
-            backtracks=count,
+            backtracks=jnp.int32(0),
         )
 
     def step(self, objective: Objective, state: LBFGSState, box: Box) -> tuple[LBFGSState, Info]:
@@ -127,32 +132,36 @@ class ProjectedLBFGS:
         x = jnp.where(accept, state.trial, state.x)
         new_value = jnp.where(accept, value, state.value)
         new_gradient = jnp.where(accept, gradient, state.gradient)
-        s, y, pushed = _push(state, move, gradient - state.gradient, accept & ~first)
 
         # A rejected trial: shorter, or, the search having failed, afresh without the history.
         t = -slope / (2 * (value - state.value - slope))
         t = jnp.where((slope < 0) & (t > 0), jnp.clip(t, *self.shrink), self.shrink[1])
         backtracks = jnp.where(accept, 0, state.backtracks + 1)
         failed = ~accept & ((backtracks > self.max_backtracks) | (slope == 0))
-        stuck = failed & (state.pushed == 0)
-        pushed = jnp.where(failed, 0, pushed)
+        stuck = failed & (state.history.pushed == 0)
         backtracks = jnp.where(failed, 0, backtracks)
         step_size = jnp.where(accept | failed, 1.0, state.step_size * t)
 
-        # The direction is a function of (x, gradient, history), so a rejected one is not stored.
+        # The direction is a function of x and the history: a rejected one need not be stored.
         free = ~((x <= box.lower) & (new_gradient > 0) | (x >= box.upper) & (new_gradient < 0))
-        d, pushed = _direction(new_value, jnp.where(free, new_gradient, 0), free, s, y, pushed)
-        trial = project(x + step_size * d, box)
+        reduced = jnp.where(free, new_gradient, 0)
+        pair = jnp.where(free, jnp.stack([move, gradient - state.gradient]), 0)
+        pushed = jnp.where(failed, 0, state.history.pushed)
+        history, along = push(state.history._replace(pushed=pushed), pair, reduced, accept & ~first)
+        squared = jnp.vdot(reduced, reduced)
+        initial = first_step(new_value, squared)
+        hg, pushed = times_gradient(history, reduced, along, squared, initial)
+        trial = project(x - jnp.where(free, step_size * hg, 0), box)
 
         pg_norm = projected_gradient_norm(x, new_gradient, box)
-        scale = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
         evaluations = state.evaluations + 1
+        scale = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
+        small = accept & ~first & ((state.value - value) / scale <= self.ftol)
         status = jnp.where(
             evaluations >= self.max_evaluations, Status.MAX_EVALUATIONS, state.status
         )
         status = jnp.where(stuck, Status.LINE_SEARCH, status)
-        relative = (state.value - value) / scale
-        status = jnp.where(accept & ~first & (relative <= self.ftol), Status.FTOL, status)
+        status = jnp.where(small, Status.FTOL, status)
         status = jnp.where(accept & (pg_norm <= self.gtol), Status.GTOL, status)
         status = jnp.where(finite, status, Status.NON_FINITE)
 
@@ -165,104 +174,140 @@ class ProjectedLBFGS:
             x=x,
             value=new_value,
             gradient=new_gradient,
-            s=s,
-            y=y,
-            pushed=pushed,
+            history=history._replace(pushed=pushed),
             step_size=step_size,
             backtracks=backtracks,
         )
-        # The rings are left out: `_push` writes nothing for a frozen lane.
-        rings = {"s": None, "y": None}
-        kept = freeze(running, moved._replace(**rings), state._replace(**rings))
-        info = Info(value, improved, pg_norm, state.step_size, aux)
-        return kept._replace(s=s, y=y), info
+        # A `where` over the pairs would cost as much as the step; `push` leaves frozen ones alone.
+        kept = freeze(running, _without_pairs(moved), _without_pairs(state))
+        kept = kept._replace(history=kept.history._replace(pairs=history.pairs))
+        return kept, Info(value, improved, pg_norm, state.step_size, aux)
 
 
-def _push(
-    state: LBFGSState, s: Float[Array, "n"], y: Float[Array, "n"], accept: Bool[Array, ""]
-) -> tuple[Float[Array, "m n"], Float[Array, "m n"], Int[Array, ""]]:
-    """The rings with (s, y) in the next slot, or as they were if there is no curvature to keep."""
-    s, y = s.astype(state.s.dtype), y.astype(state.y.dtype)
-    wide = (s.astype(state.x.dtype), y.astype(state.x.dtype))
-    eps = jnp.finfo(state.x.dtype).eps
-    curvature = jnp.vdot(*wide)
-    keep = accept & (curvature > eps * jnp.linalg.norm(wide[0]) * jnp.linalg.norm(wide[1]))
-    m = state.s.shape[0]
-    # Out of range is not written: no `where` over the whole ring, and no copy of it.
-    slot = jnp.where(keep, state.pushed % m, m)
-    return (
-        state.s.at[slot].set(s, mode="drop"),
-        state.y.at[slot].set(y, mode="drop"),
-        state.pushed + keep,
+def _without_pairs(state: LBFGSState) -> LBFGSState:
+    return state._replace(history=state.history._replace(pairs=None))  # pyright: ignore
+
+
+def first_step(value: Float[Array, ""], squared: Float[Array, ""]) -> Float[Array, ""]:
+    """|f| / |g|^2, Polyak's step for a minimum of zero: free of the scales of f and of x."""
+    return jnp.maximum(jnp.abs(value), jnp.finfo(value.dtype).tiny) / jnp.where(
+        squared > 0, squared, 1
     )
 
 
-def _direction(
-    value: Float[Array, ""],
-    gradient: Float[Array, "n"],
-    free: Bool[Array, "n"],
-    s: Float[Array, "m n"],
-    y: Float[Array, "m n"],
-    pushed: Int[Array, ""],
-) -> tuple[Float[Array, "n"], Int[Array, ""]]:
-    """-H g on the free variables, and `pushed`, which falls to 0 if H is not positive along g.
+def empty_history(m: int, x: Float[Array, "n"], dtype: jnp.dtype) -> History:
+    """No pairs yet; `dtype` is that of the pairs, the inner products have the dtype of x."""
+    square = jnp.zeros((m, m), x.dtype)
+    return History(jnp.zeros((m, 2, x.size), dtype), square[0], square, square, jnp.int32(0))
 
-    One pass over the rings for the inner products, m-dimensional algebra, one pass for the sum.
+
+def push(
+    history: History, pair: Float[Array, "2 n"], g: Float[Array, "n"], take: Bool[Array, ""]
+) -> tuple[History, Float[Array, "m 2"]]:
+    """The history with `pair` in the next slot if `take`, and every (s_i'g, y_i'g).
+
+    The inner products among the older pairs are known: one pass over the pairs gives what is new.
     """
-    m, dtype = s.shape[0], gradient.dtype
-    s, y = s.astype(dtype), y.astype(dtype)
-    yf = jnp.where(free, y, 0)  # masking one side of every product is enough
-    rows = jnp.concatenate([yf, gradient[None]])  # (m + 1, n)
-    highest = jax.lax.Precision.HIGHEST
-    sr = jnp.matmul(s, rows.T, precision=highest)  # (m, m + 1)
-    yr = jnp.matmul(y, rows.T, precision=highest)  # (m, m + 1)
-    newest = pushed - 1
-    order = (newest - jnp.arange(m)[::-1]) % m  # slots from the oldest pair to the newest
-    valid = jnp.arange(m) >= m - jnp.minimum(pushed, m)
-    sy, sg = sr[:, :m][order][:, order], sr[order, m]
-    yy, yg = yr[:, :m][order][:, order], yr[order, m]
-    gg = jnp.vdot(gradient, gradient)
-    a, c, gamma, descent = compact(sy, yy, sg, yg, gg, valid, first_step(value, gg))
-    inverse = jnp.argsort(order)
-    a, c = a[inverse], c[inverse]
-    hg = gamma * (gradient - jnp.matmul(a, y, precision=highest))
-    hg = hg + jnp.matmul(c, s, precision=highest)
-    initial = first_step(value, gg) * gradient
-    return -jnp.where(free, jnp.where(descent, hg, initial), 0), jnp.where(descent, pushed, 0)
+    m, _, n = history.pairs.shape
+    # Out of range is not written. XLA does this in place; a `where` would rewrite everything.
+    slot = jnp.where(take, history.pushed % m, m)
+    pair = pair.astype(history.pairs.dtype)
+    pairs = history.pairs.at[slot].set(pair, mode="drop")
+    s, y = pair.astype(g.dtype)
+    with_y, with_g = _products(pairs.reshape(2 * m, n).astype(g.dtype), y, g)
+    s_y, y_y = with_y.reshape(m, 2).T
+    return (
+        History(
+            pairs,
+            history.ss.at[slot].set(jnp.vdot(s, s), mode="drop"),
+            history.sy.at[:, slot].set(s_y, mode="drop"),
+            history.yy.at[:, slot].set(y_y, mode="drop").at[slot].set(y_y, mode="drop"),
+            history.pushed + take,
+        ),
+        with_g.reshape(m, 2),
+    )
 
 
-def first_step(value: Float[Array, ""], gg: Float[Array, ""]) -> Float[Array, ""]:
-    """|f| / |g|^2, Polyak's step for a minimum of zero: free of the scales of f and of x."""
-    return jnp.where(gg > 0, jnp.maximum(jnp.abs(value), jnp.finfo(gg.dtype).tiny) / gg, 0)
+def _products(
+    rows: Float[Array, "k n"], y: Float[Array, "n"], g: Float[Array, "n"]
+) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
+    """The two products rows @ y and rows @ g."""
+
+    def twice(rows, y, g):
+        # XLA's CPU has a fast matrix-vector product, and none for a few columns.
+        return tuple(jnp.matmul(rows, v, precision=jax.lax.Precision.HIGHEST) for v in (y, g))
+
+    def at_once(rows, y, g):
+        columns = jnp.stack([y, g], axis=1)
+        return tuple(jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST).T)
+
+    return jax.lax.platform_dependent(rows, y, g, cpu=twice, default=at_once)
+
+
+def times_gradient(
+    history: History,
+    g: Float[Array, "n"],
+    along: Float[Array, "m 2"],
+    squared: Float[Array, ""],
+    initial: Float[Array, ""],
+) -> tuple[Float[Array, "n"], Int[Array, ""]]:
+    """H g; if H is not positive along g, `initial` g, and 0 pairs in place of `history.pushed`.
+
+    Args:
+        history: The pairs.
+        g: The gradient.
+        along: (s_i'g, y_i'g) of every slot.
+        squared: g'g.
+        initial: H is `initial` times the identity while there is no pair.
+    """
+    m, _, n = history.pairs.shape
+    order = (history.pushed + jnp.arange(m)) % m  # slots, from the oldest pair to the newest
+    recent = jnp.arange(m) >= m - history.pushed
+    a, c, gamma = compact(
+        history.ss[order],
+        history.sy[order][:, order],
+        history.yy[order][:, order],
+        along[order, 0],
+        along[order, 1],
+        recent,
+        initial,
+    )
+    # g'H g without another pass: y and s enter by their products with g.
+    decrease = gamma * (squared - jnp.dot(along[order, 1], a)) + jnp.dot(along[order, 0], c)
+    positive = decrease > 0
+    weights = jnp.stack([c, -gamma * a], axis=1)  # (m, 2)
+    weights = jnp.zeros_like(weights).at[order].set(weights).reshape(2 * m)
+    rows = history.pairs.reshape(2 * m, n).astype(g.dtype)
+    hg = gamma * g + jnp.matmul(weights, rows, precision=jax.lax.Precision.HIGHEST)
+    return jnp.where(positive, hg, initial * g), jnp.where(positive, history.pushed, 0)
 
 
 def compact(
+    ss: Float[Array, "m"],
     sy: Float[Array, "m m"],
     yy: Float[Array, "m m"],
     sg: Float[Array, "m"],
     yg: Float[Array, "m"],
-    gg: Float[Array, ""],
-    valid: Bool[Array, "m"],
+    recent: Bool[Array, "m"],
     initial: Float[Array, ""],
-) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, ""], Bool[Array, ""]]:
-    """The two-loop recursion in coordinates: H g = gamma (g - Y a) + S c.
+) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, ""]]:
+    """a, c and gamma of H g = gamma (g - Y a) + S c: the two-loop recursion in coordinates.
 
     With R the upper triangle of S'Y in the order of time and D its diagonal,
     `R a = S'g` and `R' c = D a - gamma (Y'g - Y'Y a)` (Byrd, Nocedal and Schnabel, 1994, eq. 3.1).
-    Pairs that are not `valid`, or whose curvature is not positive, take no part.
+    Pairs that are not `recent`, or have no positive curvature, take no part.
     """
-    m = sy.shape[0]
-    diagonal = jnp.diagonal(sy)
-    valid = valid & (diagonal > 0)
-    both = valid[:, None] & valid[None, :]
+    m = len(ss)
+    curvature, size = jnp.diagonal(sy), jnp.diagonal(yy)
+    eps = jnp.finfo(sy.dtype).eps
+    used = recent & (curvature > eps * jnp.sqrt(ss) * jnp.sqrt(size))
+    both = used[:, None] & used[None, :]
     r = jnp.where(both & jnp.triu(jnp.ones((m, m), bool)), sy, 0)
-    d = jnp.where(valid, diagonal, 1)
-    r = r + jnp.diag(jnp.where(valid, 0, 1).astype(sy.dtype))
-    yy = jnp.where(both, yy, 0)
-    sg, yg = jnp.where(valid, sg, 0), jnp.where(valid, yg, 0)
-    newest = m - 1 - jnp.argmax(valid[::-1])
-    gamma = jnp.where(jnp.any(valid), diagonal[newest] / jnp.diagonal(yy)[newest], initial)
+    r = r + jnp.diag(jnp.where(used, 0, 1).astype(sy.dtype))
+    sg, yg = jnp.where(used, sg, 0), jnp.where(used, yg, 0)
+    newest = m - 1 - jnp.argmax(used[::-1])
+    gamma = jnp.where(jnp.any(used), curvature[newest] / size[newest], initial)
     a = solve_triangular(r, sg)
-    c = solve_triangular(r, d * a - gamma * (yg - yy @ a), trans="T")
-    decrease = gamma * (gg - jnp.dot(yg, a)) + jnp.dot(sg, c)  # g'H g
-    return a, c, gamma, decrease > 0
+    b = jnp.where(used, curvature, 0) * a - gamma * (yg - jnp.where(both, yy, 0) @ a)
+    c = solve_triangular(r, b, trans="T")
+    return a, c, gamma

@@ -1,0 +1,146 @@
+"""Seconds per pair to the ratio that a peer reaches, against that peer.
+
+The peer attacks first; advjax then attacks the same pairs, each until it has the peer's own ratio
+(or 500 evaluations). Compile time is not counted; `compile s` tells it.
+
+    python benchmarks/throughput.py [--pairs 8] [--network caffenet] [--weights random]
+"""
+
+import argparse
+import time
+
+import common
+import numpy as np
+import torch
+import torch_networks
+
+import advjax
+from advjax.attacks.box import pixel_box
+from advjax.solvers import Box
+
+DELTA = 10.0
+
+
+def distances(net, images, guides):
+    a, g = (np.asarray(net(x)[net.layer], np.float64).reshape(len(x), -1) for x in (images, guides))
+    return np.linalg.norm(a - g, axis=1)
+
+
+def art(net, forward, sources, guides, iterations):
+    """ART's FeatureAdversariesPyTorch: PGD by signs; the step has no default, 1 level is usual."""
+    from art.attacks.evasion import FeatureAdversariesPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.anchor = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return forward(x.permute(0, 2, 3, 1))
+
+    nchw = [
+        np.ascontiguousarray(x.astype(np.float32).transpose(0, 3, 1, 2)) for x in (sources, guides)
+    ]
+    estimator = PyTorchClassifier(
+        Model(), torch.nn.CrossEntropyLoss(), nchw[0].shape[1:], 1000, clip_values=(0.0, 255.0)
+    )
+    # Its activations are those of a named layer; here the model's output is the layer itself.
+    estimator.get_activations = lambda x, *_: estimator.model(x)
+    attack = FeatureAdversariesPyTorch(
+        estimator, DELTA, max_iter=iterations, step_size=1.0, batch_size=8, verbose=False
+    )
+    begin = time.perf_counter()
+    found = attack.generate(*nchw)
+    return found.transpose(0, 2, 3, 1), time.perf_counter() - begin
+
+
+def scipy_with_torch(net, forward, sources, guides, evaluations):
+    """SciPy's L-BFGS-B, one pair after the other, with PyTorch's gradient."""
+    images, begin = [], time.perf_counter()
+    for source, guide in zip(sources, guides, strict=True):
+        target = forward(torch.tensor(guide[None].astype(np.float32)))
+
+        def value_and_gradient(x, target=target, shape=source.shape):
+            point = torch.tensor(x.reshape(1, *shape)).requires_grad_()
+            value = ((forward(point) - target) ** 2).sum()
+            return value.item(), torch.autograd.grad(value, point)[0].numpy().ravel()
+
+        bounds = Box(*(b.ravel() for b in pixel_box(source, DELTA)))
+        solver = advjax.ScipyLBFGSB(max_evaluations=evaluations)
+        found = solver.minimize(value_and_gradient, source.astype(np.float32).ravel(), bounds)
+        images.append(found.x.reshape(source.shape))
+    return np.stack(images), time.perf_counter() - begin
+
+
+def ours(net, sources, guides, ratios, solver, batch):
+    def run(limit):
+        pairs = [
+            advjax.Pair(s, g, target_ratio=min(r, 0.999))
+            for s, g, r in zip(sources, guides, ratios, strict=True)
+        ]
+        begin = time.perf_counter()
+        stream = advjax.attack_stream(net, pairs, solver=limit, delta=DELTA, batch_size=batch)
+        return list(stream), time.perf_counter() - begin
+
+    _, cold = run(solver)
+    results, warm = run(solver)
+    return results, warm, cold - warm
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--scipy-pairs", type=int, default=3)
+    parser.add_argument("--network", default="caffenet")
+    parser.add_argument("--weights", default="random")
+    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--evaluations", type=int, default=500)
+    options = parser.parse_args()
+    net = advjax.load(options.network, options.weights)
+    forward = getattr(torch_networks, options.network)(net)
+    sources, guides = common.pairs(net, options.pairs)
+    few, budget = options.scipy_pairs, options.evaluations
+    peers = {
+        f"ART sign PGD, {options.iterations} iterations": (
+            lambda: art(net, forward, sources, guides, options.iterations),
+            options.pairs,
+        ),
+        f"SciPy L-BFGS-B, {options.evaluations} evaluations, PyTorch's gradient": (
+            lambda: scipy_with_torch(
+                net, forward, sources[:few], guides[:few], options.evaluations
+            ),
+            few,
+        ),
+    }
+    solvers = {
+        "ProjectedLBFGS": advjax.ProjectedLBFGS(),
+        "SignMomentum": advjax.SignMomentum(max_evaluations=100),
+    }
+    rows = []
+    for peer, (run, count) in peers.items():
+        found, seconds = run()
+        s, g = sources[:count], guides[:count]
+        ratios = distances(net, found.astype(np.float32).clip(0, 255), g) / distances(net, s, g)
+        for name, solver in solvers.items():
+            results, mine, compiling = ours(net, s, g, ratios, solver, min(8, count))
+            rows.append(
+                {
+                    "peer": peer,
+                    "its ratio": float(ratios.mean()),
+                    "its s/pair": seconds / count,
+                    "solver": name,
+                    "our ratio": float(np.mean([r.ratio for r in results])),
+                    "evaluations": float(np.mean([r.evaluations for r in results])),
+                    "reached": sum(r.status == advjax.Status.TARGET for r in results) / count,
+                    "our s/pair": mine / count,
+                    "times faster": seconds / mine,
+                    "compile s": compiling,
+                }
+            )
+            common.table(rows[-1:])
+    common.save(f"throughput-{options.network}-{options.weights}", rows, pairs=options.pairs)
+
+
+if __name__ == "__main__":
+    main()
