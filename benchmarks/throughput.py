@@ -100,7 +100,7 @@ def main() -> None:
     net = advjax.load(options.network, options.weights)
     forward = getattr(torch_networks, options.network)(net)
     sources, guides = common.pairs(net, options.pairs)
-    few, budget = options.scipy_pairs, options.evaluations
+    few = options.scipy_pairs
     peers = {
         f"ART sign PGD, {options.iterations} iterations": (
             lambda: art(net, forward, sources, guides, options.iterations),

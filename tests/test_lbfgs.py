@@ -197,7 +197,7 @@ def direction(m, pairs, gradient):
     history = module.empty_history(m, gradient, gradient.dtype)
     along = jnp.zeros((m, 2))
     for pair in pairs:
-        history, along = module.push(history, pair, gradient, jnp.bool_(True))
+        history, along = module.push(history, jnp.stack(pair), gradient, jnp.bool_(True))
     hg, _ = module.times_gradient(
         history, gradient, along, jnp.vdot(gradient, gradient), jnp.ones(())
     )
@@ -358,7 +358,7 @@ def test_nan_at_once_and_later():
     state = solve(ProjectedLBFGS(), Partial(cliff), jnp.full(4, -1.0), box_of(4, -2, 2))
     assert state.status == Status.NON_FINITE
     assert np.isfinite(state.best.value)
-    assert state.best.value == rosenbrock(state.best.x)
+    assert state.best.value == pytest.approx(float(rosenbrock(state.best.x)))
     assert state.best.value >= 1.0
 
 

@@ -111,9 +111,7 @@ class Run:
                     start=self.starting_point(index, pair.source, box),
                     target=target,
                     initial_distance=float(self.spec.distance(found, target)[0]),
-                    target_ratio=self.target_ratio
-                    if pair.target_ratio is None
-                    else pair.target_ratio,
+                    target_ratio=ratio,
                     source_label=source_label,
                     guide_label=guide_label,
                 )

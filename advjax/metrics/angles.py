@@ -1,5 +1,6 @@
 """Is it an inlier, without a model? Directions to the neighbours (Sabour et al., section 4.2)."""
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -41,11 +42,16 @@ def angular_consistency(
             "give [b, m, d], [b, d], [b, r, d]"
         )
 
-    cosines = count = jnp.zeros(z.shape[:2])
-    for i in range(x.shape[1]):  # one at a time: (b, m, d) numbers, not (b, m, r, d)
-        to_z, to_g = x[:, i, None, :] - z, (x[:, i] - g)[:, None, :]
-        lengths = jnp.sqrt(jnp.square(to_z).sum(-1)) * jnp.sqrt(jnp.square(to_g).sum(-1))
-        there = lengths > 0
-        cosine = (to_z * to_g).sum(-1) / jnp.where(there, lengths, 1)
-        cosines, count = cosines + jnp.where(there, cosine, 0), count + there
+    none = jnp.zeros(z.shape[:2])
+    (cosines, count, _, _), _ = jax.lax.scan(_add, (none, none, z, g), x.swapaxes(0, 1))
     return jnp.clip(cosines / count, -1, 1)  # rounding may leave the range by an ulp
+
+
+def _add(carry, x):
+    """One reference point at a time: (b, m, d) numbers are held, not (b, m, r, d)."""
+    cosines, count, z, g = carry
+    to_z, to_g = x[:, None, :] - z, (x - g)[:, None, :]
+    lengths = jnp.sqrt(jnp.square(to_z).sum(-1)) * jnp.sqrt(jnp.square(to_g).sum(-1))
+    there = lengths > 0
+    cosine = (to_z * to_g).sum(-1) / jnp.where(there, lengths, 1)
+    return (cosines + jnp.where(there, cosine, 0), count + there, z, g), None

@@ -235,10 +235,10 @@ def _merge(
     hidden = (ids < 0)[None, :] | (exclude[:, :, None] == ids[None, None, :]).any(1)
     lower = jnp.where(hidden | jnp.isnan(square), jnp.inf, square - slack)  # (q, n)
     candidates = min(n, k + SPARE)
-    bounds, near = jax.lax.top_k(-lower, candidates)
+    _, near = jax.lax.top_k(-lower, candidates)
 
     def one(lane):
-        top, query, lower, last, near = lane
+        top, query, lower, near = lane
 
         def nearest(points, ids, lower):
             square = jnp.where(jnp.isinf(lower), jnp.inf, _exact(query, points))
@@ -252,11 +252,11 @@ def _merge(
         if candidates == n:
             return found
         # Whoever is no candidate is at least as far as the last candidate's bound.
-        certain = last >= found.distances[-1]
+        certain = lower[near[-1]] >= found.distances[-1]
         return jax.lax.cond(certain, lambda: found, lambda: nearest(block, ids, lower))
 
     # One query after the other: under vmap `cond` would search every block in full.
-    return jax.lax.map(one, (top, queries, lower, -bounds[:, -1], near))
+    return jax.lax.map(one, (top, queries, lower, near))
 
 
 _step = jax.jit(_merge, static_argnums=5)
