@@ -253,6 +253,8 @@ def _one_line(box: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; a mistake of the user's is one line on standard error and exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every file's name can be encoded
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _parse(arguments).run()
     except AdvjaxError as error:

@@ -22,6 +22,7 @@ from advjax.networks.network import Network
 from advjax.sheet import Labels, Sheet, draw_sheet
 from advjax.solvers import ProjectedLBFGS, Status
 
+MOST_EVALUATIONS = 1_000_000  # for each of which a distance is kept
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy")
 
 
@@ -66,6 +67,10 @@ def disguise(
     out = Path(out)
     solver = ProjectedLBFGS() if solver is None else solver
     (layer,) = net.check_layers(layer)
+    if solver.max_evaluations > MOST_EVALUATIONS:
+        raise AdvjaxError(
+            f"max_evaluations is {solver.max_evaluations}; give at most {MOST_EVALUATIONS}"
+        )
     images = np.stack([net.read(source), net.read(guide)])
     inputs = {"source": _file(source), "guide": _file(guide)}
     _check_writable(out)
@@ -106,6 +111,7 @@ def disguise(
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
     }
+    text = json.dumps(record, indent=2, default=str) + "\n"
     from safetensors.numpy import save
 
     sheet = Sheet(
@@ -119,7 +125,7 @@ def disguise(
         layer=layer,
         labels=labels,
         trace=None if result.trace is None else result.trace[0],
-        names=(Path(source).stem, Path(guide).stem),
+        names=(_shown(source), _shown(guide)),
     )
     # Last: a folder with a result.json is whole. One of an earlier run must not speak for this one.
     _remove(out / "result.json")
@@ -127,7 +133,7 @@ def disguise(
     pixels = {"adversarial": np.ascontiguousarray(result.adversarial[0])}
     files.write_bytes(out / "adversarial.safetensors", save(pixels))
     draw_sheet(out / "sheet.png", sheet)
-    files.write_text(out / "result.json", json.dumps(record, indent=2) + "\n")
+    files.write_text(out / "result.json", text)
     return record
 
 
@@ -169,6 +175,11 @@ def _labels(net: Network, images: np.ndarray) -> tuple[Labels, Labels, Labels] |
 
     source, guide, adversarial = map(top, probabilities)
     return source, guide, adversarial
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """The file's name as text that can be drawn, which not every name on a disk is."""
+    return os.fsencode(Path(path).stem).decode(errors="replace")
 
 
 def _file(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -69,7 +69,7 @@ def test_places_that_cannot_be_written(place, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "inside").touch()
     (tmp_path / "file").touch()
-    with pytest.raises(AdvjaxError, match="cannot write .*; choose another place") as caught:
+    with pytest.raises(AdvjaxError, match=r"cannot write .*; choose another place") as caught:
         files.write_bytes(tmp_path / place, b"content")
     assert repr(str(tmp_path / place)) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -80,7 +80,7 @@ def test_places_that_cannot_be_written(place, tmp_path):
 @pytest.mark.parametrize("place", ["/", ".", "/proc/advjax", "/dev/null/advjax"])
 def test_places_of_the_system_that_cannot_be_written(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(AdvjaxError, match="cannot write .*; choose another place"):
+    with pytest.raises(AdvjaxError, match=r"cannot write .*; choose another place"):
         files.write_bytes(place, b"content")
     assert listing(tmp_path) == []
 

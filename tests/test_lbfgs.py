@@ -196,8 +196,8 @@ def direction(m, pairs, gradient):
     """-H g after these pairs were pushed, one by one, into a ring of m."""
     history = module.empty_history(m, gradient, gradient.dtype)
     along = jnp.zeros((m, 2))
-    for pair in pairs:
-        history, along = module.push(history, jnp.stack(pair), gradient, jnp.bool_(True))
+    for s, y in pairs:
+        history, along = module.push(history, s, y, gradient, jnp.zeros(()), jnp.bool_(True))
     hg, _ = module.times_gradient(
         history, gradient, along, jnp.vdot(gradient, gradient), jnp.ones(())
     )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from advjax.errors import AdvjaxError
@@ -55,8 +56,12 @@ class FeatureOpt:
         return self._squared(found, target), found
 
     def distance(self, found: Mapping[str, Any], target: Mapping[str, Any]) -> Any:
-        """The Euclidean distance of each row, sqrt of the objective; of JAX's or NumPy's arrays."""
-        return self._squared(found, target) ** 0.5
+        """The Euclidean distance of each row, sqrt of the objective; of JAX's or NumPy's arrays.
+
+        Of activations that overflow it is infinite or NaN, without a warning.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._squared(found, target) ** 0.5
 
     def _squared(self, found, target) -> Any:
         terms = zip(self.layers, self.weights or (1.0,) * len(self.layers), strict=True)

@@ -124,11 +124,11 @@ def solve_on_host(
     solver = run.plan.solver
     assert isinstance(solver, ScipyLBFGSB)
     for done, problem in enumerate(prepared(run, pairs)):
-        threshold, goal = run.goals(problem)
+        scale, threshold, goal = run.goals(problem)
         labels, target = [], without_batch(problem.target)
 
-        def evaluate(x, target=target, labels=labels):
-            value, gradient, label = run.programs.evaluation(run.net.params, x, target)
+        def evaluate(x, target=target, scale=scale, labels=labels):
+            value, gradient, label = run.programs.evaluation(run.net.params, x, target, scale)
             labels.append(int(label))
             return value, gradient
 
@@ -145,6 +145,6 @@ def solve_on_host(
             found.x[None],
             np.array([found.evaluations]),
             np.array([found.status]),
-            np.sqrt(found.values, dtype=np.float32)[None],
+            np.sqrt(found.values / scale).astype(np.float32)[None],
         )
         report(done + 1, 0)

@@ -24,6 +24,10 @@ from advjax.networks.network import Network
 from advjax.solvers import Box, Status
 
 BLOCK = 8  # pairs that are prepared or measured in one call of the network
+# What every pair's objective is scaled to at the source: its value in the authors' own run on
+# CaffeNet's fc7. The solvers' tolerances are absolute, as SciPy's are, and made for such values; a
+# network with small activations would else be stopped at once.
+INITIAL = 154.67**2
 GUIDES = 128  # whose activations are kept: the paper's protocol attacks each with many sources
 
 
@@ -137,6 +141,7 @@ class Run:
                 state=self.plan.solver.init(jnp.zeros(pixels.shape), box),
                 box=box,
                 target=jax.tree.map(jnp.zeros_like, without_batch(target)),
+                scale=jnp.float32(1),
                 threshold=jnp.float32(0),
                 goal=jnp.int32(0),
                 trace=jnp.zeros(evaluations),
@@ -156,13 +161,15 @@ class Run:
             lanes, np.int32(lane), start, box, without_batch(problem.target), *goals
         )
 
-    def goals(self, problem: Problem) -> tuple[np.float32, np.int32]:
-        """The value of the objective, and the label, at which the pair is done."""
+    def goals(self, problem: Problem) -> tuple[np.float32, np.float32, np.int32]:
+        """The objective's scale; its value, and the label, at which the pair is done."""
+        initial = problem.initial_distance**2
+        scale = INITIAL / initial if initial and np.isfinite(initial) else 1.0
         threshold = -np.inf
         if problem.target_ratio is not None:
-            threshold = (problem.target_ratio * problem.initial_distance) ** 2
+            threshold = problem.target_ratio**2 * initial * scale
         goal = NO_LABEL if problem.guide_label is None else problem.guide_label
-        return np.float32(threshold), np.int32(goal)
+        return np.float32(scale), np.float32(threshold), np.int32(goal)
 
     def harvest(
         self, lanes: Lanes, finished: Sequence[tuple[int, Problem]]

@@ -29,7 +29,8 @@ class Lanes(NamedTuple):
     state: Any
     box: Box
     target: Any  # the guides' activations
-    threshold: Float[Array, "b"]  # TARGET at or under this value of the objective
+    scale: Float[Array, "b"]  # of the objective that the solver sees
+    threshold: Float[Array, "b"]  # TARGET at or under this value of it
     goal: Int[Array, "b"]  # LABEL when the network says this
     trace: Float[Array, "b e"]
 
@@ -72,13 +73,14 @@ def programs_of(plan: Plan) -> Programs:
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
-    def evaluations(params, x, target):
-        """Objectives, gradients and labels (if asked for) of a batch of flat images."""
+    def evaluations(params, x, target, scale):
+        """Scaled objectives, gradients, labels (if asked for) of a batch of flat images."""
 
         def loss(x):
             names = spec.layers + extra
             images = x.reshape(-1, *shape)
             values, found = spec.loss(lambda i: activate(params, i, names), images, target)
+            values = values * scale
             labels = jnp.argmax(found[extra[0]], -1) if extra else jnp.full(len(x), NO_LABEL)
             # Rows know nothing of each other: the gradient of the sum is each one's own.
             return jnp.sum(values), (values, labels)
@@ -86,9 +88,9 @@ def programs_of(plan: Plan) -> Programs:
         gradients, (values, labels) = jax.grad(loss, has_aux=True)(x)
         return values, gradients, labels
 
-    def evaluation(params, x, target):
+    def evaluation(params, x, target, scale):
         """The same of one image."""
-        one = (x[None], jax.tree.map(lambda leaf: leaf[None], target))
+        one = jax.tree.map(lambda leaf: leaf[None], (x, target, scale))
         return jax.tree.map(lambda leaf: leaf[0], evaluations(params, *one))
 
     def step(lane: Lanes, objective) -> Lanes:
@@ -106,16 +108,18 @@ def programs_of(plan: Plan) -> Programs:
         trace = lane.trace
         if plan.trace:
             slot = jnp.where(running, state.evaluations - 1, trace.shape[0])
-            trace = trace.at[slot].set(jnp.sqrt(info.value), mode="drop")
+            trace = trace.at[slot].set(jnp.sqrt(info.value / lane.scale), mode="drop")
         return lane._replace(state=state._replace(status=status), trace=trace)
 
     def steps(params, lanes: Lanes) -> Lanes:
         """One step of every lane: one evaluation of the network on a plain batch."""
         if getattr(solver, "evaluates_elsewhere", False):
-            return jax.vmap(lambda lane: step(lane, lambda x: evaluation(params, x, lane.target)))(
-                lanes
-            )
-        found = evaluations(params, lanes.state.trial, lanes.target)
+
+            def alone(lane):
+                return step(lane, lambda x: evaluation(params, x, lane.target, lane.scale))
+
+            return jax.vmap(alone)(lanes)
+        found = evaluations(params, lanes.state.trial, lanes.target, lanes.scale)
         return jax.vmap(lambda lane, found: step(lane, lambda x: found))(lanes, found)
 
     def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
@@ -133,13 +137,13 @@ def programs_of(plan: Plan) -> Programs:
         done, lanes = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), lanes))
         return lanes, done[None]
 
-    def put(lanes: Lanes, lane, x0, box: Box, target, threshold, goal) -> Lanes:
+    def put(lanes: Lanes, lane, x0, box: Box, target, scale, threshold, goal) -> Lanes:
         """The lanes with a new problem in place of lane `lane`, counted over all devices."""
         count = lanes.goal.shape[0]
         local = lane - jax.lax.axis_index("lanes") * count
         mine = (local >= 0) & (local < count)
         trace = jnp.full(lanes.trace.shape[1:], jnp.nan)
-        new = Lanes(solver.init(x0, box), box, target, threshold, goal, trace)
+        new = Lanes(solver.init(x0, box), box, target, scale, threshold, goal, trace)
 
         def write(old, new):
             # The old value again on the other devices, instead of a select over every lane.
@@ -171,7 +175,7 @@ def programs_of(plan: Plan) -> Programs:
             donate_argnums=1,
         ),
         insert=jax.jit(
-            shard(put, in_specs=(lanes, *(everywhere,) * 6), out_specs=lanes), donate_argnums=0
+            shard(put, in_specs=(lanes, *(everywhere,) * 7), out_specs=lanes), donate_argnums=0
         ),
         take=jax.jit(take),
         evaluation=jax.jit(_at_precision(plan.precision, evaluation)),

@@ -50,8 +50,15 @@ def angular_consistency(
 def _add(carry, x):
     """One reference point at a time: (b, m, d) numbers are held, not (b, m, r, d)."""
     cosines, count, z, g = carry
-    to_z, to_g = x[:, None, :] - z, (x - g)[:, None, :]
-    lengths = jnp.sqrt(jnp.square(to_z).sum(-1)) * jnp.sqrt(jnp.square(to_g).sum(-1))
+    to_z, to_g = x[:, None, :] - z, x - g
+    along = _product("bmd,bd->bm", to_z, to_g)
+    squares = _product("bmd,bmd->bm", to_z, to_z), _product("bd,bd->b", to_g, to_g)[:, None]
+    lengths = jnp.sqrt(squares[0]) * jnp.sqrt(squares[1])
     there = lengths > 0
-    cosine = (to_z * to_g).sum(-1) / jnp.where(there, lengths, 1)
+    cosine = along / jnp.where(there, lengths, 1)
     return (cosines + jnp.where(there, cosine, 0), count + there, z, g), None
+
+
+def _product(equation: str, x: Array, y: Array) -> Array:
+    # On a CPU XLA computes these some five times as fast as products and their sums.
+    return jnp.einsum(equation, x, y, precision=jax.lax.Precision.HIGHEST)

@@ -235,6 +235,7 @@ def _merge(
     hidden = (ids < 0)[None, :] | (exclude[:, :, None] == ids[None, None, :]).any(1)
     lower = jnp.where(hidden | jnp.isnan(square), jnp.inf, square - slack)  # (q, n)
     candidates = min(n, k + SPARE)
+    # The indices alone: with its values sliced, XLA's CPU compiler sorts whole rows instead.
     _, near = jax.lax.top_k(-lower, candidates)
 
     def one(lane):

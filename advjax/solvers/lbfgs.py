@@ -26,7 +26,7 @@ class History(NamedTuple):
     """The last m curvature pairs and their inner products, everything in slot order."""
 
     pairs: Float[Array, "m 2 n"]  # (s, y), the move and the change of the gradient
-    ss: Float[Array, "m"]  # s_i's_i
+    least: Float[Array, "m"]  # curvature s_i'y_i under this is rounding error
     sy: Float[Array, "m m"]  # s_i'y_j; of use where pair j is not older than pair i
     yy: Float[Array, "m m"]  # y_i'y_j
     pushed: Int[Array, ""]  # pairs taken since the last reset; the next goes to slot pushed % m
@@ -41,7 +41,7 @@ class LBFGSState(NamedTuple):
     evaluations: Int[Array, ""]
     x: Float[Array, "n"]
     value: Float[Array, ""]
-    gradient: Float[Array, "n"]
+    gradient: Float[Array, "n"]  # reduced: zero for the variables that are fixed at a bound
     history: History
     step_size: Float[Array, ""]  # alpha of the trial
     backtracks: Int[Array, ""]  # rejected trials along the present direction
@@ -51,11 +51,11 @@ class LBFGSState(NamedTuple):
 class ProjectedLBFGS:
     """Box-constrained limited-memory BFGS (two-metric projection, projected Armijo search).
 
-    The variables that sit at a bound with the gradient pushing outward are fixed. On the others the
-    direction is `-H g`, H being the L-BFGS matrix of the last `history` pairs, each restricted to
-    the variables that were free when it was made (Nocedal and Wright, 2006, Algorithm 7.4, in the
-    compact form of Byrd, Nocedal and Schnabel, 1994, equation 3.1). The trial point is the
-    projection of `x + alpha d` (Bertsekas, 1982), taken if it satisfies Armijo's condition
+    The variables that sit at a bound with the gradient pushing outward are fixed: their part of the
+    gradient is set to zero. On the others the direction is `-H g`, H being the L-BFGS matrix of the
+    last `history` changes of x and of that reduced gradient (Nocedal and Wright, 2006, Algorithm
+    7.4, in the compact form of Byrd, Nocedal and Schnabel, 1994, equation 3.1). The trial point is
+    the projection of `x + alpha d` (Bertsekas, 1982), taken if it satisfies Armijo's condition
     `f(trial) <= f(x) + c1 g.(trial - x)`; else `alpha` shrinks by safeguarded quadratic
     interpolation. The stopping rules and their defaults are those of SciPy's L-BFGS-B.
 
@@ -121,7 +121,8 @@ class ProjectedLBFGS:
         """Evaluates at `state.trial`; a state whose status is not RUNNING comes back unchanged."""
         value, gradient, aux = objective(state.trial)
         running = state.status == Status.RUNNING
-        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+        # Of a gradient with NaN or infinity the sum is neither finite.
+        finite = jnp.isfinite(value) & jnp.isfinite(jnp.sum(jnp.abs(gradient)))
         first = state.evaluations == 0
 
         # Armijo on the projected arc, with the move that the projection left of alpha d.
@@ -131,7 +132,8 @@ class ProjectedLBFGS:
         accept = running & finite & (first | decrease)
         x = jnp.where(accept, state.trial, state.x)
         new_value = jnp.where(accept, value, state.value)
-        new_gradient = jnp.where(accept, gradient, state.gradient)
+        outward = is_outward(state.trial, gradient, box)
+        reduced = jnp.where(accept, jnp.where(outward, 0, gradient), state.gradient)
 
         # A rejected trial: shorter, or, the search having failed, afresh without the history.
         t = -slope / (2 * (value - state.value - slope))
@@ -143,17 +145,22 @@ class ProjectedLBFGS:
         step_size = jnp.where(accept | failed, 1.0, state.step_size * t)
 
         # The direction is a function of x and the history: a rejected one need not be stored.
-        free = ~((x <= box.lower) & (new_gradient > 0) | (x >= box.upper) & (new_gradient < 0))
-        reduced = jnp.where(free, new_gradient, 0)
-        pair = jnp.where(free, jnp.stack([move, gradient - state.gradient]), 0)
         pushed = jnp.where(failed, 0, state.history.pushed)
-        history, along = push(state.history._replace(pushed=pushed), pair, reduced, accept & ~first)
+        history, along = push(
+            state.history._replace(pushed=pushed),
+            move,
+            reduced - state.gradient,
+            reduced,
+            -jnp.finfo(slope.dtype).eps * slope,
+            accept & ~first,
+        )
         squared = jnp.vdot(reduced, reduced)
         initial = first_step(new_value, squared)
         hg, pushed = times_gradient(history, reduced, along, squared, initial)
-        trial = project(x - jnp.where(free, step_size * hg, 0), box)
+        fixed = (reduced == 0) & ((x <= box.lower) | (x >= box.upper))
+        trial = project(x - jnp.where(fixed, 0, step_size * hg), box)
 
-        pg_norm = projected_gradient_norm(x, new_gradient, box)
+        pg_norm = projected_gradient_norm(x, reduced, box)
         evaluations = state.evaluations + 1
         scale = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
         small = accept & ~first & ((state.value - value) / scale <= self.ftol)
@@ -166,26 +173,38 @@ class ProjectedLBFGS:
         status = jnp.where(finite, status, Status.NON_FINITE)
 
         best, improved = update_best(state.best, state.trial, value, running & finite)
-        moved = LBFGSState(
+        # The rest is frozen by `accept`, `improved` and the slot that `push` does not write: a
+        # second `where` over vectors, or one over the pairs, would be felt.
+        trial, status, evaluations, step_size, backtracks, pushed = freeze(
+            running,
+            (trial, status, evaluations, step_size, backtracks, pushed),
+            (
+                state.trial,
+                state.status,
+                state.evaluations,
+                state.step_size,
+                state.backtracks,
+                state.history.pushed,
+            ),
+        )
+        new = LBFGSState(
             trial=trial,
             best=best,
             status=status,
             evaluations=evaluations,
             x=x,
             value=new_value,
-            gradient=new_gradient,
+            gradient=reduced,
             history=history._replace(pushed=pushed),
             step_size=step_size,
             backtracks=backtracks,
         )
-        # A `where` over the pairs would cost as much as the step; `push` leaves frozen ones alone.
-        kept = freeze(running, _without_pairs(moved), _without_pairs(state))
-        kept = kept._replace(history=kept.history._replace(pairs=history.pairs))
-        return kept, Info(value, improved, pg_norm, state.step_size, aux)
+        return new, Info(value, improved, pg_norm, state.step_size, aux)
 
 
-def _without_pairs(state: LBFGSState) -> LBFGSState:
-    return state._replace(history=state.history._replace(pairs=None))  # pyright: ignore
+def is_outward(x: Float[Array, "n"], gradient: Float[Array, "n"], box: Box) -> Bool[Array, "n"]:
+    """Which variables sit at a bound that a step along -gradient would leave."""
+    return ((x <= box.lower) & (gradient > 0)) | ((x >= box.upper) & (gradient < 0))
 
 
 def first_step(value: Float[Array, ""], squared: Float[Array, ""]) -> Float[Array, ""]:
@@ -202,24 +221,28 @@ def empty_history(m: int, x: Float[Array, "n"], dtype: jnp.dtype) -> History:
 
 
 def push(
-    history: History, pair: Float[Array, "2 n"], g: Float[Array, "n"], take: Bool[Array, ""]
+    history: History,
+    s: Float[Array, "n"],
+    y: Float[Array, "n"],
+    g: Float[Array, "n"],
+    least: Float[Array, ""],
+    take: Bool[Array, ""],
 ) -> tuple[History, Float[Array, "m 2"]]:
-    """The history with `pair` in the next slot if `take`, and every (s_i'g, y_i'g).
+    """The history with (s, y) in the next slot if `take`, and every (s_i'g, y_i'g).
 
     The inner products among the older pairs are known: one pass over the pairs gives what is new.
     """
     m, _, n = history.pairs.shape
     # Out of range is not written. XLA does this in place; a `where` would rewrite everything.
     slot = jnp.where(take, history.pushed % m, m)
-    pair = pair.astype(history.pairs.dtype)
-    pairs = history.pairs.at[slot].set(pair, mode="drop")
-    s, y = pair.astype(g.dtype)
-    with_y, with_g = _products(pairs.reshape(2 * m, n).astype(g.dtype), y, g)
+    s, y = s.astype(history.pairs.dtype), y.astype(history.pairs.dtype)
+    pairs = history.pairs.at[slot, 0].set(s, mode="drop").at[slot, 1].set(y, mode="drop")
+    with_y, with_g = _products(pairs.reshape(2 * m, n).astype(g.dtype), y.astype(g.dtype), g)
     s_y, y_y = with_y.reshape(m, 2).T
     return (
         History(
             pairs,
-            history.ss.at[slot].set(jnp.vdot(s, s), mode="drop"),
+            history.least.at[slot].set(least, mode="drop"),
             history.sy.at[:, slot].set(s_y, mode="drop"),
             history.yy.at[:, slot].set(y_y, mode="drop").at[slot].set(y_y, mode="drop"),
             history.pushed + take,
@@ -264,7 +287,7 @@ def times_gradient(
     order = (history.pushed + jnp.arange(m)) % m  # slots, from the oldest pair to the newest
     recent = jnp.arange(m) >= m - history.pushed
     a, c, gamma = compact(
-        history.ss[order],
+        history.least[order],
         history.sy[order][:, order],
         history.yy[order][:, order],
         along[order, 0],
@@ -283,7 +306,7 @@ def times_gradient(
 
 
 def compact(
-    ss: Float[Array, "m"],
+    least: Float[Array, "m"],
     sy: Float[Array, "m m"],
     yy: Float[Array, "m m"],
     sg: Float[Array, "m"],
@@ -295,12 +318,11 @@ def compact(
 
     With R the upper triangle of S'Y in the order of time and D its diagonal,
     `R a = S'g` and `R' c = D a - gamma (Y'g - Y'Y a)` (Byrd, Nocedal and Schnabel, 1994, eq. 3.1).
-    Pairs that are not `recent`, or have no positive curvature, take no part.
+    Pairs that are not `recent`, or whose curvature is not above `least`, take no part.
     """
-    m = len(ss)
+    m = len(least)
     curvature, size = jnp.diagonal(sy), jnp.diagonal(yy)
-    eps = jnp.finfo(sy.dtype).eps
-    used = recent & (curvature > eps * jnp.sqrt(ss) * jnp.sqrt(size))
+    used = recent & (curvature > least)
     both = used[:, None] & used[None, :]
     r = jnp.where(both & jnp.triu(jnp.ones((m, m), bool)), sy, 0)
     r = r + jnp.diag(jnp.where(used, 0, 1).astype(sy.dtype))
