@@ -10,7 +10,6 @@ from safetensors.numpy import load_file, save_file
 
 from advjax import cli
 from advjax.checkpoints.caffemodel import write_binaryproto, write_caffemodel
-from advjax.data import imagenet_classes
 from advjax.networks import conversion, zoo
 
 RNG = np.random.default_rng(0)
@@ -369,7 +368,7 @@ def test_demo(run, tmp_path):
     assert record["labels"]["guide"][0][0] == "espresso"
     assert record["figures"]["ratio"] < 1
     source = record["labels"]["source"][0][0]
-    assert source == imagenet_classes()[285]  # a cat
+    assert source.endswith(" cat")
     assert f"source: {source} " in out
 
 
