@@ -157,24 +157,37 @@ def test_x0_outside_is_projected_before_the_first_evaluation():
     assert state.trial.tolist() == [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("scale_f", [1e-6, 1.0, 1e6])
-@pytest.mark.parametrize("scale_x", [1e-3, 1.0, 1e3])
-def test_the_path_does_not_depend_on_units(x64, scale_f, scale_x):
+@pytest.mark.parametrize("half_width", [1.0, np.inf])
+@pytest.mark.parametrize(("scale_f", "scale_x"), [(1e-6, 1e3), (1e6, 1e3), (1.0, 1e-3)])
+def test_the_path_does_not_depend_on_units(x64, half_width, scale_f, scale_x):
     # f and x in other units: the same points in those units, the first step included.
     data = random_quadratic(0, 8)
     scaled = lambda a, c, k, z: k[0] * quadratic(a, c, z / k[1])  # noqa: E731
     solver = ProjectedLBFGS(ftol=0.0, gtol=0.0)
-    x0 = jnp.full(8, 0.1)
-    plain = trace(solver, with_gradient(quadratic, *data), x0, box_of(8, -1.0, 1.0, jnp.float64), 8)
-    other = trace(
-        solver,
-        with_gradient(scaled, *data, jnp.array([scale_f, scale_x])),
-        x0 * scale_x,
-        box_of(8, -scale_x, scale_x, jnp.float64),
-        8,
-    )
-    for a, b in zip(plain, other, strict=True):
-        np.testing.assert_allclose(b.trial, a.trial * scale_x, rtol=1e-5, atol=1e-6 * scale_x)
+    paths = []
+    for f, x in ((1.0, 1.0), (scale_f, scale_x)):
+        objective = with_gradient(scaled, *data, jnp.array([f, x]))
+        box = box_of(8, -half_width * x, half_width * x, jnp.float64)
+        states = trace(solver, objective, jnp.full(8, 0.1 * x), box, 8)
+        paths.append(np.stack([state.trial / x for state in states]))
+    np.testing.assert_allclose(paths[1], paths[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01])
+def test_the_first_move_is_a_share_of_the_box_down_the_gradient(x64, share):
+    f = lambda x: x @ jnp.array([3.0, -4.0, 0.0])  # noqa: E731
+    box = Box(jnp.array([-2.0, -2.0, 1.0]), jnp.array([2.0, 4.0, 1.0]))  # half-diagonal sqrt(13)
+    solver = ProjectedLBFGS(first_move=share)
+    _, state = trace(solver, with_gradient(f), jnp.array([0.0, 0.0, 1.0]), box, 1)
+    expected = np.array([0.0, 0.0, 1.0]) + share * np.sqrt(13) * np.array([-0.6, 0.8, 0.0])
+    np.testing.assert_allclose(state.trial, expected, rtol=1e-12)
+
+
+def test_a_value_of_zero_at_the_start_of_an_infinite_box():
+    f = lambda x: jnp.sum(jnp.sin(x) + 0.1 * x**2)  # noqa: E731
+    state = solve(ProjectedLBFGS(), with_gradient(f), jnp.zeros(2), box_of(2, -np.inf, np.inf))
+    assert state.status in (Status.GTOL, Status.FTOL)
+    np.testing.assert_allclose(state.best.x, [-1.3064, -1.3064], atol=1e-3)
 
 
 # The matrix

@@ -224,7 +224,7 @@ print(peak() - before)
 
 
 def test_memory_does_not_grow_with_the_number_of_points():
-    # 1.25 GB go through; a queue of blocks on the device would show.
+    # 1.25 GB go through; keeping the blocks would show.
     done = subprocess.run(
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
     )

@@ -55,8 +55,8 @@ def _add(carry, x):
     squares = _product("bmd,bmd->bm", to_z, to_z), _product("bd,bd->b", to_g, to_g)[:, None]
     lengths = jnp.sqrt(squares[0]) * jnp.sqrt(squares[1])
     there = lengths > 0
-    cosine = along / jnp.where(there, lengths, 1)
-    return (cosines + jnp.where(there, cosine, 0), count + there, z, g), None
+    cosine = along / jnp.where(there, lengths, 1)  # 0 where there is no direction
+    return (cosines + cosine, count + there, z, g), None
 
 
 def _product(equation: str, x: Array, y: Array) -> Array:

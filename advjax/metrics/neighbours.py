@@ -324,7 +324,7 @@ def _check(queries, k, metric, exclude) -> tuple[Float[Array, "q d"], Int[Array,
             f"exclude is {exclude.dtype}{list(exclude.shape)}; give row numbers "
             f"[{queries.shape[0]}, e], those of each query"
         )
-    return queries, jnp.where(exclude < 0, -2, exclude)  # -1 is the padding's
+    return queries, exclude
 
 
 def _check_width(queries, points) -> None:

@@ -43,6 +43,7 @@ class LBFGSState(NamedTuple):
     value: Float[Array, ""]
     gradient: Float[Array, "n"]  # reduced: zero for the variables that are fixed at a bound
     history: History
+    first_move: Float[Array, ""]  # length of a move without history
     step_size: Float[Array, ""]  # alpha of the trial
     backtracks: Int[Array, ""]  # rejected trials along the present direction
 
@@ -66,6 +67,8 @@ class ProjectedLBFGS:
         gtol: Stop when the max-norm of `P(x - g) - x` is at or under this.
         history_dtype: "float32" (the dtype of `x0`, so float64 stays float64) or "bfloat16", which
             halves the memory of the history, by far the largest part of the state.
+        first_move: Length of the first move, before the projection, as a share of half the box's
+            diagonal; a box that is infinite somewhere has none, and Polyak's step is taken.
         c1: Armijo's constant.
         shrink: Least and greatest factor by which a rejected step is shortened.
         max_backtracks: Rejected trials after which the search along a direction has failed: the
@@ -86,6 +89,7 @@ class ProjectedLBFGS:
     ftol: float = 2.220446049250313e-9  # SciPy's factr 1e7 times the epsilon of float64
     gtol: float = 1e-5
     history_dtype: str = "float32"
+    first_move: float = 0.5
     c1: float = 1e-4
     shrink: tuple[float, float] = (0.1, 0.5)
     max_backtracks: int = 20
@@ -113,6 +117,7 @@ class ProjectedLBFGS:
             value=infinity,
             gradient=jnp.zeros_like(x),
             history=empty_history(self.history, x, dtype),
+            first_move=self.first_move * jnp.linalg.norm(0.5 * (box.upper - box.lower)),
             step_size=jnp.ones((), x.dtype),
             backtracks=jnp.int32(0),
         )
@@ -155,7 +160,7 @@ class ProjectedLBFGS:
             accept & ~first,
         )
         squared = jnp.vdot(reduced, reduced)
-        initial = first_step(new_value, squared)
+        initial = steepest_step(state.first_move, new_value, squared)
         hg, pushed = times_gradient(history, reduced, along, squared, initial)
         fixed = (reduced == 0) & ((x <= box.lower) | (x >= box.upper))
         trial = project(x - jnp.where(fixed, 0, step_size * hg), box)
@@ -196,6 +201,7 @@ class ProjectedLBFGS:
             value=new_value,
             gradient=reduced,
             history=history._replace(pushed=pushed),
+            first_move=state.first_move,
             step_size=step_size,
             backtracks=backtracks,
         )
@@ -207,11 +213,17 @@ def is_outward(x: Float[Array, "n"], gradient: Float[Array, "n"], box: Box) -> B
     return ((x <= box.lower) & (gradient > 0)) | ((x >= box.upper) & (gradient < 0))
 
 
-def first_step(value: Float[Array, ""], squared: Float[Array, ""]) -> Float[Array, ""]:
-    """|f| / |g|^2, Polyak's step for a minimum of zero: free of the scales of f and of x."""
-    return jnp.maximum(jnp.abs(value), jnp.finfo(value.dtype).tiny) / jnp.where(
-        squared > 0, squared, 1
-    )
+def steepest_step(
+    length: Float[Array, ""], value: Float[Array, ""], squared: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The step t for which the move -t g has this length, or, if it is infinite, a finite guess.
+
+    Where the box has no size, Polyak's |f| / |g|^2 is as free of the units of f and x; SciPy's
+    1 / |g| is left for a value of zero.
+    """
+    norm = jnp.sqrt(jnp.where(squared > 0, squared, 1))
+    guess = jnp.where(value != 0, jnp.abs(value) / norm, 1)
+    return jnp.where(jnp.isfinite(length), length, guess) / norm
 
 
 def empty_history(m: int, x: Float[Array, "n"], dtype: jnp.dtype) -> History:
