@@ -11,7 +11,6 @@ import common
 import numpy as np
 
 import advjax
-from advjax.solvers import SignMomentum
 
 CASES = (
     ("caffenet", "random", "fc7"),
@@ -42,7 +41,7 @@ def main() -> None:
         for solver in (
             advjax.ScipyLBFGSB(most),
             advjax.ProjectedLBFGS(most),
-            SignMomentum(max_evaluations=most),
+            advjax.SignMomentum(max_evaluations=most),
         ):
             result = advjax.attack(
                 net, sources, guides, layer=layer, solver=solver, trace=True, batch_size=5

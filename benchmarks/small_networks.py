@@ -1,7 +1,7 @@
 """The paper's failure cases (S7): how large must delta be on Caffe's small networks?
 
-Pairs of different classes from mnist-test and cifar10-test, the trained LeNet and cifar10_full, layer
-ip1, 500 evaluations.
+Pairs of different classes from mnist-test and cifar10-test, the trained LeNet and cifar10_full,
+layer ip1, 500 evaluations.
 
     python benchmarks/small_networks.py [--pairs 100] [--deltas 5 10 25 50 100]
 """
