@@ -3,6 +3,11 @@
 The public names. Everything else may change.
 """
 
+from advjax.attacks.feature import FeatureFgrad as FeatureFgrad
+from advjax.attacks.feature import FeatureOpt as FeatureOpt
+from advjax.attacks.label import LabelFgrad as LabelFgrad
+from advjax.attacks.label import LabelOpt as LabelOpt
+from advjax.attacks.linear import FeatureLinear as FeatureLinear
 from advjax.data.imagenet import imagenet_classes as imagenet_classes
 from advjax.data.images import Preprocessing as Preprocessing
 from advjax.data.images import load_images as load_images

@@ -4,21 +4,18 @@ import itertools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from advjax.engine.problems import Problem, Run, prepared, without_batch
-from advjax.engine.results import Pair, PairResult, Progress
+from advjax.engine.results import Pair, PairResult, Progress, Report
 from advjax.solvers import Box, ScipyLBFGSB, Status
 
 CHUNK = 16  # steps between two looks of the host, at most
 MOST_LANES, MOST_LANES_CPU = 1024, 16  # that batch_size="auto" chooses
-
-Report = Callable[[Progress], bool | None]
-"""Told after each chunk how far the stream is; when it answers true, the stream ends there."""
 
 
 def solve(
