@@ -36,7 +36,7 @@ def test_a_separable_quadratic_is_solved_with_its_active_bounds():
 
 
 def test_the_first_steps_are_the_recurrence_written_out():
-    solver = SignMomentum(max_evaluations=10, max_step=0.5, momentum=0.9)
+    solver = SignMomentum(max_evaluations=10, max_step=0.5, min_step=0.005, momentum=0.9)
     state = solver.init(jnp.array([0.2, -0.4, 0.9, 0.1]), BOX)
     x, v = np.array([0.2, -0.4, 0.9, 0.1]), np.zeros(4)
     half = np.array([1.0, 1.0, 1.0, 0.625])
@@ -44,7 +44,7 @@ def test_the_first_steps_are_the_recurrence_written_out():
         np.testing.assert_allclose(state.trial, x, atol=1e-6)
         g = 2 * (x - np.asarray(CENTER))
         v = 0.9 * v + g / np.abs(g).mean()
-        share = 0.25 * (1 + np.cos(np.pi * k / 10))
+        share = 0.5 * 10 ** (-k / 5)
         x = np.clip(x - share * half * np.sign(v), BOX.lower, BOX.upper)
         state, info = one_step(solver, OBJECTIVE, state, BOX)
         assert info.step_size == pytest.approx(share)
@@ -65,7 +65,7 @@ def test_units_of_the_objective_do_not_matter(scale):
 
 
 def test_best_falls_budget_is_exact_and_an_ended_state_is_frozen():
-    solver = SignMomentum(15)
+    solver = SignMomentum(15, gtol=-1.0)  # it would meet the minimum exactly
     state = solver.init(jnp.zeros(4), BOX)
     best, values, points = [np.inf], [], []
     for _ in range(20):
@@ -145,7 +145,15 @@ def test_an_infinite_bound_is_named_at_the_door():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"max_step": 0.0}, {"max_step": 3.0}, {"momentum": 1.0}, {"max_evaluations": 0}]
+    "arguments",
+    [
+        {"max_step": 0.0},
+        {"max_step": 3.0},
+        {"min_step": 0.0},
+        {"min_step": 0.5},
+        {"momentum": 1.0},
+        {"max_evaluations": 0},
+    ],
 )
 def test_wrong_settings_are_named(arguments):
     with pytest.raises(AdvjaxError, match=f"{next(iter(arguments))} is .*; give"):

@@ -1,4 +1,4 @@
-"""Momentum sign descent with a cosine step: few evaluations, no line search, no curvature."""
+"""Momentum sign descent with an annealed step: no line search, no curvature, few evaluations."""
 
 import dataclasses
 from typing import NamedTuple
@@ -36,14 +36,17 @@ class SignMomentum:
     """Iterated sign steps with momentum, projected on the box (Dong et al., 2018, eq. 6-7).
 
     The gradient is divided by its mean absolute value and added to the decayed velocity; the point
-    moves by the velocity's sign times a step that falls from `max_step` to 0 by half a cosine over
-    the budget. It does not descend at every step: the best point is kept.
+    moves by the velocity's sign times a step that falls geometrically from `max_step` to `min_step`
+    over the budget. Steps of one size come no nearer than their size allows; a geometric fall gives
+    every size as many steps, and ends far below a cosine's (docs/benchmarks.md). It does not
+    descend at every step: the best point is kept.
 
     Attributes:
         max_evaluations: The budget, over which the step falls; a lane always uses all of it, unless
             it meets a stationary point or a value that is not finite.
         max_step: First step, as a share of half the box's width, for each variable; .3 is 3 levels
             of 255 in a box of +-10.
+        min_step: Last step, likewise.
         momentum: Decay of the velocity.
         gtol: Stop when the max-norm of `P(x - g) - x` is at or under this.
 
@@ -58,7 +61,8 @@ class SignMomentum:
 
     max_evaluations: int = 500
     max_step: float = 0.3
-    momentum: float = 0.9
+    min_step: float = 0.003
+    momentum: float = 0.95
     gtol: float = 1e-5
 
     def __post_init__(self):
@@ -67,6 +71,11 @@ class SignMomentum:
         if not 0 < self.max_step <= 2:
             raise AdvjaxError(
                 f"max_step is {self.max_step}; give a share of the box's half-width in (0, 2]"
+            )
+        if not 0 < self.min_step <= self.max_step:
+            raise AdvjaxError(
+                f"min_step is {self.min_step}; give a share above 0, at most max_step "
+                f"({self.max_step})"
             )
         if not 0 <= self.momentum < 1:
             raise AdvjaxError(f"momentum is {self.momentum}; give a number in [0, 1)")
@@ -104,7 +113,7 @@ class SignMomentum:
         unit = gradient / jnp.where(mean > 0, mean, 1)
         velocity = self.momentum * state.velocity + unit
         progress = state.evaluations.astype(gradient.dtype) / self.max_evaluations
-        share = self.max_step * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        share = self.max_step * (self.min_step / self.max_step) ** progress
         half_width = 0.5 * (box.upper - box.lower)
         trial = project(state.trial - share * half_width * jnp.sign(velocity), box)
 
