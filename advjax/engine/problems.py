@@ -138,12 +138,13 @@ class Run:
             box = self.spec.box(pair.source, self.delta if pair.delta is None else pair.delta)
             label = guide_label if pair.label is None else pair.label
             target = self.spec.target(Given(pair.source, found, guide, label))
+            place = index if pair.place is None else pair.place
             problems.append(
                 Problem(
                     index=index,
                     source=pair.source,
                     box=box,
-                    start=self.starting_point(index, pair.source, box),
+                    start=self.starting_point(place, pair.source, box),
                     target=target,
                     guide=guide,
                     initial_distance=self.distance(found, guide),
@@ -162,12 +163,12 @@ class Run:
         """Of one image's activations to the guide's; NaN without a guide."""
         return float("nan") if guide is None else float(self.spec.distance(found, guide)[0])
 
-    def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
+    def starting_point(self, place: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
         """The source, or a random point of its box."""
         if self.start == "source":
             return np.asarray(source, np.float32)
         # Seeded by the pair's place in the stream: neither lane nor batch size matters.
-        share = np.random.default_rng((self.seed, index)).random(source.shape, np.float32)
+        share = np.random.default_rng((self.seed, place)).random(source.shape, np.float32)
         return np.clip(box.lower + share * (box.upper - box.lower), box.lower, box.upper)
 
     def empty_lanes(self, count: int, target: Any) -> Lanes:

@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,21 @@ class Pair(NamedTuple):
     guide: Any
     delta: float | None = None  # the stream's own when None
     target_ratio: float | None = None  # likewise
+    place: int | None = None  # seeds a random start; the pair's place in the stream when None
     label: int | None = None  # to take; the guide's when None
+
+
+class Progress(NamedTuple):
+    """How far a stream is, at a look of the host."""
+
+    finished: int  # pairs
+    running: int  # evaluations, so far, of the pairs that are not finished
+    active: int  # lanes that had a pair to work on
+    lanes: int
+
+
+Report = Callable[[Progress], bool | None]
+"""Told after each chunk how far the stream is; when it answers true, the stream ends there."""
 
 
 class PairResult(NamedTuple):

@@ -8,9 +8,8 @@ import numpy as np
 
 from advjax.attacks.label import LabelOpt, Search
 from advjax.engine.problems import Problem, Run, prepared
-from advjax.engine.results import Pair, PairResult
+from advjax.engine.results import Pair, PairResult, Progress, Report
 
-Report = Callable[[int, int], None]
 Solve = Callable[[Run, Iterator[Any], int | None, Report], Iterator[PairResult]]
 
 
@@ -38,7 +37,7 @@ def search_c(
     fresh = prepared(run, pairs)
     again: deque[Problem] = deque()
     going: dict[int, Attempts] = {}
-    done = 0
+    done, stopped = 0, False
 
     def problems() -> Iterator[Problem]:
         while (problem := again.popleft() if again else next(fresh, None)) is not None:
@@ -47,8 +46,11 @@ def search_c(
                 going[problem.index] = Attempts(problem, Search(spec.c))
             yield problem
 
-    def tell(_, running: int) -> None:
-        report(done, running + sum(each.evaluations for each in going.values()))
+    def tell(at: Progress) -> bool:
+        nonlocal stopped
+        earlier = sum(each.evaluations for each in going.values())
+        stopped = bool(report(at._replace(finished=done, running=at.running + earlier)))
+        return stopped
 
     while True:
         for found in solve(run, problems(), batch_size, tell):
@@ -59,7 +61,7 @@ def search_c(
             else:
                 going[found.index] = each
                 again.append(_next(each))
-        if not again:
+        if stopped or not again:
             return
 
 

@@ -1,0 +1,1 @@
+"""Runs of any number of pairs: durable, resumable, past one machine."""
