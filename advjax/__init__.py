@@ -5,9 +5,12 @@ The public names. Everything else may change.
 
 from advjax.attacks.feature import FeatureFgrad as FeatureFgrad
 from advjax.attacks.feature import FeatureOpt as FeatureOpt
+from advjax.attacks.inversion import Inversion as Inversion
 from advjax.attacks.label import LabelFgrad as LabelFgrad
 from advjax.attacks.label import LabelOpt as LabelOpt
 from advjax.attacks.linear import FeatureLinear as FeatureLinear
+from advjax.attacks.transfer import TransferResult as TransferResult
+from advjax.attacks.transfer import transfer as transfer
 from advjax.data.imagenet import imagenet_classes as imagenet_classes
 from advjax.data.images import Preprocessing as Preprocessing
 from advjax.data.images import load_images as load_images
@@ -19,6 +22,8 @@ from advjax.engine import Pair as Pair
 from advjax.engine import PairResult as PairResult
 from advjax.engine import attack as attack
 from advjax.engine import attack_stream as attack_stream
+from advjax.engine.inversion import InversionResult as InversionResult
+from advjax.engine.inversion import invert as invert
 from advjax.errors import AdvjaxError as AdvjaxError
 from advjax.networks.network import Network as Network
 from advjax.networks.zoo import load as load

@@ -1,7 +1,7 @@
 """Inversion: an image with given activations, among the natural ones (Mahendran and Vedaldi)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -84,7 +84,7 @@ class Inversion:
     alpha: float = 6.0
     alpha_weight: float = ALPHA_WEIGHT
     beta: float = 2.0
-    variation: float = 0.5
+    variation: float | None = None
     grey: float = 127.5
     jitter: int = 0
 
@@ -98,7 +98,7 @@ class Inversion:
         check_weights(self.layers, self.weights)
         for name, least in (("alpha", 1), ("beta", 1), ("alpha_weight", 0), ("variation", 0)):
             value = getattr(self, name)
-            if not least <= value < float("inf"):
+            if value is not None and not least <= value < float("inf"):
                 raise AdvjaxError(f"{name} is {value}; give a number, {least} or more")
         if not (isinstance(self.jitter, int) and self.jitter >= 0):
             raise AdvjaxError(f"jitter is {self.jitter!r}; give a number of pixels, 0 or more")
@@ -115,15 +115,7 @@ class Inversion:
     def target(self, given: Given) -> Any:
         """The activations and, per layer, its weight over their squared norm."""
         assert given.guide is not None
-        weights = self.weights or (1.0,) * len(self.layers)
-        norms = {k: np.linalg.norm(np.float64(given.guide[k])) for k in self.layers}
-        return {
-            "guide": given.guide,
-            "share": {
-                k: np.array([w / norms[k] ** 2 if norms[k] else w], np.float32)
-                for k, w in zip(self.layers, weights, strict=True)
-            },
-        }
+        return {"guide": given.guide, "share": self._shares(given.guide)}
 
     def initial(self, target: Any, found: Features) -> float:
         """Of the order of the loss of an image that has nothing of the activations."""
@@ -133,6 +125,7 @@ class Inversion:
         self, activate: Activate, images: Float[Array, "b h w c"], target: Any
     ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
         """The objective of each pair, and the activations at its image."""
+        assert self.variation is not None
         found = activate(shifted(images, self.jitter) if self.jitter else images)
         value = self.alpha_weight * alpha_norm(images, self.alpha, self.grey)
         value += self.variation * total_variation(images, self.beta)
@@ -142,8 +135,26 @@ class Inversion:
         return value, found
 
     def distance(self, found: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
-        """The Euclidean distance of each row to the given activations."""
-        return distance(self.layers, self.weights, found, guide)
+        """The root of the loss without the priors: 0 where the activations are the given ones."""
+        shares = tuple(float(share[0]) for share in self._shares(guide).values())
+        return distance(self.layers, shares, found, guide)
+
+    def _shares(self, guide: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Each layer's weight over the squared norm of the given activations."""
+        weights = zip(self.layers, self.weights or (1.0,) * len(self.layers), strict=True)
+        norms = {k: np.linalg.norm(np.float64(guide[k])) for k in self.layers}
+        return {k: np.array([w / (norms[k] ** 2 or 1)], np.float32) for k, w in weights}
+
+
+def published_variation(layers: Sequence[str], of: Sequence[str]) -> float:
+    """0.5, 5 or 50, by where the deepest of these layers is in the list `of` all of them.
+
+    Example:
+        >>> published_variation(["conv2"], ["conv1", "conv2", "conv3", "fc"])
+        5.0
+    """
+    depth = max(of.index(name) + 1 for name in layers) / len(of)
+    return 0.5 if depth <= 0.3 else 5.0 if depth <= 0.6 else 50.0
 
 
 def shifted(images: Float[Array, "b h w c"], most: int) -> Float[Array, "b h w c"]:

@@ -143,9 +143,10 @@ class LabelOpt(_ToLabel):
         'label-opt'
     """
 
-    c: float = 1.0
-    attempts: int = 8
-    rounded: bool = False
+    # Not compared: whatever the search does, the compiled programs are the same.
+    c: float = dataclasses.field(default=1.0, compare=False)
+    attempts: int = dataclasses.field(default=8, compare=False)
+    rounded: bool = dataclasses.field(default=False, compare=False)
 
     name: ClassVar[str] = "label-opt"
     one_step: ClassVar[bool] = False

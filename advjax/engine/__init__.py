@@ -6,22 +6,22 @@ puts the next pairs into the free lanes (`loop`), which neither recompiles nor t
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from advjax.attacks.box import check_delta
 from advjax.attacks.feature import FeatureFgrad, FeatureOpt
-from advjax.attacks.inversion import Inversion
+from advjax.attacks.inversion import Inversion, published_variation
 from advjax.attacks.label import LabelFgrad, LabelOpt
 from advjax.attacks.linear import FeatureLinear
 from advjax.engine.loop import solve, solve_on_host
+from advjax.engine.pairs import guide_batch, image_batch, one_or_each
 from advjax.engine.problems import BLOCK, Run, read_ahead
 from advjax.engine.programs import Plan
 from advjax.engine.results import AttackResult, Pair, PairResult, Progress, Report, stack
-from advjax.engine.search import search
+from advjax.engine.search import search_c
 from advjax.engine.signed_step import SignedStep
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
@@ -100,7 +100,7 @@ def attack_stream(
         UnknownName: A layer that the network does not have.
 
     Example:
-        >>> import advjax
+        >>> import advjax, numpy as np
         >>> net = advjax.load("lenet", "orthonormal")
         >>> source, guide = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
         >>> solver = advjax.ProjectedLBFGS(max_evaluations=5)
@@ -147,7 +147,7 @@ def attack_stream(
     report, close = _report(plan.solver.max_evaluations * attempts, total, progress)
     run_pairs = solve_on_host if isinstance(solver, ScipyLBFGSB) else solve
     if isinstance(spec, LabelOpt):
-        results = search(run, source, lanes, report, run_pairs)
+        results = search_c(run, source, lanes, report, run_pairs)
     else:
         results = run_pairs(run, source, lanes, report)
     return _finally(close, _in_order(results) if ordered else results)
@@ -180,6 +180,9 @@ def _specified(
         if len(net.layers[output]) != 1:
             raise AdvjaxError(f"output {output!r} has shape {net.layers[output]}; give (classes,)")
         spec = dataclasses.replace(spec, output=output)
+    if isinstance(spec, Inversion) and spec.variation is None:
+        variation = published_variation(spec.layers, list(net.layers))
+        spec = dataclasses.replace(spec, variation=variation)
     return spec
 
 
@@ -272,57 +275,27 @@ def attack(
         AdvjaxError: An argument or an image that cannot be used.
 
     Example:
-        >>> import advjax
+        >>> import advjax, numpy as np
         >>> net = advjax.load("lenet", "orthonormal")
         >>> images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
         >>> result = attack(net, images, images[::-1], solver=advjax.ProjectedLBFGS(5), delta=20.0)
         >>> result.adversarial.shape, bool((result.ratio < 1).all())
         ((2, 28, 28, 1), True)
     """
-    batch = _images(net, "sources", sources)
+    batch = image_batch(net, "sources", sources)
     if not len(batch):
         raise AdvjaxError("sources is empty; give at least one pair")
-    each = _guides(net, guides, len(batch))
+    each = guide_batch(net, guides, len(batch))
     if len(each) != len(batch):
         raise AdvjaxError(
             f"sources has {len(batch)} images and guides has {len(each)}; give one "
             "guide for each source"
         )
-    deltas = [check_delta(d) for d in _one_or_each("delta", delta, len(batch))]
-    labels = _one_or_each("labels", labels, len(batch))
+    deltas = [check_delta(d) for d in one_or_each("delta", delta, len(batch))]
+    labels = one_or_each("labels", labels, len(batch))
     pairs = [
         Pair(source, guide, delta, label=label)
         for source, guide, delta, label in zip(batch, each, deltas, labels, strict=True)
     ]
     results = list(attack_stream(net, pairs, progress=progress, **settings))
     return stack(results)
-
-
-def _images(net: Network, name: str, images: Any) -> np.ndarray:
-    images = images if isinstance(images, jax.Array) else np.asarray(images)
-    images = images[None] if images.shape == net.input_shape else images
-    return np.asarray(net.check_images(images, name))
-
-
-def _guides(net: Network, guides: Any, count: int) -> Sequence[Any]:
-    """What each source has as guide."""
-    if guides is None:
-        return [None] * count
-    if isinstance(guides, Mapping):
-        given = {layer: np.asarray(values) for layer, values in guides.items()}
-        counts = {len(values) if values.ndim else 0 for values in given.values()}
-        if len(counts) != 1:
-            raise AdvjaxError("guides has layers of different lengths; give [n, ...] for each")
-        return [{k: v[i] for k, v in given.items()} for i in range(counts.pop())]
-    if np.ndim(guides) == 5:
-        return list(np.asarray(guides))  # each set is checked with its pair
-    return list(_images(net, "guides", guides))
-
-
-def _one_or_each(name: str, given: Any, count: int) -> list[Any]:
-    values = list(np.atleast_1d(np.asarray(given, object)))
-    if len(values) not in (1, count):
-        raise AdvjaxError(
-            f"{name} has {len(values)} values for {count} pairs; give one or one for each"
-        )
-    return values * count if len(values) == 1 else values

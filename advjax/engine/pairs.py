@@ -1,9 +1,11 @@
 """What a pair may be, checked at the door."""
 
+import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from advjax.attacks.box import check_delta
@@ -42,6 +44,38 @@ def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
     if pair.guide is None and not plan.spec.to_label:
         raise AdvjaxError(f"guide of {name} is None, and {plan.spec.name} needs one; give it")
     return pair
+
+
+def image_batch(net: Network, name: str, images: Any) -> np.ndarray:
+    """Images [n, h, w, c], checked; a single one as a batch of one."""
+    images = images if isinstance(images, jax.Array) else np.asarray(images)
+    images = images[None] if images.shape == net.input_shape else images
+    return np.asarray(net.check_images(images, name))
+
+
+def guide_batch(net: Network, guides: Any, count: int) -> Sequence[Any]:
+    """What each of `count` sources has as guide."""
+    if guides is None:
+        return [None] * count
+    if isinstance(guides, Mapping):
+        given = {layer: np.asarray(values) for layer, values in guides.items()}
+        counts = {len(values) if values.ndim else 0 for values in given.values()}
+        if len(counts) != 1:
+            raise AdvjaxError("guides has layers of different lengths; give [n, ...] for each")
+        return [{k: v[i] for k, v in given.items()} for i in range(counts.pop())]
+    if np.ndim(guides) == 5:
+        return list(np.asarray(guides))  # each set is checked with its pair
+    return list(image_batch(net, "guides", guides))
+
+
+def one_or_each(name: str, given: Any, count: int) -> list[Any]:
+    """One value for each, of what was given for all or for each."""
+    values = list(np.atleast_1d(np.asarray(given, object)))
+    if len(values) not in (1, count):
+        raise AdvjaxError(
+            f"{name} has {len(values)} values for {count} pairs; give one or one for each"
+        )
+    return values * count if len(values) == 1 else values
 
 
 def check_activations(
@@ -93,8 +127,10 @@ def _label(net: Network, plan: Plan, name: str, label: Any) -> int:
     if output is None:
         raise AdvjaxError(f"{name} is {label!r}, but {net.name} names no output layer")
     classes = net.layers[output][-1]
-    if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
-        raise AdvjaxError(f"{name} is {label!r}; give the number of a class, 0 to {classes - 1}")
-    if not 0 <= label < classes:
+    try:
+        number = operator.index(label)
+    except TypeError:
+        number = -1
+    if not 0 <= number < classes:
         raise AdvjaxError(f"{name} is {label}; {net.name} has the classes 0 to {classes - 1}")
-    return int(label)
+    return number

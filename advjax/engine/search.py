@@ -24,7 +24,7 @@ class Attempts(NamedTuple):
     traces: tuple[np.ndarray, ...] = ()
 
 
-def search(
+def search_c(
     run: Run, pairs: Iterator[Pair], batch_size: int | None, report: Report, solve: Solve
 ) -> Iterator[PairResult]:
     """Attempts with one c after the other, each pair with its own, the lanes never waiting.
