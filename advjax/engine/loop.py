@@ -32,7 +32,7 @@ def solve(
     else:
         share = -(-batch_size // devices)  # lanes of one device
     lanes, occupants = None, []
-    exhausted, done = False, 0
+    exhausted, done, steps = False, 0, 0
     while True:
         interrupted = None
         try:
@@ -52,10 +52,11 @@ def solve(
             # the stream, when nothing is left to fill them with, only once all are done.
             idle = np.array([o is None for o in occupants]).reshape(devices, share).sum(1)
             enough = np.full(devices, share) if exhausted else idle + -(-share // 8)
-            lanes, _ = run.programs.advance(
+            lanes, taken = run.programs.advance(
                 run.net.params, lanes, np.int32(CHUNK), enough.astype(np.int32)
             )
             status = np.asarray(lanes.state.status)
+            steps += int(np.asarray(taken).sum()) * share
         except KeyboardInterrupt as error:
             if lanes is None:
                 raise
@@ -81,7 +82,7 @@ def solve(
         for lane, _ in finished:
             occupants[lane] = None
         running = np.asarray(lanes.state.evaluations)[[o is not None for o in occupants]]
-        stop = report(Progress(done, int(running.sum()), active, len(occupants)))
+        stop = report(Progress(done, int(running.sum()), active, len(occupants), steps))
         yield from run.harvest(lanes, finished)
         if interrupted:
             raise interrupted
@@ -123,6 +124,7 @@ def solve_on_host(
     """One pair after the other through SciPy; the objective and its gradient are compiled."""
     solver = run.plan.solver
     assert isinstance(solver, ScipyLBFGSB)
+    steps = 0
     for done, problem in enumerate(prepared(run, pairs)):
         scale, threshold, goal = run.goals(problem)
         labels, target = [], without_batch(problem.target)
@@ -132,8 +134,17 @@ def solve_on_host(
             labels.append(int(label))
             return value, gradient
 
-        def stop(count, value, point, done=done, threshold=threshold, goal=goal, labels=labels):
-            report(Progress(done, count, 1, 1))
+        def stop(
+            count,
+            value,
+            point,
+            done=done,
+            threshold=threshold,
+            goal=goal,
+            labels=labels,
+            steps=steps,
+        ):
+            report(Progress(done, count, 1, 1, steps + count))
             if value <= threshold:
                 return Status.TARGET
             return Status.LABEL if run.plan.until_label and labels[-1] == goal else None
@@ -147,5 +158,6 @@ def solve_on_host(
             np.array([found.status]),
             np.sqrt(found.values / scale).astype(np.float32)[None],
         )
-        if report(Progress(done + 1, 0, 1, 1)):
+        steps += found.evaluations
+        if report(Progress(done + 1, 0, 1, 1, steps)):
             return

@@ -76,17 +76,21 @@ class Run:
         self.guides: OrderedDict[bytes, Labelled] = OrderedDict()
 
     def features(self, images: Sequence[np.ndarray]) -> list[Labelled]:
-        """Of up to BLOCK images, at `highest` precision; one compilation whatever their number."""
-        padded = np.zeros((BLOCK, *self.net.input_shape), np.float32)
-        padded[: len(images)] = images
-        found, labels = jax.device_get(self.programs.activations(self.net.params, padded))
-        return [
-            (
-                {name: value[i : i + 1] for name, value in found.items()},
-                None if labels is None else int(labels[i]),
-            )
-            for i in range(len(images))
-        ]
+        """At `highest` precision, BLOCK at a time; one compilation whatever their number."""
+        found: list[Labelled] = []
+        for begin in range(0, len(images), BLOCK):
+            block = images[begin : begin + BLOCK]
+            padded = np.zeros((BLOCK, *self.net.input_shape), np.float32)
+            padded[: len(block)] = block
+            values, labels = jax.device_get(self.programs.activations(self.net.params, padded))
+            found += [
+                (
+                    {name: value[i : i + 1] for name, value in values.items()},
+                    None if labels is None else int(labels[i]),
+                )
+                for i in range(len(block))
+            ]
+        return found
 
     def guide_features(self, guides: Sequence[Any]) -> list[tuple[Features | None, int | None]]:
         """As `features`, but computed once for each distinct guide among the latest ones.
@@ -116,8 +120,7 @@ class Run:
     def _of_guides(self, guides: Sequence[np.ndarray]) -> list[Labelled]:
         sets = [guide if guide.ndim == 4 else guide[None] for guide in guides]
         images = [image for each in sets for image in each]
-        starts = range(0, len(images), BLOCK)
-        found = iter([f for i in starts for f in self.features(images[i : i + BLOCK])])
+        found = iter(self.features(images))
         return [_mean([next(found) for _ in each]) for each in sets]
 
     def _given(self, guide: Mapping[str, np.ndarray] | None) -> tuple[Features | None, int | None]:
@@ -238,7 +241,8 @@ class Run:
         """
         images = best[: len(problems)].reshape(-1, *self.net.input_shape)
         rounded = [round_into(image, p.box) for image, p in zip(images, problems, strict=True)]
-        features, features8 = self.features(list(images)), self.features(rounded)
+        both = self.features([*images, *rounded])
+        features, features8 = both[: len(images)], both[len(images) :]
         for i, problem in enumerate(problems):
             (found, label), (found8, label8) = features[i], features8[i]
             distance = self.distance(found, problem.guide)

@@ -32,6 +32,7 @@ class Progress(NamedTuple):
     running: int  # evaluations, so far, of the pairs that are not finished
     active: int  # lanes that had a pair to work on
     lanes: int
+    steps: int  # of all lanes together, also those they idled through
 
 
 Report = Callable[[Progress], bool | None]
