@@ -1,21 +1,22 @@
-"""The command line: `advjax demo`, `advjax attack`, `advjax weights`."""
+"""The command line: `advjax demo`, `advjax attack`, `advjax weights`, `advjax bench`."""
 
 import contextlib
 import dataclasses
 import importlib.util
 import io
 import itertools
+import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from advjax import disguise
+from advjax import bench, disguise, files
 from advjax.checkpoints import catalogue
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
@@ -124,6 +125,59 @@ class Demo:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure how fast attacks are on this machine; needs no files.
+
+    Attributes:
+        network: The network's name.
+        weights: 'random', 'orthonormal' or a file.
+        layer: The layer to match; the network's customary one when not given.
+        solver: The minimiser: 'lbfgs' or 'sign'.
+        batch_size: Pairs at a time; 'auto': as many as memory holds.
+        pairs: How many pairs the stream has.
+        max_evaluations: Of each pair.
+        precision: Of matrix products: 'highest', 'tensorfloat32' or 'bfloat16'.
+        out: A JSON file to write as well.
+    """
+
+    network: str = "caffenet"
+    weights: str | None = "random"
+    layer: str | None = None
+    solver: str = "lbfgs"
+    batch_size: int | Literal["auto"] = 8
+    pairs: int = 16
+    max_evaluations: int = 20
+    precision: str = "highest"
+    out: Path | None = None
+
+    def run(self) -> None:
+        """Does it."""
+        solvers = {name: SOLVERS[name] for name in ("lbfgs", "sign")}
+        if self.solver not in solvers:
+            raise UnknownName("solver", self.solver, solvers)
+        net = zoo.load(self.network, self.weights)
+        solver = solvers[self.solver](max_evaluations=self.max_evaluations)
+        shown = {"solver": solver, "layer": self.layer, "precision": self.precision}
+        stream = bench.throughput(net, self.pairs, self.batch_size, **shown)
+        batch = 8 if self.batch_size == "auto" else self.batch_size
+        times = bench.step_times(net, batch=batch, **shown)
+        figures = {
+            "evaluation_ms_per_image": 1e3 * times.evaluation / batch,
+            "step_ms_per_image": 1e3 * times.step / batch,
+            "solver_share": times.solver_share,
+            "compilation_seconds": times.compilation,
+            **stream._asdict(),
+        }
+        for name, value in figures.items():
+            print(f"{name.replace('_', ' '):24} {value:.4g}")
+        if self.out is not None:
+            settings = {k: v for k, v in dataclasses.asdict(self).items() if k != "out"}
+            record = {"machine": bench.machine(), "settings": settings, "figures": figures}
+            files.write_text(self.out, json.dumps(record, indent=1) + "\n")
+            print(f"written: {self.out}")
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """The networks, where their weights come from, and which are here."""
 
@@ -209,6 +263,7 @@ Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Attack, subcommand("attack")]
     | Annotated[WeightsCommand, subcommand("weights")]
+    | Annotated[Bench, subcommand("bench")]
 )
 
 

@@ -1,10 +1,7 @@
 """What every benchmark shares: rounds taken in turn, the machine's description, JSON and tables."""
 
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -41,28 +38,10 @@ def ratio(seconds: Mapping[str, Sequence[float]], ours: str, peer: str) -> float
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, devices, versions and date."""
-    import jax
+    """The machine, versions and date, and the command."""
+    from advjax import bench
 
-    model = platform.processor()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    versions = {}
-    for name in ("advjax", "jax", "jaxlib", "flax", "numpy", "scipy", "torch", "jaxopt"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "devices": [f"{d.platform} {d.device_kind}" for d in jax.local_devices()],
-        "python": platform.python_version(),
-        "versions": versions,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
-    }
+    return {**bench.machine(), "command": " ".join(["python", *sys.argv])}
 
 
 def save(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:

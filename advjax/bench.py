@@ -1,0 +1,244 @@
+"""How fast attacks are on this machine: the network, the solver's share, pairs per second.
+
+Everything runs on images drawn from a seed and weights that need no download, so that a figure can
+be had wherever JAX runs; `benchmarks/` has the comparisons with other libraries.
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from advjax.attacks.feature import FeatureOpt
+from advjax.engine import Pair, Progress, attack_stream
+from advjax.engine.problems import Run
+from advjax.engine.programs import Plan
+from advjax.errors import AdvjaxError
+from advjax.networks.network import Network, activations
+
+PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy", "scipy", "torch", "jaxopt")
+
+
+class StepTimes(NamedTuple):
+    """Medians over rounds taken in turn; seconds for the whole batch."""
+
+    evaluation: float  # value and input gradient of the network's objective alone
+    step: float  # the same within the engine: the solver and the loop included
+    compilation: float  # of the engine's chunk, with whatever cache JAX has
+
+    @property
+    def solver_share(self) -> float:
+        """What part of a step is not the network's evaluation."""
+        return 1 - self.evaluation / self.step
+
+
+class Throughput(NamedTuple):
+    """A stream of pairs from its first result's compilation to its last result."""
+
+    pairs_per_second: float  # compilation not counted
+    active_share: float  # of all lanes' steps, those that evaluated a pair that was not done
+    ratio: float  # mean
+    evaluations: float  # mean
+
+
+def photographs(count: int, shape: tuple[int, int, int], seed: int = 0) -> UInt8[np.ndarray, "..."]:
+    """Images with the spectrum of natural ones, amplitude 1 / frequency (Field, 1987).
+
+    Returns:
+        [count, h, w, c], uint8; the same for the same seed on every machine.
+
+    Example:
+        >>> images = photographs(2, (8, 9, 3))
+        >>> images.shape, images.dtype.name, bool((images[0] != images[1]).any())
+        ((2, 8, 9, 3), 'uint8', True)
+    """
+    height, width, channels = shape
+    rng = np.random.default_rng(seed)
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))[None, :, :, None]
+    images = np.empty((count, *shape), np.uint8)
+    for image in images:
+        grey = rng.standard_normal((1, height, width, 1))
+        noise = 0.8 * grey + 0.2 * rng.standard_normal((1, height, width, channels))
+        smooth = np.fft.irfft2(
+            np.fft.rfft2(noise, axes=(1, 2)) / frequency, (height, width), (1, 2)
+        )
+        smooth = (smooth - smooth.mean()) / smooth.std()
+        image[:] = np.clip(127.5 + 60 * smooth[0], 0, 255)
+    return images
+
+
+def step_times(
+    net: Network,
+    solver: Any,
+    batch: int,
+    *,
+    layer: str | None = None,
+    precision: str = "highest",
+    steps: int = 4,
+    rounds: int = 5,
+) -> StepTimes:
+    """Times the network's evaluation and the engine's whole step, in turn, at one batch size.
+
+    Args:
+        net: The network.
+        solver: Of `advjax.solvers`; not `ScipyLBFGSB`, which has no lanes.
+        batch: Lanes.
+        layer: The layer matched; the network's customary one when None.
+        precision: Of matrix products, as in `advjax.attack_stream`.
+        steps: In one timed call.
+        rounds: Timed calls of each of the two.
+
+    Raises:
+        AdvjaxError: `batch`, `steps` or `rounds` under 1.
+    """
+    for name, value in (("batch", batch), ("steps", steps), ("rounds", rounds)):
+        if value < 1:
+            raise AdvjaxError(f"{name} is {value}; give 1 or more")
+    spec = FeatureOpt(net.check_layers(layer))
+    plan = Plan(
+        function=net.function,
+        with_params=net.params is not None,
+        spec=spec,
+        solver=dataclasses.replace(solver, max_evaluations=10**6),  # none is to end early
+        input_shape=net.input_shape,
+        output=None,
+        until_label=False,
+        trace=False,
+        precision=precision,
+        devices=(jax.local_devices()[0],),
+    )
+    run = Run(net, plan, 10.0, None, "source", 0)
+    images = photographs(2 * batch, net.input_shape)
+    pairs = [(i, Pair(images[i], images[batch + i])) for i in range(batch)]
+    problems = run.prepare(pairs)
+    lanes = run.empty_lanes(batch, problems[0].target)
+    for lane, problem in enumerate(problems):
+        lanes = run.insert(lanes, lane, problem)
+
+    x = jnp.asarray(images[:batch].reshape(batch, -1), jnp.float32)
+    target = jax.device_get(lanes.target)  # the lanes will be donated
+
+    @jax.jit
+    def evaluate(params, x, target):
+        def loss(x):
+            found = lambda images: activations(  # noqa: E731
+                net.function, plan.with_params, params, images, spec.layers
+            )
+            return jnp.sum(spec.loss(found, x.reshape(-1, *net.input_shape), target)[0])
+
+        def descend(_, x):  # so little that it costs nothing, and so that no step is left out
+            return x - 1e-3 * jnp.sign(jax.grad(loss)(x))
+
+        with jax.default_matmul_precision(precision):
+            return jax.lax.fori_loop(0, steps, descend, x)
+
+    def advance() -> None:
+        nonlocal lanes
+        every = np.full(1, batch, np.int32)
+        lanes, _ = run.programs.advance(net.params, lanes, np.int32(steps), every)
+        jax.block_until_ready(lanes.state.trial)
+
+    begin = time.perf_counter()
+    advance()
+    compilation = time.perf_counter() - begin
+    seconds = _in_turn(
+        [lambda: jax.block_until_ready(evaluate(net.params, x, target)), advance], rounds
+    )
+    evaluation, step = (float(np.median(each)) / steps for each in seconds)
+    return StepTimes(evaluation, step, compilation - steps * step)
+
+
+def _in_turn(contenders: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Seconds of each in each round, after one that is not counted."""
+    seconds: list[list[float]] = [[] for _ in contenders]
+    for turn in range(rounds + 1):
+        for run, spent in zip(contenders, seconds, strict=True):
+            begin = time.perf_counter()
+            run()
+            if turn:
+                spent.append(time.perf_counter() - begin)
+    return seconds
+
+
+def throughput(net: Network, count: int, batch: Any, **settings: Any) -> Throughput:
+    """Attacks `count` pairs of drawn images as one stream, after one pair that compiles.
+
+    Args:
+        net: The network.
+        count: Pairs.
+        batch: Lanes, or "auto".
+        **settings: Of `advjax.attack_stream`: `solver`, `layer`, `target_ratio`, ...
+    """
+    if count < 1:
+        raise AdvjaxError(f"pairs is {count}; give 1 or more")
+    images = photographs(2 * count, net.input_shape)
+    pairs = list(zip(images[:count], images[count:], strict=True))
+    taken = 0
+
+    def tell(at: Progress) -> None:
+        nonlocal taken
+        taken = at.steps
+
+    # Without a length, so that the stream has all its lanes in both.
+    list(attack_stream(net, iter(pairs[:1]), batch_size=batch, **settings))
+    begin = time.perf_counter()
+    results = list(
+        attack_stream(net, iter(pairs), batch_size=batch, progress=tell, ordered=False, **settings)
+    )
+    seconds = time.perf_counter() - begin
+    evaluations = np.array([result.evaluations for result in results])
+    return Throughput(
+        pairs_per_second=count / seconds,
+        active_share=float(evaluations.sum() / taken),
+        ratio=float(np.mean([result.ratio for result in results])),
+        evaluations=float(evaluations.mean()),
+    )
+
+
+def matrix_ceiling(size: int = 2048, precision: str = "highest", rounds: int = 5) -> float:
+    """Floating-point operations per second of a square matrix product of this precision."""
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((size, size), np.float32))
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+    (seconds,) = _in_turn([lambda: jax.block_until_ready(product(a, a))], rounds)
+    return 2 * size**3 / min(seconds)
+
+
+def memory_ceiling(size: int = 1 << 26, rounds: int = 5) -> float:
+    """Bytes per second, read and written, of adding one to `size` float32 numbers."""
+    x = jnp.zeros(size, jnp.float32)
+    add = jax.jit(lambda x: x + 1)
+    (seconds,) = _in_turn([lambda: jax.block_until_ready(add(x))], rounds)
+    return 8 * size / min(seconds)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, devices, versions and date: what a figure must say beside it."""
+    model = platform.processor()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.local_devices()],
+        "python": platform.python_version(),
+        "versions": versions,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }

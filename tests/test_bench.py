@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+
+import advjax
+from advjax import bench
+from advjax.cli import main
+from advjax.errors import AdvjaxError
+
+
+@pytest.fixture(scope="module")
+def net():
+    return advjax.load("lenet", "random")
+
+
+def test_drawn_images_are_reproducible_and_smooth_as_photographs_are():
+    images = bench.photographs(4, (64, 48, 3), seed=3)
+    np.testing.assert_array_equal(images, bench.photographs(4, (64, 48, 3), seed=3))
+    assert not np.array_equal(images[0], images[1])
+    pixels = images.astype(float)
+    neighbours = np.corrcoef(pixels[:, :, 1:].ravel(), pixels[:, :, :-1].ravel())[0, 1]
+    assert neighbours > 0.5  # noise has 0
+    assert pixels.std() > 30
+
+
+def test_a_step_takes_as_long_as_its_parts(net):
+    times = bench.step_times(net, advjax.ProjectedLBFGS(), 2, steps=2, rounds=1)
+    assert times.evaluation > 0
+    assert times.step > 0
+    assert times.solver_share == 1 - times.evaluation / times.step
+
+
+def test_the_active_share_counts_every_lane(net):
+    # 3 pairs of 4 evaluations in 2 lanes: the second lane idles for the last 4 of 8 steps.
+    found = bench.throughput(net, 3, 2, solver=advjax.ProjectedLBFGS(4))
+    assert found.evaluations == 4
+    assert found.active_share == pytest.approx(12 / 16)
+    assert found.pairs_per_second > 0
+    assert 0 < found.ratio < 1
+
+
+def test_ceilings_are_those_of_a_computer():
+    assert 1e8 < bench.matrix_ceiling(128, rounds=1) < 1e16
+    assert 1e8 < bench.memory_ceiling(1 << 16, rounds=1) < 1e14
+
+
+@pytest.mark.parametrize("name", ["batch", "steps", "rounds"])
+def test_wrong_numbers_are_named(net, name):
+    with pytest.raises(AdvjaxError, match=f"{name} is 0; give 1 or more"):
+        bench.step_times(net, advjax.ProjectedLBFGS(), **{"batch": 1, name: 0})
+
+
+def test_the_command_prints_and_writes_its_figures(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    arguments = ["bench", "--network", "lenet", "--pairs", "3", "--batch-size", "2"]
+    assert main([*arguments, "--max-evaluations", "3", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    said = capsys.readouterr().out
+    for name, value in record["figures"].items():
+        assert f"{name.replace('_', ' '):24} {value:.4g}" in said
+    assert record["settings"]["network"] == "lenet"
+    assert record["machine"]["versions"]["jax"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--solver", "scipy"], "solver 'scipy' is not known"),
+        (["--pairs", "0", "--network", "lenet"], "pairs is 0; give 1 or more"),
+        (["--network", "lenet", "--precision", "half"], "precision 'half' is not known"),
+    ],
+)
+def test_mistakes_at_the_command_line_are_one_line(arguments, message, capsys):
+    assert main(["bench", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
