@@ -1,0 +1,234 @@
+"""The engine alone, on any device: no peer, no data, nothing but the repository and JAX.
+
+    python benchmarks/engine.py [--only share scaling lanes memory compilation roofline stream]
+
+On a GPU: `python benchmarks/engine.py --pairs 1000 --batches 1 8 64 256 1024 --stream-batch auto`.
+Images are drawn from a seed with the spectrum of photographs, weights likewise.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import jax
+import numpy as np
+
+import advjax
+from advjax import bench
+
+NETWORKS = {"caffenet": "fc7", "squeezenet": "pool10"}
+COMPILE = """
+import json, sys, time
+import advjax
+from advjax import bench
+net = advjax.load(sys.argv[1], "random")
+images = bench.photographs(2, net.input_shape)
+begin = time.perf_counter()
+advjax.attack(net, images[:1], images[1:], solver=advjax.ProjectedLBFGS(2), progress=False)
+print(json.dumps(time.perf_counter() - begin))
+"""
+
+
+def share(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The solver's part of a step."""
+    rows = []
+    for name in NETWORKS:
+        net = advjax.load(name, "random")
+        for solver in (
+            advjax.ProjectedLBFGS(),
+            advjax.ProjectedLBFGS(history_dtype="bfloat16"),
+            advjax.SignMomentum(),
+        ):
+            times = bench.step_times(net, solver, options.batch, rounds=options.rounds)
+            rows.append(
+                {
+                    "network": name,
+                    "solver": type(solver).__name__,
+                    "history": getattr(solver, "history_dtype", "-"),
+                    "batch": options.batch,
+                    "evaluation ms/image": 1e3 * times.evaluation / options.batch,
+                    "step ms/image": 1e3 * times.step / options.batch,
+                    "solver's share": times.solver_share,
+                }
+            )
+    return rows
+
+
+def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A step's time by batch size."""
+    net = advjax.load(options.network, "random")
+    rows = []
+    for batch in options.batches:
+        times = bench.step_times(
+            net, advjax.ProjectedLBFGS(), batch, precision=options.precision, rounds=options.rounds
+        )
+        rows.append(
+            {
+                "network": options.network,
+                "batch": batch,
+                "step ms/image": 1e3 * times.step / batch,
+                "steps/s x batch": batch / times.step,
+                "solver's share": times.solver_share,
+                "compilation s": times.compilation,
+            }
+        )
+    return rows
+
+
+def lanes(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """How much of the lanes' steps goes to pairs that are not done, when pairs end early."""
+    net = advjax.load(options.network, "random")
+    found = bench.throughput(
+        net, options.lanes_pairs, 16, solver=advjax.ProjectedLBFGS(), target_ratio=options.target
+    )
+    return [
+        {
+            "network": options.network,
+            "pairs": options.lanes_pairs,
+            "batch": 16,
+            "target_ratio": options.target,
+            **found._asdict(),
+        }
+    ]
+
+
+def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Resident memory of this process in a stream on a small network."""
+    net = advjax.load("lenet", "random")
+    images = bench.photographs(64, net.input_shape)
+    total, marks, rows = options.memory_pairs, {100, options.memory_pairs}, []
+    rng = np.random.default_rng(0)
+    pairs = ((images[i], images[j]) for i, j in rng.integers(0, 64, (total, 2)))
+    begin = time.perf_counter()
+    stream = advjax.attack_stream(net, pairs, solver=advjax.ProjectedLBFGS(20), ordered=False)
+    for done, _ in enumerate(stream, 1):
+        if done in marks:
+            pages = Path("/proc/self/statm").read_text().split()[1]
+            resident = int(pages) * resource.getpagesize()
+            rows.append(
+                {
+                    "network": "lenet",
+                    "pairs": done,
+                    "resident MB": resident / 1e6,
+                    "growth": resident / 1e6 / rows[0]["resident MB"] - 1 if rows else 0.0,
+                    "pairs/s": done / (time.perf_counter() - begin),
+                }
+            )
+    return rows
+
+
+def compilation(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """From `attack` to its first result, in a new process, without and with JAX's own cache."""
+    rows = []
+    for name in NETWORKS:
+        with tempfile.TemporaryDirectory() as cache:
+            environment = {
+                **os.environ,
+                "JAX_COMPILATION_CACHE_DIR": cache,
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
+            command = [sys.executable, "-c", COMPILE, name]
+            cold, warm = (
+                json.loads(subprocess.check_output(command, env=environment)) for _ in range(2)
+            )
+        rows.append({"network": name, "cold s": cold, "with JAX's cache s": warm})
+    return rows
+
+
+def roofline(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the compiler counts in value and gradient, against ceilings measured in this run."""
+    matrix, stream = bench.matrix_ceiling(precision=options.precision), bench.memory_ceiling()
+    rows = []
+    for name, layer in NETWORKS.items():
+        net = advjax.load(name, "random")
+        batch = options.batch
+        images = bench.photographs(batch, net.input_shape).astype(np.float32)
+
+        def value(x, params, net=net, layer=layer):
+            return (net.function(params, x)[layer] ** 2).sum()
+
+        with jax.default_matmul_precision(options.precision):
+            compiled = jax.jit(jax.value_and_grad(value)).lower(images, net.params).compile()
+        account = compiled.cost_analysis()
+        assert account is not None
+        seconds = common.in_turn(
+            {"it": lambda c=compiled, i=images, n=net: jax.block_until_ready(c(i, n.params))},
+            options.rounds,
+        )["it"]
+        flops, moved, spent = account["flops"], account["bytes accessed"], float(np.median(seconds))
+        rows.append(
+            {
+                "network": name,
+                "batch": batch,
+                "GFLOP/image": flops / batch / 1e9,
+                "GB moved/image": moved / batch / 1e9,
+                "matrix ceiling GFLOP/s": matrix / 1e9,
+                "memory ceiling GB/s": stream / 1e9,
+                "reached GFLOP/s": flops / spent / 1e9,
+                "of the matrix ceiling": flops / spent / matrix,
+            }
+        )
+    return rows
+
+
+def stream(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Pairs per second of a whole stream."""
+    net = advjax.load(options.network, "random")
+    batch = options.stream_batch if options.stream_batch == "auto" else int(options.stream_batch)
+    rows = []
+    for solver in (
+        advjax.ProjectedLBFGS(options.evaluations),
+        advjax.SignMomentum(options.evaluations),
+    ):
+        found = bench.throughput(
+            net, options.pairs, batch, solver=solver, precision=options.precision
+        )
+        rows.append(
+            {
+                "network": options.network,
+                "solver": type(solver).__name__,
+                "pairs": options.pairs,
+                "batch": batch,
+                "precision": options.precision,
+                **found._asdict(),
+            }
+        )
+    return rows
+
+
+SECTIONS = (share, scaling, lanes, memory, compilation, roofline, stream)
+
+
+def main() -> None:
+    """Runs the sections asked for; each writes its own JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [section.__name__ for section in SECTIONS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--network", default="caffenet", choices=list(NETWORKS))
+    parser.add_argument("--precision", default="highest")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--evaluations", type=int, default=50)
+    parser.add_argument("--stream-batch", default="8")
+    parser.add_argument("--lanes-pairs", type=int, default=200)
+    parser.add_argument("--target", type=float, default=0.3)
+    parser.add_argument("--memory-pairs", type=int, default=5000)
+    options = parser.parse_args()
+    device = jax.local_devices()[0].platform
+    for section in SECTIONS:
+        if section.__name__ in options.only:
+            common.save(f"engine-{section.__name__}-{device}", section(options))
+
+
+if __name__ == "__main__":
+    main()
