@@ -1,7 +1,7 @@
 """What every attack says of itself; the engine asks nothing else of it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -24,6 +24,7 @@ class Given(NamedTuple):
     label: int | None  # the label to take
 
 
+@runtime_checkable
 class Attack(Protocol):
     """An objective over images, a box and what a pair must know for them.
 

@@ -69,8 +69,9 @@ class _ToLabel:
     @property
     def needs(self) -> tuple[str, ...]:
         """The layers and the output."""
-        assert self.output is not None
-        return self.layers if self.output in self.layers else (*self.layers, self.output)
+        if self.output is None or self.output in self.layers:
+            return self.layers
+        return (*self.layers, self.output)
 
     def target(self, given: Given) -> Any:
         """The label."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 
+from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
 from advjax.attacks.feature import FeatureFgrad, FeatureOpt
 from advjax.attacks.inversion import Inversion, published_variation
@@ -34,7 +35,6 @@ ATTACKS = {
     kind.name: kind for kind in (FeatureOpt, FeatureLinear, FeatureFgrad, LabelOpt, LabelFgrad)
 }
 LABEL_SOLVER = ProjectedLBFGS(max_evaluations=100)
-Attack = FeatureOpt | FeatureLinear | FeatureFgrad | LabelOpt | LabelFgrad | Inversion
 
 
 def attack_stream(
@@ -165,7 +165,7 @@ def _specified(
         if attack not in ATTACKS:
             raise UnknownName("attack", attack, ATTACKS)
         spec = ATTACKS[attack](net.check_layers(layer), **given)
-    elif not isinstance(attack, Attack):
+    elif not (isinstance(attack, Attack) and dataclasses.is_dataclass(attack)):
         raise AdvjaxError(f"attack is {attack!r}; give {', '.join(ATTACKS)} or advjax.LabelOpt()")
     elif attack.layers and layer is not None:
         raise AdvjaxError(f"layer is {layer!r}, and attack has {attack.layers}; give one of them")
