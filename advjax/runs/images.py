@@ -117,7 +117,7 @@ def _tfds(where: str) -> _Tfds:
         ) from error
     if split.split("[")[0] not in (builder.info.splits or {}):
         raise UnknownName(f"split of {name!r}", split, builder.info.splits or {})
-    features: Any = builder.info.features
+    features: Any = dict(builder.info.features.items())
     images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
     if not images:
         raise AdvjaxError(f"{where!r} has no image; its features are {', '.join(features)}")

@@ -380,7 +380,8 @@ def _read(content: bytes) -> pa.Table:
     rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     if not rows.schema.equals(SCHEMA):
         raise pa.ArrowInvalid("its columns are not those of a run")
-    return rows
+    # Parquet has a name of its own for the elements of lists, which would be written again.
+    return rows.cast(SCHEMA.with_metadata(rows.schema.metadata))
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
