@@ -13,15 +13,15 @@ import numpy as np
 
 from advjax.attacks.box import check_delta
 from advjax.attacks.feature import FeatureOpt
-from advjax.engine.loop import solve, solve_on_host
+from advjax.engine.loop import Report, solve, solve_on_host
 from advjax.engine.problems import BLOCK, Run, read_ahead
 from advjax.engine.programs import Plan
-from advjax.engine.results import AttackResult, Pair, PairResult, stack
+from advjax.engine.results import AttackResult, Pair, PairResult, Progress, stack
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, Solver
 
-__all__ = ["AttackResult", "Pair", "PairResult", "attack", "attack_stream"]
+__all__ = ["AttackResult", "Pair", "PairResult", "Progress", "attack", "attack_stream"]
 
 PRECISIONS = ("highest", "tensorfloat32", "bfloat16")
 
@@ -43,7 +43,7 @@ def attack_stream(
     ordered: bool = True,
     precision: str = "highest",
     devices: Sequence[Any] | None = None,
-    progress: bool | None = False,
+    progress: bool | Callable[[Progress], bool | None] | None = False,
 ) -> Iterator[PairResult]:
     """Attacks a stream of pairs of any length, `batch_size` at a time, in constant memory.
 
@@ -72,7 +72,9 @@ def attack_stream(
         precision: Of matrix products while solving: "highest" (float32), "tensorfloat32" or
             "bfloat16". Reported distances are evaluated again at "highest".
         devices: Where the lanes live; the first local device when None.
-        progress: Show a bar on standard error; None: if it is a terminal.
+        progress: Show a bar on standard error; None: if it is a terminal. Or a function that is
+            told after each chunk how far the stream is; when it answers true, the stream ends once
+            the pairs that are finished have been yielded.
 
     Yields:
         One result per pair.
@@ -149,11 +151,13 @@ def _in_order(results: Iterator[PairResult]) -> Iterator[PairResult]:
 
 
 def _report(
-    plan: Plan, total: int | None, progress: bool | None
-) -> tuple[Callable[[int, int], None], Callable[[], None]]:
+    plan: Plan, total: int | None, progress: bool | Report | None
+) -> tuple[Report, Callable[[], None]]:
     """A bar that counts evaluations: what to call after each chunk, and at the end."""
+    if callable(progress):
+        return progress, (lambda: None)
     if progress is False:
-        return (lambda finished, running: None), (lambda: None)
+        return (lambda at: None), (lambda: None)
     from tqdm import tqdm
 
     budget = plan.solver.max_evaluations
@@ -164,10 +168,10 @@ def _report(
         disable=None if progress is None else False,
     )
 
-    def report(finished: int, running: int) -> None:
+    def report(at: Progress) -> None:
         # A pair that ended early counts as its whole budget, so that the bar ends at its end.
-        bar.set_postfix_str(f"{finished} pairs done", refresh=False)
-        bar.update(finished * budget + running - bar.n)
+        bar.set_postfix_str(f"{at.finished} pairs done", refresh=False)
+        bar.update(at.finished * budget + at.running - bar.n)
 
     return report, bar.close
 

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.engine.problems import Problem, Run, prepared, without_batch
-from advjax.engine.results import Pair, PairResult
+from advjax.engine.results import Pair, PairResult, Progress
 from advjax.solvers import Box, ScipyLBFGSB, Status
 
 CHUNK = 16  # steps between two looks of the host, at most
 MOST_LANES, MOST_LANES_CPU = 1024, 16  # that batch_size="auto" chooses
 
-Report = Callable[[int, int], None]
-"""Told after each chunk: pairs finished so far, and evaluations of those still running."""
+Report = Callable[[Progress], bool | None]
+"""Told after each chunk how far the stream is; when it answers true, the stream ends there."""
 
 
 def solve(
@@ -80,13 +80,16 @@ def solve(
             if problem is not None and status[lane] != Status.RUNNING
         ]
         done += len(finished)
+        active = sum(occupant is not None for occupant in occupants)
         for lane, _ in finished:
             occupants[lane] = None
         running = np.asarray(lanes.state.evaluations)[[o is not None for o in occupants]]
-        report(done, int(running.sum()))
+        stop = report(Progress(done, int(running.sum()), active, len(occupants)))
         yield from run.harvest(lanes, finished)
         if interrupted:
             raise interrupted
+        if stop:
+            return
 
 
 def _lanes_that_fit(run: Run, target: dict[str, np.ndarray]) -> int:
@@ -133,7 +136,7 @@ def solve_on_host(
             return value, gradient
 
         def stop(count, value, point, done=done, threshold=threshold, goal=goal, labels=labels):
-            report(done, count)
+            report(Progress(done, count, 1, 1))
             if value <= threshold:
                 return Status.TARGET
             return Status.LABEL if run.plan.until_label and labels[-1] == goal else None
@@ -147,4 +150,5 @@ def solve_on_host(
             np.array([found.status]),
             np.sqrt(found.values / scale).astype(np.float32)[None],
         )
-        report(done + 1, 0)
+        if report(Progress(done + 1, 0, 1, 1)):
+            return

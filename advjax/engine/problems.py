@@ -108,11 +108,12 @@ class Run:
             delta = self.delta if pair.delta is None else pair.delta
             box = pixel_box(pair.source, delta)
             ratio = self.target_ratio if pair.target_ratio is None else pair.target_ratio
+            place = index if pair.place is None else pair.place
             problems.append(
                 Problem(
                     index=index,
                     box=box,
-                    start=self.starting_point(index, pair.source, box),
+                    start=self.starting_point(place, pair.source, box),
                     target=target,
                     initial_distance=float(self.spec.distance(found, target)[0]),
                     target_ratio=ratio,
@@ -122,12 +123,12 @@ class Run:
             )
         return problems
 
-    def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
+    def starting_point(self, place: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
         """The source, or a random point of its box."""
         if self.start == "source":
             return np.asarray(source, np.float32)
         # Seeded by the pair's place in the stream: neither lane nor batch size matters.
-        share = np.random.default_rng((self.seed, index)).random(source.shape, np.float32)
+        share = np.random.default_rng((self.seed, place)).random(source.shape, np.float32)
         return np.clip(box.lower + share * (box.upper - box.lower), box.lower, box.upper)
 
     def empty_lanes(self, count: int, target: dict[str, np.ndarray]) -> Lanes:

@@ -16,6 +16,16 @@ class Pair(NamedTuple):
     guide: np.ndarray
     delta: float | None = None  # the stream's own when None
     target_ratio: float | None = None  # likewise
+    place: int | None = None  # seeds a random start; the pair's place in the stream when None
+
+
+class Progress(NamedTuple):
+    """How far a stream is, at a look of the host."""
+
+    finished: int  # pairs
+    running: int  # evaluations, so far, of the pairs that are not finished
+    active: int  # lanes that had a pair to work on
+    lanes: int
 
 
 class PairResult(NamedTuple):
