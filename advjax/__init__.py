@@ -27,6 +27,7 @@ from advjax.engine.inversion import invert as invert
 from advjax.errors import AdvjaxError as AdvjaxError
 from advjax.networks.network import Network as Network
 from advjax.networks.zoo import load as load
+from advjax.runs import open_run as open_run
 from advjax.solvers import ProjectedLBFGS as ProjectedLBFGS
 from advjax.solvers import ScipyLBFGSB as ScipyLBFGSB
 from advjax.solvers import SignMomentum as SignMomentum

@@ -1,4 +1,4 @@
-"""The command line: `advjax demo`, `advjax attack`, `advjax weights`, `advjax bench`."""
+"""The command line; `advjax --help` names its commands."""
 
 import contextlib
 import dataclasses
@@ -20,6 +20,7 @@ from advjax import bench, disguise, files
 from advjax.checkpoints import catalogue
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
+from advjax.runs.commands import Run
 from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, SignMomentum
 
 SOLVERS = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
@@ -263,6 +264,7 @@ Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Attack, subcommand("attack")]
     | Annotated[WeightsCommand, subcommand("weights")]
+    | Annotated[Run, subcommand("run")]
     | Annotated[Bench, subcommand("bench")]
 )
 
@@ -307,18 +309,21 @@ def _one_line(box: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; a mistake of the user's is one line on standard error and exit status 2."""
+    """Runs a command; a mistake of the user's is one line on standard error and exit status 2.
+
+    Other exit statuses are those that the command's `run` returns.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # not every file's name can be encoded
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _parse(arguments).run()
+        status = _parse(arguments).run()
     except AdvjaxError as error:
         print(f"advjax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("advjax: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every layer against a plain definition in NumPy loops: value and input gradient, in float64."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -207,6 +208,39 @@ def test_gradient_for_the_kernel(shape, stride, groups):
         one[place] = 1
         numeric[place] = (plain_convolution(x, one, stride, pads, groups) * cotangent).sum()
     np.testing.assert_allclose(pullback(cotangent)[0], numeric, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (2, 1), (1, 2)])
+def test_the_gradient_of_a_convolution_has_a_gradient(groups, stride):
+    """By which a network is linearised: forward, with what reverse mode alone knows."""
+    x, kernel, pads = normal(1, 6, 5, 4), normal(3, 3, 4 // groups, 2, seed=2), ((0, 1), (2, 1))
+
+    def layer(x):
+        return layers.convolution(x, kernel, stride=stride, padding=pads, groups=groups)
+
+    y, pullback = jax.vjp(layer, x)
+    direction = normal(*x.shape, seed=3)
+    _, forward = jax.vjp(lambda ct: pullback(ct)[0], y)
+    expected = plain_convolution(direction, kernel, stride, pads, groups)
+    np.testing.assert_allclose(forward(direction)[0], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU kernels")
+def test_in_a_loop_the_gradient_is_a_convolution_of_the_usual_layout(stride):
+    """The only one for which XLA has a fast kernel there; the others are 50 times slower."""
+    kernel = np.ones((3, 3, 3, 3), np.float32)
+
+    def energy(x):
+        return (layers.convolution(x, kernel, stride=stride, padding=1) ** 2).sum()
+
+    def descent(x):
+        return jax.lax.fori_loop(0, 3, lambda _, x: x - jax.grad(energy)(x), x)
+
+    program = jax.jit(descent).lower(np.ones((2, 8, 8, 3), np.float32)).compile().as_text()
+    layouts = re.findall(r" convolution\(.*dim_labels=([^, ]+)", program)
+    assert len(layouts) >= 2
+    assert set(layouts) == {"b01f_01io->b01f"}
 
 
 @few

@@ -228,6 +228,39 @@ def test_the_row_of_each_network_fits_its_module(network):
     assert prepare(image, network.preprocessing).shape == network.input_shape
 
 
+SMALL = ("lenet", "cifar10_full", "cifar10_quick")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(n, marks=() if n in SMALL else pytest.mark.slow) for n in SHAPES],
+    indirect=True,
+)
+def test_an_attack_at_the_customary_layer(network):
+    images = np.random.default_rng(0).integers(0, 256, (2, *network.input_shape), np.uint8)
+    result = advjax.attack(
+        network,
+        *images,
+        delta=10,
+        solver=advjax.ProjectedLBFGS(max_evaluations=3),
+        progress=False,
+    )
+    images = images.astype(np.float32)
+    batch = np.stack([*images, *result.adversarial, *result.adversarial_uint8])
+    found = np.asarray(network(batch)[network.layer]).reshape(4, -1)
+    distances = np.linalg.norm(found - found[1], axis=1)
+    # By a program of its own: a network deep in ReLUs gives other last digits.
+    np.testing.assert_allclose(result.initial_distance, distances[0], rtol=1e-4)
+    np.testing.assert_allclose(result.distance, distances[2], rtol=1e-4)
+    np.testing.assert_allclose(result.distance_uint8, distances[3], rtol=1e-4)
+    assert distances[2] < 0.99 * distances[0]
+    assert result.evaluations == 3
+    for adversarial in batch[2:]:
+        assert (abs(adversarial - images[0]) <= 10).all()
+        assert (adversarial >= 0).all()
+        assert (adversarial <= 255).all()
+
+
 # Pixels: channel order, mean, scale.
 
 

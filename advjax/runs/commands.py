@@ -1,0 +1,209 @@
+"""The command `advjax run`."""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from advjax.errors import AdvjaxError, UnknownName
+from advjax.networks import zoo
+from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, SignMomentum
+
+SOLVERS = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Attack any number of pairs; the same command again goes on where it stopped.
+
+    PAIRS is a .csv, .tsv or .parquet file with the columns source and guide, and optionally id,
+    label, layer and delta (empty: the options below). Or it is a folder of images, or
+    tfds:NAME:SPLIT, to be paired with --guides, or, without, with the images of other classes.
+
+    'advjax run status DIR' says how far a run is, 'advjax run --verify DIR' whether its files are
+    whole. The exit status is 0, 1 when some pairs could not be attacked, 2 when the run cannot go
+    on, 130 when it was interrupted.
+
+    Attributes:
+        pairs: The list of pairs, or the sources.
+        out: The run's directory.
+        guides: A folder of guides, or tfds:NAME:SPLIT.
+        pairing: 'all' sources with all guides, 'paper' (20 random sources with 3,000 guides) or
+            'random'.
+        count: How many random pairs.
+        network: The network's name ('advjax weights list' shows them).
+        weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
+            fetch' has brought when not given.
+        mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
+        layer: The layer to match; the network's customary one when not given.
+        delta: The most a pixel may change, in levels of 255.
+        solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
+        max_evaluations: Evaluations of the network and its gradient, for each pair.
+        target_ratio: A pair is done when its distance is this share of the initial one.
+        until_label: A pair is done when it takes the guide's label.
+        start: Start from the source, or from a random point of the box.
+        seed: For random pairs, weights and starts.
+        precision: Of matrix products: 'highest', 'tensorfloat32' or 'bfloat16'.
+        batch_size: Pairs attacked at once, over all devices of a process.
+        trace: Keep the distance at each evaluation.
+        keep_float32: Keep the adversarial before rounding, too.
+        shard_size: Pairs in a file.
+        save_every: Seconds between two savings of files that are not full yet.
+        retry_failed: Do the pairs that failed again.
+        dry_run: Say how many pairs, bytes and hours it would be, from a short measurement.
+        verify: Check the files of the run in PAIRS.
+    """
+
+    pairs: Positional[tuple[str, ...]]
+    out: Path | None = None
+    guides: str | None = None
+    pairing: str = "all"
+    count: int | None = None
+    network: str = "efficientnet_lite0"
+    weights: str | None = None
+    mean: Path | None = None
+    layer: str | None = None
+    delta: float = 10.0
+    solver: str = "lbfgs"
+    max_evaluations: int = 500
+    target_ratio: float | None = None
+    until_label: bool = False
+    start: str = "source"
+    seed: int = 0
+    precision: str = "highest"
+    batch_size: int = 32
+    trace: bool = False
+    keep_float32: bool = False
+    shard_size: int = 256
+    save_every: float = 60.0
+    retry_failed: bool = False
+    dry_run: bool = False
+    verify: bool = False
+
+    def run(self) -> int:
+        """Does it, and gives the exit status."""
+        words = list(self.pairs)
+        if self.verify or (len(words) == 2 and words[0] in ("status", "verify")):
+            action = _verify if self.verify or words[0] == "verify" else _status
+            return action(Path(words[-1]))
+        if len(words) != 1:
+            raise AdvjaxError(
+                f"pairs is {' '.join(words)!r}; give one list or folder, 'status DIR' or "
+                "'verify DIR'"
+            )
+        return self._attack(words[0])
+
+    def _attack(self, words: str) -> int:
+        from advjax.runs.pairs import work_list
+        from advjax.runs.plan import dry_run, told
+        from advjax.runs.run import run
+
+        if self.out is None and not self.dry_run:
+            raise AdvjaxError("out is not given; name the run's directory with --out")
+        found: Any = self  # of which the names are checked where they are used
+        pairs = work_list(
+            words, self.guides, pairing=found.pairing, count=self.count, seed=self.seed
+        )
+        job = self._job()
+        if self.dry_run:
+            print(told(dry_run(job, pairs), job))
+            return 0
+        assert self.out is not None
+        begin = time.monotonic()
+        outcome = run(
+            job, pairs, self.out, retry_failed=self.retry_failed, save_every=self.save_every
+        )
+        return _tell(outcome, self.out, time.monotonic() - begin)
+
+    def _job(self) -> Any:
+        from advjax.runs.work import Job
+
+        if self.solver not in SOLVERS:
+            raise UnknownName("solver", self.solver, SOLVERS)
+        return Job(
+            net=zoo.load(self.network, self.weights, seed=self.seed, mean=self.mean),
+            layer=self.layer,
+            delta=self.delta,
+            solver=SOLVERS[self.solver](max_evaluations=self.max_evaluations),
+            batch_size=self.batch_size,
+            target_ratio=self.target_ratio,
+            until_label=self.until_label,
+            start=self.start,  # pyright: ignore[reportArgumentType]  # checked by the engine
+            seed=self.seed,
+            precision=self.precision,
+            trace=self.trace,
+            keep_float32=self.keep_float32,
+            shard_size=self.shard_size,
+        )
+
+
+def _tell(outcome: Any, out: Path, seconds: float) -> int:
+    from advjax.runs.progress import duration
+
+    some = f"; {outcome.failed:,} failed, see the column 'error'" if outcome.failed else ""
+    if not outcome.whole:
+        print(
+            f"advjax: stopped with {outcome.done:,} of {outcome.pairs:,} pairs done{some}; the "
+            "same command goes on",
+            file=sys.stderr,
+        )
+        return 130
+    if not outcome.new:
+        print(f"finished already: {outcome.pairs:,} pairs in {out}{some}")
+    else:
+        print(
+            f"{outcome.pairs:,} pairs in {out}, {outcome.new:,} of them now, in "
+            f"{duration(seconds)} ({outcome.new / seconds:.3g} pairs/s){some}"
+        )
+    return 1 if outcome.failed else 0
+
+
+def _store(path: Path) -> Any:
+    from advjax.runs.store import open_store
+
+    store = open_store(path)
+    if store is None:
+        raise AdvjaxError(f"{str(path)!r} holds no run; give the directory that --out named")
+    return store
+
+
+def _verify(path: Path) -> int:
+    from advjax.runs.store import verify
+
+    store = _store(path)
+    wrong, rows, failed = verify(store)
+    for line in wrong:
+        print(f"advjax: {line}", file=sys.stderr)
+    pairs = store.manifest["pairs"]
+    state = "whole" if rows == pairs else "unfinished"
+    state = f"{len(wrong)} things are wrong" if wrong else state
+    print(f"{path}: {state}; {rows:,} of {pairs:,} pairs have a row, {failed:,} of them failed")
+    return 2 if wrong else 0
+
+
+def _status(path: Path) -> int:
+    import json
+
+    from advjax.runs.progress import described
+    from advjax.runs.run import count_rows
+    from advjax.runs.store import UNFINISHED, is_locked
+
+    store = _store(path)
+    shards, rests = count_rows(store)
+    counts = [*shards.values(), *rests.values()]
+    rows, failed = sum(c.rows for c in counts), sum(c.failed for c in counts)
+    total = store.manifest["pairs"]
+    state = "finished" if rows == total else "at work" if is_locked(path) else "stopped"
+    print(f"{path}: {state}; {rows:,} of {total:,} pairs on disk, {failed:,} failed")
+    if state == "at work":
+        for note in sorted((path / UNFINISHED).glob("progress-*.json")):
+            try:
+                at = json.loads(note.read_text())
+                ago = time.time() - at["time"]
+                print(f"{at['host']} {at['process']}, {ago:.0f} s ago: {described(at)}")
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+    return 0

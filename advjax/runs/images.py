@@ -1,0 +1,142 @@
+"""Reading the images that a work list names, from files or from tfds data sets in array_record.
+
+`tensorflow_datasets` reads such sets without TensorFlow; images are taken undecoded and decoded as
+files are (`advjax.data.images`).
+"""
+
+import functools
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advjax.data.images import decode_image
+from advjax.data.preprocessing import prepare
+from advjax.errors import AdvjaxError, ImageError, UnknownName
+from advjax.networks.network import Network
+
+TFDS = "tfds:"
+KEPT_BYTES = 256 * 2**20  # of the latest images: pair lists name most of them more than once
+
+
+class Reader:
+    """Gives the images that a list names, ready for a network; threads may share one."""
+
+    def __init__(self, net: Network, root: str | os.PathLike[str]):
+        self.net, self.root = net, Path(root)
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._most = max(1, KEPT_BYTES // int(np.prod(net.input_shape)))
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str) -> np.ndarray:
+        """The image [h, w, c], uint8.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+                return self._kept[name]
+        image = self._read(name)
+        with self._lock:
+            self._kept[name] = image
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return image
+
+    def latest(self, count: int) -> list[np.ndarray]:
+        """The images read last."""
+        with self._lock:
+            return list(self._kept.values())[-count:]
+
+    def size(self, name: str) -> int:
+        """Bytes of the image's file, 0 where there is none."""
+        if name.startswith(TFDS):
+            try:
+                return len(tfds_bytes(name))
+            except AdvjaxError:
+                return 0
+        path = self.root / name
+        return path.stat().st_size if path.is_file() else 0
+
+    def _read(self, name: str) -> np.ndarray:
+        if not name.startswith(TFDS):
+            return self.net.read(self.root / name)
+        if self.net.preprocessing is None:
+            raise ImageError(f"{self.net.name} has no preprocessing; give it one to read files")
+        image = decode_image(tfds_bytes(name), name, self.net.input_shape[-1])
+        return prepare(image, self.net.preprocessing, f"image {name!r}")
+
+
+def tfds_images(where: str) -> tuple[list[str], list[str | None]]:
+    """Names `tfds:SET:SPLIT#FILE`, and classes, of every image of `tfds:SET:SPLIT`.
+
+    FILE is the record's own file name; its number where the set has none.
+    """
+    found = _tfds(where)
+    return [f"{where}#{key}" for key in found.places], list(found.classes)
+
+
+def tfds_bytes(name: str) -> bytes:
+    """The undecoded image that `tfds:SET:SPLIT#FILE` names.
+
+    Raises:
+        ImageError: The set has no such file.
+    """
+    where, _, key = name.partition("#")
+    found = _tfds(where)
+    if key not in found.places:
+        raise ImageError(f"image {name!r} is not in the data set; make the list anew")
+    return found.source[found.places[key]][found.image]
+
+
+class _Tfds:
+    def __init__(self, source: Any, image: str, places: dict[str, int], classes: list[str | None]):
+        self.source, self.image, self.places, self.classes = source, image, places, classes
+
+
+@functools.cache
+def _tfds(where: str) -> _Tfds:
+    """A data set opened, its file names read."""
+    import tensorflow_datasets as tfds
+
+    name, _, split = where.removeprefix(TFDS).rpartition(":")
+    if not name or not split:
+        raise AdvjaxError(f"{where!r} is no data set; give tfds:NAME:SPLIT or tfds:FOLDER:SPLIT")
+    try:
+        builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
+    except Exception as error:  # of many kinds, from deep inside
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise AdvjaxError(
+            f"{where!r} cannot be opened ({reason}); give the folder that holds its "
+            "dataset_info.json"
+        ) from error
+    if split.split("[")[0] not in (builder.info.splits or {}):
+        raise UnknownName(f"split of {name!r}", split, builder.info.splits or {})
+    features: Any = dict(builder.info.features.items())
+    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    if not images:
+        raise AdvjaxError(f"{where!r} has no image; its features are {', '.join(features)}")
+    (image, *_) = images
+    try:
+        skip = {key: tfds.decode.SkipDecoding() for key in images}
+        source = builder.as_data_source(split, decoders=skip)
+    except NotImplementedError as error:
+        raise AdvjaxError(
+            f"{where!r} is not in array_record form; prepare it with file_format='array_record'"
+        ) from error
+    labels = features.get("label")
+    classes: list[str | None] = []
+    places: dict[str, int] = {}
+    for place, record in enumerate(source):
+        key = next((record[n] for n in ("file_name", "image/filename", "id") if n in record), None)
+        key = key.decode(errors="replace") if isinstance(key, bytes) else key
+        places[str(place if key is None or str(key) in places else key)] = place
+        label = record.get("label")
+        names = getattr(labels, "int2str", None)
+        classes.append(None if label is None else names(int(label)) if names else str(label))
+    return _Tfds(source, image, places, classes)

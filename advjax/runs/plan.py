@@ -1,0 +1,108 @@
+"""What a run would take, from a short measurement."""
+
+import itertools
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from advjax.engine import Pair, Progress
+from advjax.errors import AdvjaxError
+from advjax.runs.images import Reader
+from advjax.runs.pairs import WorkList
+from advjax.runs.progress import duration
+from advjax.runs.rows import encode_png
+from advjax.runs.work import Job
+
+MEASURED = 10.0  # seconds
+LOOKED_AT = 200  # images whose files' size is looked up
+
+
+def dry_run(job: Job, pairs: WorkList, seconds: float = MEASURED) -> dict[str, Any]:
+    """Attacks for some seconds, writes nothing, and says what the whole would take.
+
+    Args:
+        job: How.
+        pairs: The work list.
+        seconds: How long to measure, after compilation.
+
+    Returns:
+        `pairs`, `batches`, `images` (different ones), `bytes_in`, `bytes_out`, `rate` (evaluations
+        a second) and `seconds`: the most the run takes, as no pair needs more than its budget.
+
+    Raises:
+        AdvjaxError: No pair that can be read.
+    """
+    reader = Reader(job.net, pairs.root)
+    names = set(pairs.table["source"].to_pylist()) | set(pairs.table["guide"].to_pylist())
+    looked = list(itertools.islice(names, LOOKED_AT))
+    each = sum(map(reader.size, looked)) / len(looked)
+    layers = pairs.table["layer"].fill_null(job.layer).to_pylist()
+    (layer, _), *_ = [max(((n, layers.count(n)) for n in set(layers)), key=lambda x: x[1])]
+    spread = np.random.default_rng(0).permutation(len(pairs))
+    places = [int(place) for place in spread if layers[place] == layer]
+    begun: list[tuple[float, int]] = []
+    budget = job.solver.max_evaluations
+
+    def feed():
+        failures, good = 0, 0
+        for place in itertools.cycle(places):
+            (entry,) = pairs.table.slice(place, 1).to_pylist()
+            try:
+                images = reader(entry["source"]), reader(entry["guide"])
+            except AdvjaxError:
+                failures += 1
+                if not good and failures == min(len(places), 100):
+                    raise
+                continue
+            good += 1
+            yield Pair(*images, entry["delta"], place=place)
+
+    def look(at: Progress) -> bool:
+        # The first look comes after compilation.
+        begun.append((time.perf_counter(), at.finished * budget + at.running))
+        return begun[-1][0] - begun[0][0] > seconds and len(begun) > 2
+
+    sizes = [
+        len(encode_png(result.adversarial_uint8))
+        for result in job.stream(feed(), layer, progress=look)
+    ]
+    if not sizes:  # no pair came to its end: the sources stand for the adversarials
+        sizes = [len(encode_png(image)) for image in reader.latest(8)]
+    (first, before), (last, after) = begun[0], begun[-1]
+    rate = (after - before) / (last - first)
+    pixels = 4 * int(np.prod(job.net.input_shape)) if job.keep_float32 else 0
+    return {
+        "pairs": len(pairs),
+        "batches": math.ceil(len(pairs) / job.batch_size),
+        "images": len(names),
+        "bytes_in": int(each * len(names)),
+        "bytes_out": int((float(np.mean(sizes)) + pixels) * len(pairs)),
+        "rate": rate,
+        "seconds": len(pairs) * budget / rate,
+    }
+
+
+def told(found: dict[str, Any], job: Job) -> str:
+    """For people."""
+    devices = jax.local_devices()
+    what = f"{len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}"
+    return "\n".join(
+        [
+            f"{found['pairs']:,} pairs of {found['images']:,} images, "
+            f"{found['batches']:,} batches of {job.batch_size}",
+            f"in: {_bytes(found['bytes_in'])} of image files; "
+            f"out: about {_bytes(found['bytes_out'])}",
+            f"time: at most {duration(found['seconds'])} on {what} here "
+            f"({found['rate']:.4g} evaluations a second, {job.solver.max_evaluations} a pair)",
+        ]
+    )
+
+
+def _bytes(count: int) -> str:
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

@@ -1,0 +1,107 @@
+"""How far a run is: a bar on a terminal, a line a minute elsewhere, a file for other shells."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from advjax import files
+from advjax.errors import AdvjaxError
+from advjax.runs.work import Tally
+
+LOGGED, NOTED = 60.0, 5.0  # seconds between two lines without a terminal, two notes for others
+
+
+class Display:
+    """Shows and notes how far the work is; it writes nothing when `bar` is False.
+
+    Args:
+        note: The file for `advjax run status`; removed at the end.
+        total: Pairs of this process.
+        done: Of these, what earlier processes have done.
+        failed: Of the done ones.
+        budget: Evaluations that a pair may take.
+        bar: None: a bar on a terminal, lines elsewhere. False: neither.
+    """
+
+    def __init__(
+        self, note: Path, total: int, done: int, failed: int, budget: int, bar: bool | None
+    ):
+        from tqdm import tqdm
+
+        self.note, self.total, self.done, self.failed = note, total, done, failed
+        self.budget, self.begun = budget, time.monotonic()
+        terminal = sys.stderr.isatty() if bar is None else bar
+        self.lines = bar is None and not terminal
+        self.bar = tqdm(total=total, initial=done, unit="pair", disable=not terminal)
+        self.logged = self.noted = self.begun
+
+    def __call__(self, tally: Tally) -> None:
+        """What has been done since this began."""
+        now = time.monotonic()
+        at = self.figures(tally)
+        if not self.bar.disable:
+            self.bar.set_postfix_str(
+                f"{at['active']:.0%} of lanes active, {at['failed']} failed", refresh=False
+            )
+            self.bar.update(at["pairs"] - self.bar.n)
+        if self.lines and now - self.logged > LOGGED:
+            self.logged = now
+            print(f"advjax: {described(at)}", file=sys.stderr, flush=True)
+        if now - self.noted > NOTED:
+            self.noted = now
+            with contextlib.suppress(AdvjaxError):  # a full disk is found by who must write
+                files.write_text(self.note, json.dumps(at))
+
+    def figures(self, tally: Tally) -> dict[str, Any]:
+        """Of this moment."""
+        seconds = time.monotonic() - self.begun
+        # Pairs in the lanes count as the part of their budget that they have used.
+        rate = (tally.rows + tally.running / self.budget) / max(seconds, 1e-9)
+        pairs = self.done + tally.rows
+        left = (self.total - pairs - tally.running / self.budget) / rate if rate else None
+        return {
+            "pairs": pairs,
+            "total": self.total,
+            "failed": self.failed + tally.failed,
+            "active": tally.active,
+            "pairs_per_second": rate,
+            "seconds_left": None if left is None else max(left, 0.0),
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "time": time.time(),
+        }
+
+    def close(self) -> None:
+        """Takes the bar and the note away."""
+        self.bar.close()
+        with contextlib.suppress(OSError):
+            self.note.unlink()
+
+
+def described(at: dict[str, Any]) -> str:
+    """One line of what `Display.figures` tells."""
+    left = at["seconds_left"]
+    return (
+        f"{at['pairs']:,} of {at['total']:,} pairs, {at['failed']:,} failed, "
+        f"{at['pairs_per_second']:.3g} pairs/s, {at['active']:.0%} of lanes active, "
+        + ("time left unknown" if left is None else f"{duration(left)} left")
+    )
+
+
+def duration(seconds: float) -> str:
+    """As people say it.
+
+    Example:
+        >>> duration(3700), duration(59.4), duration(200_000)
+        ('1 h 2 min', '59 s', '2 d 8 h')
+    """
+    whole = int(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

@@ -1,0 +1,132 @@
+"""Reading a run: rows as Arrow or pandas, images decoded when they are asked for."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from jaxtyping import Float, UInt8
+
+from advjax.data.images import decode_image
+from advjax.errors import UnknownName
+from advjax.runs.images import Reader
+from advjax.runs.schema import COLUMNS, SCHEMA
+from advjax.runs.store import RunError, Store, open_store
+
+IMAGES = ("adversarial_png", "adversarial_float32")  # not read unless asked for
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunData:
+    """The rows of a run, finished or not; nothing is read before it is asked for.
+
+    `advjax.runs.schema.COLUMNS` says what each column is.
+
+    Attributes:
+        store: The directory.
+    """
+
+    store: Store
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self.store.path
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How the pairs were attacked: network, layer, delta, solver, ..."""
+        return self.store.manifest["settings"]
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the network's classes, for the columns that end in `_label`."""
+        names = self.store.manifest["classes"]
+        return None if names is None else tuple(names)
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs the run has; as many rows, when it is finished."""
+        return self.store.manifest["pairs"]
+
+    def __len__(self) -> int:
+        """The rows there are."""
+        return self.dataset().count_rows()
+
+    def dataset(self) -> ds.Dataset:
+        """A `pyarrow.dataset` of the rows there are, for filters and scans of one's own."""
+        paths = [*self.store.shards().values(), *self.store.unfinished().values()]
+        return ds.dataset([str(path) for path in paths], schema=SCHEMA, format="parquet")
+
+    def table(self, columns: Sequence[str] | None = None, filter: Any = None) -> pa.Table:
+        """Rows as an Arrow table, in the order of the work list.
+
+        Args:
+            columns: Their names; all but the images when None.
+            filter: A `pyarrow.dataset` expression, such as `ds.field("ratio") < 0.2`.
+
+        Raises:
+            UnknownName: No such column.
+        """
+        names = [n for n in COLUMNS if n not in IMAGES] if columns is None else list(columns)
+        for name in names:
+            if name not in COLUMNS:
+                raise UnknownName("column", name, COLUMNS)
+        read = list(dict.fromkeys([*names, "index"]))
+        rows = self.dataset().to_table(columns=read, filter=filter)
+        return rows.sort_by("index").select(names)
+
+    def to_pandas(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
+        """`table` as a pandas data frame; needs pandas."""
+        return self.table(columns, filter).to_pandas()
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Rows as dicts, shard by shard, in constant memory."""
+        for path in [*self.store.shards().values(), *self.store.unfinished().values()]:
+            names = None if columns is None else list(columns)
+            yield from pq.read_table(path, columns=names).to_pylist()
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        """The adversarial of a pair, as it was rounded.
+
+        Raises:
+            RunError: The pair has no row, or failed.
+        """
+        png = self._one(index, "adversarial_png")
+        return decode_image(png, f"adversarial {index}", self.settings["input_shape"][-1])
+
+    def image_float32(self, index: int) -> Float[np.ndarray, "h w c"]:
+        """The adversarial of a pair before rounding, where the run kept it.
+
+        Raises:
+            RunError: It did not, or the pair failed.
+        """
+        found = np.asarray(self._one(index, "adversarial_float32"), np.float32)
+        return found.reshape(self.settings["input_shape"])
+
+    def reader(self, net: Any) -> Reader:
+        """A function from the columns source and guide to the images that `net` was given."""
+        return Reader(net, self.store.manifest["root"])
+
+    def _one(self, index: int, column: str) -> Any:
+        found = self.dataset().to_table(
+            columns=[column, "error"], filter=ds.field("index") == int(index)
+        )
+        if not len(found):
+            raise RunError(f"pair {index} of {str(self.path)!r} has no row; see 'index'")
+        (row,) = found.to_pylist()
+        if row[column] is None:
+            raise RunError(f"pair {index} has no {column}: {row['error'] or 'it was not kept'}")
+        return row[column]
+
+
+def open_run(path: Any) -> RunData:
+    """See `advjax.open_run`."""
+    store = open_store(path)
+    if store is None:
+        raise RunError(f"{str(path)!r} holds no run; give the directory of 'advjax run --out'")
+    return RunData(store)

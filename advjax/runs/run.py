@@ -1,0 +1,218 @@
+"""The driver of a run: what is missing is done, what is there stays."""
+
+import contextlib
+import importlib.metadata
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from advjax.runs import store as stores
+from advjax.runs.pairs import WorkList
+from advjax.runs.progress import Display
+from advjax.runs.schema import ERROR
+from advjax.runs.store import RunError, Store
+from advjax.runs.work import SAVED, Job, Tally, Task, attack_blocks
+
+PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
+
+
+class Outcome(NamedTuple):
+    """What a run has come to."""
+
+    pairs: int  # in the work list (of a cluster's process: its share)
+    done: int  # that have a row
+    failed: int  # of these, pairs that could not be attacked
+    new: int  # rows made by this call
+    whole: bool  # all pairs have a row
+
+
+def run(
+    job: Job,
+    pairs: WorkList,
+    out: Path,
+    *,
+    retry_failed: bool = False,
+    progress: bool | None = None,
+    save_every: float = SAVED,
+) -> Outcome:
+    """Attacks every pair that has no row yet in the run's directory.
+
+    Ctrl-C and SIGTERM end it after the present chunk, with everything finished written.
+
+    Args:
+        job: How.
+        pairs: The work list.
+        out: The directory; made when missing, gone on with when it holds this very run.
+        retry_failed: Do the pairs that failed again.
+        progress: None: a bar on a terminal, a line a minute elsewhere.
+        save_every: Seconds between two savings of blocks that are not whole; what a killed process
+            may lose.
+
+    Raises:
+        RunError: The directory holds another run, is damaged, or another process works there.
+        AdvjaxError: The directory cannot be written.
+    """
+    with stores.locked(out):
+        store = open_or_create(job, pairs, out)
+        store.clean()
+        return work_through(
+            job,
+            pairs,
+            store,
+            retry_failed=retry_failed,
+            progress=progress,
+            save_every=save_every,
+        )
+
+
+def open_or_create(job: Job, pairs: WorkList, out: Path) -> Store:
+    """The run's directory, which must be this run's or empty."""
+    for layer in pairs.table["layer"].unique().drop_null().to_pylist():
+        job.net.check_layers(layer)
+    settings = job.settings(pairs)
+    store = stores.open_store(out)
+    if store is None:
+        return stores.create(out, settings, about(job, pairs), pairs)
+    stores.check_same(store, settings)
+    return store
+
+
+def about(job: Job, pairs: WorkList) -> dict[str, Any]:
+    """What a manifest says besides the settings; a resumed run may differ in it."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    devices = jax.local_devices()
+    return {
+        "root": str(pairs.root.resolve()),
+        "classes": None if job.net.classes is None else list(job.net.classes),
+        "versions": versions | {"python": platform.python_version()},
+        "devices": f"{len(devices)} {devices[0].platform} {devices[0].device_kind}",
+    }
+
+
+def work_through(
+    job: Job,
+    pairs: WorkList,
+    store: Store,
+    *,
+    share: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
+    progress: bool | None = None,
+    save_every: float = SAVED,
+) -> Outcome:
+    """Does what is missing of one share of the blocks; the caller holds the lock.
+
+    Args:
+        job: How.
+        pairs: The work list.
+        store: The directory.
+        share: (p, n): every n-th block from the p-th on.
+        retry_failed: See `run`.
+        progress: See `run`.
+        save_every: See `run`.
+    """
+    blocks = store.blocks(pairs)[share[0] :: share[1]]
+    there, rests = count_rows(store)
+    total = sum(len(block.places) for block in blocks)
+    numbers = {block.number for block in blocks}
+    done = sum(count.rows for number, count in (there | rests).items() if number in numbers)
+    failed = sum(count.failed for number, count in (there | rests).items() if number in numbers)
+    if retry_failed:
+        done, failed = done - failed, 0
+        there = {number: count for number, count in there.items() if not count.failed}
+
+    def tasks() -> Iterator[Task]:
+        for block in blocks:
+            if block.number not in there:
+                yield Task(block, store.known(block.number, failed=not retry_failed))
+
+    if done == total and all(block.number in there for block in blocks):
+        return Outcome(total, total, failed, 0, True)
+    note = store.path / stores.UNFINISHED / f"progress-{share[0]}.json"
+    display = Display(note, total, done, failed, job.solver.max_evaluations, progress)
+    last = Tally(0, 0, 0, 0.0)
+
+    with stop_requests() as stop, contextlib.closing(display):
+
+        def watch(tally: Tally) -> bool:
+            display(tally)
+            return stop.is_set()
+
+        whole, last = attack_blocks(
+            job,
+            pairs,
+            tasks(),
+            finish=store.finish,
+            keep=store.keep,
+            watch=watch,
+            save_every=save_every,
+        )
+        display(last)
+    if whole:
+        store.tidy()
+    return Outcome(total, done + last.rows, failed + last.failed, last.rows, whole)
+
+
+class Count(NamedTuple):
+    """Of a file's rows."""
+
+    rows: int
+    failed: int
+
+
+def count_rows(store: Store) -> tuple[dict[int, Count], dict[int, Count]]:
+    """Rows and failures of each shard, and of each unfinished block.
+
+    Raises:
+        RunError: A shard that is truncated.
+    """
+
+    def count(path: Path) -> Count:
+        status = pq.read_table(path, columns=["status"])["status"]
+        return Count(len(status), status.to_pylist().count(ERROR))
+
+    there, rests = {}, {}
+    for number, path in store.shards().items():
+        try:
+            there[number] = count(path)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise RunError(
+                f"shard {str(path)!r} is damaged; delete it and give the run's command again "
+                f"('advjax run --verify {store.path}' finds all that are)"
+            ) from error
+    for number, path in store.unfinished().items():
+        with contextlib.suppress(OSError, pa.ArrowException, KeyError):
+            rests[number] = count(path)
+    return there, rests
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second one ends the process as usual."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in names}
+
+    def restore() -> None:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        restore()
+
+    for name in names:
+        signal.signal(name, ask)
+    try:
+        yield stop
+    finally:
+        restore()

@@ -1,0 +1,418 @@
+"""The directory of a run: a manifest, the work list, and Parquet shards that are whole or absent.
+
+The work list is cut into blocks, each of one layer; a shard holds one block's rows. It is written
+under a temporary name, synced and renamed, and its name carries the beginning of its SHA-256: what
+has a shard's name is whole, and damage after that is found. A shard's bytes depend on nothing but
+its block, so that a run resumed any number of times leaves the files of an undisturbed one.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+from jaxtyping import Int
+
+from advjax import files
+from advjax.errors import AdvjaxError
+from advjax.runs.pairs import WorkList
+from advjax.runs.schema import ERROR, SCHEMA
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported; type checkers see none
+
+FORMAT = 1
+MANIFEST, PAIRS, SHARDS, UNFINISHED, LOCK = (
+    *("manifest.json", "pairs.parquet", "shards", "unfinished", ".lock"),
+)
+_SHARD = re.compile(r"part-(\d+)-([0-9a-f]{16})\.parquet")
+_REST = re.compile(r"part-(\d+)\.parquet")
+
+
+class RunError(AdvjaxError):
+    """A run's directory that is damaged, in use, or another run's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Pairs that share a shard: their places in the work list, and their layer."""
+
+    number: int
+    layer: str
+    places: Int[np.ndarray, "b"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Store:
+    """A run's directory, opened.
+
+    Attributes:
+        path: The directory.
+        manifest: What manifest.json holds: `settings` (a resumed run must have the same),
+            `settings_sha256`, `pairs`, `classes`, `root`, `versions`, and its own `sha256`.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    def pairs(self) -> WorkList:
+        """The work list.
+
+        Raises:
+            RunError: It is not the one the run began with.
+        """
+        try:
+            table = pq.read_table(self.path / PAIRS)
+            found = WorkList(table, Path(self.manifest["root"]))
+            same = found.sha256() == self.manifest["settings"]["pairs"]
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise RunError(f"{str(self.path / PAIRS)!r} cannot be read ({error})") from error
+        if not same:
+            raise RunError(f"{str(self.path / PAIRS)!r} has been changed since the run began")
+        return found
+
+    def blocks(self, pairs: WorkList) -> list[Block]:
+        """The work list cut into blocks."""
+        settings = self.manifest["settings"]
+        layers = pairs.table["layer"].fill_null(settings["layer"]).to_numpy(zero_copy_only=False)
+        return cut(layers, settings["shard_size"])
+
+    def shards(self) -> dict[int, Path]:
+        """The shards that are there, by block."""
+        found: dict[int, Path] = {}
+        for path in sorted(self.path.glob(f"{SHARDS}/part-*.parquet")):
+            if match := _SHARD.fullmatch(path.name):
+                found[int(match[1])] = path
+        return found
+
+    def unfinished(self) -> dict[int, Path]:
+        """Files with rows of blocks that have no shard."""
+        whole = self.shards()
+        found = {}
+        for path in sorted(self.path.glob(f"{UNFINISHED}/part-*.parquet")):
+            if (match := _REST.fullmatch(path.name)) and int(match[1]) not in whole:
+                found[int(match[1])] = path
+        return found
+
+    def known(self, block: int, *, failed: bool = True) -> pa.Table | None:
+        """The rows of a block that are kept, with or without those that failed.
+
+        Raises:
+            RunError: The shard is damaged.
+        """
+        rows = None
+        if path := self._shard(block):
+            rows = read_shard(path)
+        else:
+            # Not named by its content: it is replaced all the time. Parquet's own checksums serve,
+            # and a damaged one is as none.
+            with contextlib.suppress(OSError, pa.ArrowException):
+                rows = _read(self._rest(block).read_bytes())
+        if rows is not None and not failed:
+            rows = rows.filter(pc.not_equal(rows["status"], ERROR))
+        return rows
+
+    def keep(self, block: int, rows: pa.Table) -> None:
+        """Keeps rows of a block that is not whole yet."""
+        _write(self._rest(block), self._content(block, rows))
+
+    def finish(self, block: int, rows: pa.Table) -> None:
+        """Writes a block's shard; one that is there already is replaced."""
+        content = self._content(block, rows)
+        name = f"part-{block:05d}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
+        old = self._shard(block)
+        if old is not None and old.name == name:
+            return
+        if old is not None:
+            # At no time are there two shards of a block, and at no time are its rows lost.
+            self.keep(block, rows)
+            old.unlink()
+        _write(self.path / SHARDS / name, content)
+        with contextlib.suppress(FileNotFoundError):
+            self._rest(block).unlink()
+
+    def _shard(self, block: int) -> Path | None:
+        return next((self.path / SHARDS).glob(f"part-{block:05d}-*.parquet"), None)
+
+    def _rest(self, block: int) -> Path:
+        return self.path / UNFINISHED / f"part-{block:05d}.parquet"
+
+    def _content(self, block: int, rows: pa.Table) -> bytes:
+        # Sorted and in one piece: the bytes must not tell in what order the rows came.
+        rows = rows.sort_by("index").combine_chunks()
+        note = {"advjax.run": self.manifest["settings_sha256"], "advjax.block": str(block)}
+        stream = io.BytesIO()
+        write: Any = pq.write_table  # whose annotations leave out what it takes
+        write(
+            rows.replace_schema_metadata(note),
+            stream,
+            compression={
+                name: "NONE" if name == "adversarial_png" else "ZSTD"
+                for name in _leaves(rows.schema)
+            },
+            use_dictionary=["source", "guide", "layer", "status", "pair_label"],
+            write_page_checksum=True,
+        )
+        return stream.getvalue()
+
+    def clean(self) -> None:
+        """Removes what a process that was killed has left; nobody else may be at work."""
+        for folder in (self.path, self.path / SHARDS, self.path / UNFINISHED):
+            for path in folder.glob(".*.part*"):
+                path.unlink()
+        whole = self.shards()
+        for path in self.path.glob(f"{SHARDS}/part-*.parquet"):
+            match = _SHARD.fullmatch(path.name)
+            if match and whole[int(match[1])] != path:
+                path.unlink()
+
+    def tidy(self) -> None:
+        """Removes the directory of unfinished blocks, when there are none."""
+        if not self.unfinished():
+            shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
+
+
+def cut(layers: np.ndarray, size: int) -> list[Block]:
+    """Blocks of at most `size` pairs, each of one layer, in the order of the list."""
+    blocks = []
+    for layer in dict.fromkeys(layers.tolist()):
+        places = np.flatnonzero(layers == layer)
+        for begin in range(0, len(places), size):
+            blocks.append(Block(len(blocks), layer, places[begin : begin + size]))
+    return blocks
+
+
+def read_shard(path: Path) -> pa.Table:
+    """The rows of a shard.
+
+    Raises:
+        RunError: Its bytes are not those that were written.
+    """
+    match = _SHARD.fullmatch(path.name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"shard {str(path)!r} cannot be read ({error.strerror})") from error
+    if match is None or hashlib.sha256(content).hexdigest()[:16] != match[2]:
+        raise RunError(
+            f"shard {str(path)!r} is damaged: its content ({len(content):,} bytes) does not have "
+            "the checksum in its name; delete it and give the run's command again"
+        )
+    return _read(content)
+
+
+def create(
+    path: Path, settings: Mapping[str, Any], info: Mapping[str, Any], pairs: WorkList
+) -> Store:
+    """A new run's directory, which must be empty or absent."""
+    if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        raise RunError(f"out {str(path)!r} is not empty and holds no run; name a new directory")
+    stream = io.BytesIO()
+    pq.write_table(pairs.table, stream, compression="ZSTD")
+    _write(path / PAIRS, stream.getvalue())
+    with _writing(path):
+        (path / SHARDS).mkdir(exist_ok=True)
+    manifest = {
+        "format": FORMAT,
+        "settings": dict(settings),
+        "settings_sha256": _digest(settings),
+        "pairs": len(pairs),
+        **info,
+    }
+    manifest["sha256"] = _digest(manifest)
+    _write(path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    return Store(path, manifest)
+
+
+def open_store(path: str | os.PathLike[str]) -> Store | None:
+    """The run in a directory, None where there is none.
+
+    Raises:
+        RunError: Its manifest is damaged or was edited, or another version's.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        rest = {name: value for name, value in manifest.items() if name != "sha256"}
+        same = manifest["sha256"] == _digest(rest)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{str(path / MANIFEST)!r} cannot be read ({error})") from error
+    if not same:
+        raise RunError(
+            f"{str(path / MANIFEST)!r} was edited or damaged: it does not have its own checksum; "
+            "bring back the old one, or begin a run in another directory"
+        )
+    if manifest["format"] != FORMAT:
+        raise RunError(
+            f"run {str(path)!r} has format {manifest['format']!r}; this version reads {FORMAT}"
+        )
+    return Store(path, manifest)
+
+
+def check_same(store: Store, settings: Mapping[str, Any]) -> None:
+    """Refuses other settings than the run was begun with, naming each.
+
+    Raises:
+        RunError: They differ.
+    """
+    there = store.manifest["settings"]
+    here = json.loads(json.dumps(dict(settings)))
+    differ = [
+        f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
+        for name in dict.fromkeys([*there, *here])
+        if there.get(name) != here.get(name)
+    ]
+    if differ:
+        raise RunError(
+            f"out {str(store.path)!r} holds a run with other settings ({'; '.join(differ)}); give "
+            "the same ones to go on with it, or another directory"
+        )
+
+
+def verify(store: Store) -> tuple[list[str], int, int]:
+    """What is wrong with a run's files, how many rows it has, and how many of these failed."""
+    wrong, rows, failed = [], 0, 0
+    try:
+        pairs = store.pairs()
+    except RunError as error:
+        return [str(error)], 0, 0
+    blocks = {block.number: block for block in store.blocks(pairs)}
+    seen: set[int] = set()
+    for path in sorted((store.path / SHARDS).iterdir() if (store.path / SHARDS).is_dir() else ()):
+        match = _SHARD.fullmatch(path.name)
+        if match is None:
+            if not path.name.startswith("."):
+                wrong.append(f"{str(path)!r} is no shard of a run")
+            continue
+        try:
+            found = read_shard(path)
+        except RunError as error:
+            wrong.append(str(error))
+            continue
+        number = int(match[1])
+        block = blocks.get(number)
+        note = found.schema.metadata or {}
+        if note.get(b"advjax.run", b"").decode() != store.manifest["settings_sha256"]:
+            wrong.append(f"shard {str(path)!r} is of another run")
+        elif block is None or not _are_rows_of(found, block, pairs):
+            wrong.append(f"shard {str(path)!r} does not hold the pairs of its block")
+        elif number in seen:
+            wrong.append(f"shard {str(path)!r} is the second one of its block")
+        else:
+            rows += len(found)
+            failed += pc.sum(pc.equal(found["status"], ERROR)).as_py() or 0
+        seen.add(number)
+    for number, path in store.unfinished().items():
+        try:
+            found = _read(path.read_bytes())
+        except (OSError, pa.ArrowException) as error:
+            wrong.append(f"{str(path)!r} is damaged ({error}); its pairs will be done again")
+            continue
+        if number in blocks and not set(found["index"].to_pylist()) <= set(
+            blocks[number].places.tolist()
+        ):
+            wrong.append(f"{str(path)!r} does not hold pairs of its block")
+            continue
+        rows += len(found)
+        failed += pc.sum(pc.equal(found["status"], ERROR)).as_py() or 0
+    return wrong, rows, failed
+
+
+def _are_rows_of(rows: pa.Table, block: Block, pairs: WorkList) -> bool:
+    ids = pairs.table["id"].take(pa.array(block.places))
+    return (
+        rows["index"].to_pylist() == block.places.tolist()
+        and rows["id"].to_pylist() == ids.to_pylist()
+    )
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False, name: str = LOCK) -> Iterator[None]:
+    """Makes the directory and holds its lock, which ends with the process, however it ends.
+
+    Raises:
+        RunError: Another process holds it, or the directory cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path / name, "a"))
+        with contextlib.suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another process is at work in {str(path)!r}; wait for it, or see how far it "
+                    f"is with 'advjax run status {path}'"
+                ) from error
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process is at work in a run's directory."""
+    try:
+        import fcntl
+
+        with open(path / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
+
+
+def _read(content: bytes) -> pa.Table:
+    rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    if not rows.schema.equals(SCHEMA):
+        raise pa.ArrowInvalid("its columns are not those of a run")
+    # Parquet has a name of its own for the elements of lists, which would be written again.
+    return rows.cast(SCHEMA.with_metadata(rows.schema.metadata))
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The names of Parquet's columns, for its writer."""
+    return [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in schema
+    ]
+
+
+def _write(path: Path, content: bytes) -> None:
+    files.write_bytes(path, content)
+    with _writing(path):
+        # The new name, too, must outlive a power cut.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AdvjaxError(
+            f"out {str(path)!r} cannot be written ({reason}); choose another directory"
+        ) from error

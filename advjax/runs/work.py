@@ -1,0 +1,342 @@
+"""The work on blocks: images in, the engine, rows out; reading and encoding beside the main path.
+
+tasks ─> reader's thread: images decoded in a pool ─> engine (caller's thread)
+│ pairs that cannot be read             │ results
+▼                                       ▼
+collector's thread: rows by block <── encoding in a pool (PNG, image metrics)
+└─> finish(block, rows), or keep(block, rows) of what is not whole yet
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import jax
+import pyarrow as pa
+
+from advjax.bank.store import network_key
+from advjax.engine import Pair, PairResult, Progress, attack_stream
+from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
+from advjax.runs.images import Reader
+from advjax.runs.pairs import WorkList
+from advjax.runs.rows import Item, failed_row, result_row, table_of
+from advjax.runs.schema import ERROR
+from advjax.runs.store import Block
+from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, Solver
+
+AHEAD = 32  # pairs whose images are being read
+WAITING = 64  # results that may wait to be encoded
+SAVED = 60.0  # seconds between two savings of blocks that are not whole yet
+THREADS = max(2, min(8, (os.cpu_count() or 2) // 2))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """How every pair of a run is attacked; see `advjax.attack_stream`.
+
+    Attributes:
+        net: The network.
+        layer: For the pairs that name none; the network's customary one when None.
+        delta: For the pairs that name none.
+        solver: The minimiser.
+        batch_size: Lanes, over all devices of a process.
+        target_ratio: A pair is done at this share of its initial distance.
+        until_label: A pair is done when it takes the guide's label.
+        start: "source" or "random".
+        seed: For random starts; a pair's start depends on its place in the work list alone.
+        precision: Of matrix products while solving.
+        trace: Keep the distance at each evaluation.
+        keep_float32: Keep the adversarial before rounding, too.
+        shard_size: Pairs in a shard.
+    """
+
+    net: Network
+    layer: str | None = None
+    delta: float = 10.0
+    solver: Solver | ScipyLBFGSB = dataclasses.field(default_factory=ProjectedLBFGS)
+    batch_size: int = 32
+    target_ratio: float | None = None
+    until_label: bool = False
+    start: Literal["source", "random"] = "source"
+    seed: int = 0
+    precision: str = "highest"
+    trace: bool = False
+    keep_float32: bool = False
+    shard_size: int = 256
+
+    def __post_init__(self):
+        object.__setattr__(self, "layer", self.net.check_layers(self.layer)[0])
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise AdvjaxError(
+                f"batch_size is {self.batch_size!r}; give 1 or more ('auto' depends on the memory "
+                "that is free, and a resumed run must have the same)"
+            )
+        if not isinstance(self.shard_size, int) or self.shard_size < 1:
+            raise AdvjaxError(f"shard_size is {self.shard_size!r}; give 1 or more")
+
+    def settings(self, pairs: WorkList) -> dict[str, Any]:
+        """All that decides the rows, for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del plain["net"]
+        options: Any = self.solver  # a frozen dataclass, which the protocol does not say
+        solver = {"name": type(self.solver).__name__} | dataclasses.asdict(options)
+        return {**network_key(self.net), "pairs": pairs.sha256(), **plain, "solver": solver}
+
+    def stream(self, pairs: Iterable[Pair], layer: str, **more: Any) -> Iterator[PairResult]:
+        """The engine on these pairs."""
+        return attack_stream(
+            self.net,
+            pairs,
+            layer=layer,
+            delta=self.delta,
+            solver=self.solver,
+            batch_size=self.batch_size,
+            target_ratio=self.target_ratio,
+            until_label=self.until_label,
+            start=self.start,
+            seed=self.seed,
+            trace=self.trace,
+            precision=self.precision,
+            devices=jax.local_devices(),
+            ordered=False,
+            **more,
+        )
+
+
+class Task(NamedTuple):
+    """A block to be done, and the rows of it that are known."""
+
+    block: Block
+    known: pa.Table | None = None
+
+
+class Tally(NamedTuple):
+    """How far the work is."""
+
+    rows: int  # made since it began
+    failed: int  # of these
+    running: int  # evaluations, so far, of the pairs in the lanes
+    active: float  # share of the lanes that have a pair
+
+
+Watch = Callable[[Tally], bool | None]
+Write = Callable[[int, pa.Table], None]
+
+
+def attack_blocks(
+    job: Job,
+    pairs: WorkList,
+    tasks: Iterable[Task],
+    *,
+    finish: Write,
+    keep: Write = lambda block, rows: None,
+    watch: Watch = lambda tally: None,
+    save_every: float = SAVED,
+) -> tuple[bool, Tally]:
+    """Attacks the pairs of blocks, which must come layer by layer.
+
+    Args:
+        job: How.
+        pairs: The work list.
+        tasks: The blocks; drawn from another thread, only as they are needed.
+        finish: Called with a block's rows, in any order, when all are there.
+        keep: Called now and then, and at the end, with the rows of blocks that are not whole.
+        watch: Called after each chunk; when it answers true the work ends, after what is finished
+            has been handed to `finish` or `keep`.
+        save_every: Seconds between two calls of `keep` for all blocks.
+
+    Returns:
+        Whether all blocks are done, and how far the work is at the end.
+    """
+    reader, stopped = Reader(job.net, pairs.root), False
+    with _Collector(job, finish, keep, save_every) as collector:
+
+        def look(at: Progress) -> bool:
+            nonlocal stopped
+            collector.check()
+            tally = Tally(
+                collector.rows, collector.failed, at.running, at.active / max(at.lanes, 1)
+            )
+            stopped = stopped or bool(watch(tally))
+            return stopped
+
+        for layer, group in itertools.groupby(tasks, key=lambda task: task.block.layer):
+            items: dict[int, Item] = {}
+            feed = _feed(job, pairs, reader, group, items, collector)
+            for result in job.stream(feed, layer, progress=look):
+                collector.put(items.pop(result.index), result)
+            if stopped:
+                break
+    return not stopped, Tally(collector.rows, collector.failed, 0, 0.0)
+
+
+def _feed(
+    job: Job,
+    pairs: WorkList,
+    reader: Reader,
+    tasks: Iterable[Task],
+    items: dict[int, Item],
+    collector: "_Collector",
+) -> Iterator[Pair]:
+    """Pairs with their images; a pair that has none that can be read goes to the collector."""
+    pool = ThreadPoolExecutor(THREADS, "advjax-images")
+    count = itertools.count()
+
+    def read(item: Item) -> tuple[Any, Any]:
+        return reader(item.entry["source"]), reader(item.entry["guide"])
+
+    def ready(item: Item, images: Future) -> Iterator[Pair]:
+        try:
+            source, guide = images.result()
+        except Exception as error:
+            collector.fail(item, error)
+            return
+        items[next(count)] = item._replace(source=source)
+        yield Pair(source, guide, item.delta, place=item.place)
+
+    ahead: deque[tuple[Item, Future]] = deque()
+    try:
+        for task in tasks:
+            block = task.block
+            entries = pairs.table.take(pa.array(block.places)).to_pylist()
+            done = set() if task.known is None else set(task.known["index"].to_pylist())
+            collector.begin(task)
+            for place, entry in zip(block.places.tolist(), entries, strict=True):
+                if place in done:
+                    continue
+                delta = job.delta if entry["delta"] is None else entry["delta"]
+                item = Item(block.number, place, entry, block.layer, delta)
+                ahead.append((item, pool.submit(read, item)))
+                if len(ahead) > AHEAD:
+                    yield from ready(*ahead.popleft())
+        while ahead:
+            yield from ready(*ahead.popleft())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Row(NamedTuple):
+    block: int
+    row: dict[str, Any]
+
+
+_NOTHING, _END = object(), object()
+
+
+class _Collector:
+    """Encodes results and puts the rows of each block together, beside the main path."""
+
+    def __init__(self, job: Job, finish: Write, keep: Write, save_every: float):
+        self.job, self.finish, self.keep, self.save_every = job, finish, keep, save_every
+        self.rows = self.failed = 0
+        self._open: dict[int, tuple[Task, list[dict[str, Any]]]] = {}
+        self._changed: set[int] = set()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._slots = threading.Semaphore(WAITING)
+        self._pool = ThreadPoolExecutor(THREADS, "advjax-encoder")
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._collect, name="advjax-collector", daemon=True)
+
+    def __enter__(self) -> "_Collector":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._pool.shutdown()
+        self._queue.put(_END)
+        self._thread.join()
+        if error is None or isinstance(error, KeyboardInterrupt):
+            self.check()
+
+    def check(self) -> None:
+        """Raises what went wrong while writing, in the caller's thread."""
+        if self._error is not None:
+            raise self._error
+
+    def begin(self, task: Task) -> None:
+        """A block whose rows will come."""
+        self._queue.put(task)
+
+    def put(self, item: Item, result: PairResult) -> None:
+        """A result; waits when many are waiting."""
+        self._wait()
+        self.check()
+        self._pool.submit(self._encode, item, result)
+
+    def fail(self, item: Item, error: BaseException) -> None:
+        """A pair that could not be attacked."""
+        self._wait()
+        self._queue.put(_Row(item.block, failed_row(item, error)))
+
+    def _wait(self) -> None:
+        """Until a result can be taken, or nothing is taken any more."""
+        while not self._slots.acquire(timeout=0.2):
+            if not self._thread.is_alive():
+                return
+
+    def _encode(self, item: Item, result: PairResult) -> None:
+        try:
+            row = result_row(item, result, self.job.keep_float32)
+        except Exception as error:
+            row = failed_row(item, error)
+        self._queue.put(_Row(item.block, row))
+
+    def _collect(self) -> None:
+        saved = time.monotonic()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                what = _NOTHING
+                what = self._queue.get(timeout=self.save_every)
+            try:
+                if self._error is None:
+                    self._take(what)
+                    if what is _END or time.monotonic() - saved > self.save_every:
+                        saved = time.monotonic()
+                        self._save()
+            except BaseException as error:  # belongs to the caller; what comes is let through
+                self._error = error
+            if isinstance(what, _Row):
+                self._slots.release()
+            if what is _END:
+                return
+
+    def _take(self, what: Any) -> None:
+        if isinstance(what, Task):
+            number = what.block.number
+            self._open[number] = (what, [])
+        elif isinstance(what, _Row):
+            number = what.block
+            self._open[number][1].append(what.row)
+            self._changed.add(number)
+            self.rows += 1
+            self.failed += what.row["status"] == ERROR
+        else:
+            return
+        task, rows = self._open[number]
+        known = 0 if task.known is None else len(task.known)
+        if known + len(rows) == len(task.block.places):
+            del self._open[number]
+            self._changed.discard(number)
+            self.finish(number, _joined(task.known, rows))
+
+    def _save(self) -> None:
+        for number in sorted(self._changed):
+            task, rows = self._open[number]
+            self.keep(number, _joined(task.known, rows))
+        self._changed.clear()
+
+
+def _joined(known: pa.Table | None, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    new = table_of([dict(row) for row in rows])
+    if known is None:
+        return new
+    return pa.concat_tables([known.replace_schema_metadata(None), new])

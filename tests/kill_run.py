@@ -1,0 +1,130 @@
+"""Kills a run again and again at random moments, and compares what is left with a run that was not.
+
+    python tests/kill_run.py --kills 30
+
+Every resumed run must leave the very files of the undisturbed one. Exit status 1 if it does not.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_pairs(folder: Path, pairs: int) -> Path:
+    """A list of pairs of random images; two of the pairs name files that cannot be read."""
+    rng = np.random.default_rng(0)
+    names = [f"{i}.png" for i in range(20)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    chosen = rng.integers(0, 20, (pairs, 2))
+    rows = [f"{names[s]},{names[g]}" for s, g in chosen]
+    rows[pairs // 3], rows[pairs // 2] = "broken.png,0.png", "0.png,nowhere.png"
+    path = folder / "pairs.csv"
+    path.write_text("\n".join(["source,guide", *rows]) + "\n")
+    return path
+
+
+def command(pairs: Path, out: Path, *more: str) -> list[str]:
+    options = "--network lenet --weights orthonormal --max-evaluations 30 --batch-size 8"
+    options += f" --shard-size 16 --save-every 0.1 --out {out}"
+    return [sys.executable, "-m", "advjax.cli", "run", str(pairs), *options.split(), *more]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """Programs are compiled once, for all processes."""
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file of a run, hidden ones too."""
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def rows_on_disk(out: Path) -> list[int]:
+    """The pairs that have a row in a shard, as any reader of Parquet sees them."""
+    shards = sorted((out / "shards").glob("*.parquet"))
+    return [i for shard in shards for i in pq.read_table(shard)["index"].to_pylist()]
+
+
+def kill_at_random(pairs: Path, out: Path, cache: Path, kills: int, rng: random.Random) -> int:
+    """Runs to the end, killed at most so many times; how many times it was."""
+    done = 0
+    while True:
+        process = subprocess.Popen(
+            command(pairs, out),
+            env=environment(cache),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        if done < kills:
+            while process.poll() is None and not work_began(out):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 1.5))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                done += 1
+                indices = rows_on_disk(out)
+                assert len(indices) == len(set(indices)), "a pair has two rows"
+                continue
+        _, said = process.communicate()
+        assert process.returncode == 1, (process.returncode, said)  # two pairs cannot be attacked
+        return done
+
+
+def work_began(out: Path) -> bool:
+    """Whether something new was written since the process was started."""
+    newest = max((p.stat().st_mtime for p in out.rglob("*") if p.is_file()), default=0.0)
+    before, work_began.newest = work_began.newest, newest
+    return newest > before > 0
+
+
+work_began.newest = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        pairs, cache = make_pairs(folder, options.pairs), folder / "cache"
+        kill_at_random(pairs, folder / "whole", cache, 0, rng)
+        whole, done, runs = content(folder / "whole"), 0, 0
+        while done < options.kills:
+            runs += 1
+            out = folder / f"killed-{runs}"
+            new = kill_at_random(pairs, out, cache, options.kills - done, rng)
+            done += new
+            found = content(out)
+            same = found == whole
+            print(f"run {runs}: killed {new} times, {len(rows_on_disk(out))} rows, same: {same}")
+            if not same:
+                differ = sorted(n for n in {*found, *whole} if found.get(n) != whole.get(n))
+                sys.exit(f"differ: {', '.join(differ)}")
+    print(f"{done} kills in {runs} runs of {options.pairs} pairs: all files as undisturbed")
+
+
+if __name__ == "__main__":
+    main()
