@@ -3,6 +3,10 @@
 The public names. Everything else may change.
 """
 
+from advjax.analysis import Adversarial as Adversarial
+from advjax.analysis import Analysis as Analysis
+from advjax.analysis import Protocol as Protocol
+from advjax.analysis import analyse as analyse
 from advjax.data.imagenet import imagenet_classes as imagenet_classes
 from advjax.data.images import Preprocessing as Preprocessing
 from advjax.data.images import load_images as load_images

@@ -183,7 +183,7 @@ def delta_log_likelihood(
 
 def reference_sets(
     neighbours: Int[ArrayLike, "b n"],
-    key: Key[Array, ""],
+    key: Key[Array, ""] | Key[Array, "b"],
     *,
     near: int = 20,
     reference: int = 15,
@@ -196,7 +196,8 @@ def reference_sets(
     Args:
         neighbours: The guides' neighbours, nearest first, 50 or more; the paper finds them by
             cosine distance, the guide left out.
-        key: `jax.random.key(seed)`.
+        key: `jax.random.key(seed)`, or a key for each guide, which makes its sets its own,
+            whatever the batch.
         near: How many count as near.
         reference: How many of them the model is made of.
         far: Those beyond the first number, up to the second.
@@ -218,9 +219,8 @@ def reference_sets(
         raise AdvjaxError(
             f"neighbours has shape {neighbours.shape}; give [b, {far[1]}] of them, nearest first"
         )
-    order = jax.random.permutation(
-        key, jnp.broadcast_to(jnp.arange(near)[None, :], (neighbours.shape[0], near)), 1, True
-    )
+    keys = key if key.ndim else jax.random.split(key, neighbours.shape[0])
+    order = jax.vmap(lambda key: jax.random.permutation(key, near))(keys)
     mixed = jnp.take_along_axis(neighbours, order, 1)
     return ReferenceSets(mixed[:, :reference], mixed[:, reference:], neighbours[:, slice(*far)])
 
