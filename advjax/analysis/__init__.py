@@ -4,12 +4,12 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
 
+from advjax.analysis.cases import Adversarial
 from advjax.analysis.measure import Result, Setting, measure
 from advjax.analysis.protocol import Protocol
 from advjax.analysis.subjects import find_subjects
@@ -20,14 +20,6 @@ from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 
 __all__ = ["Adversarial", "Analysis", "Protocol", "analyse"]
-
-
-class Adversarial(NamedTuple):
-    """What `analyse` needs of one result; a `PairResult` is one as well."""
-
-    index: int  # the place of its source and guide among those given
-    adversarial: Float[np.ndarray, "h w c"]
-    adversarial_uint8: UInt8[np.ndarray, "h w c"]
 
 
 def analyse(
@@ -167,10 +159,15 @@ def _adversarials(results: Any, net: Network, count: int) -> Iterator[Any]:
         return
     seen = set()
     for one in results:
+        if not all(hasattr(one, name) for name in Adversarial._fields):
+            raise AdvjaxError(
+                f"a result is a {type(one).__name__} without {', '.join(Adversarial._fields)}; "
+                "give what advjax.attack gave, or images as an array"
+            )
         index = int(one.index)
         if not 0 <= index < count or index in seen:
             raise AdvjaxError(
-                f"results has index {index} {'twice' if index in seen else ''}, but there are "
+                f"results has index {index}{' twice' if index in seen else ''}, but there are "
                 f"{count} sources and guides; give those of the same pairs, in the same order"
             )
         seen.add(index)

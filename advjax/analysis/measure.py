@@ -81,7 +81,7 @@ def measure(
 
     features = {name: np.asarray(found[name])[:real] for name in ("guide", "adversarial")}
     points = _manifold(setting, index, **features)
-    figures = _distances(*found.values(), _spreads(setting, index[filled]))
+    figures = _distances(*found.values(), _spreads(setting, index[filled]))._asdict()
     for name in setting.sparsity_layers:
         counts = _activity(active["adversarial"][name], active["source"][name])
         figures |= {f"{key}[{name}]": value for key, value in counts.items()}
@@ -250,19 +250,30 @@ def _long(
     }
 
 
-@jax.jit
-def _distances(source, guide, adversarial, adversarial_uint8, spreads):
+class Distances(NamedTuple):
     """The three ratios of section 4.1, and what they are made of."""
+
+    initial_distance: Float[Array, "b"]  # of source and guide
+    distance: Float[Array, "b"]  # of adversarial and guide
+    distance_uint8: Float[Array, "b"]
+    ratio: Float[Array, "b"]
+    ratio_uint8: Float[Array, "b"]
+    nearest_ratio: Float[Array, "b"]
+    pairwise_ratio: Float[Array, "b"]
+
+
+@jax.jit
+def _distances(source, guide, adversarial, adversarial_uint8, spreads) -> Distances:
     nearest, pairwise = spreads
-    return {
-        "initial_distance": metrics.euclidean(source, guide),
-        "distance": metrics.euclidean(adversarial, guide),
-        "distance_uint8": metrics.euclidean(adversarial_uint8, guide),
-        "ratio": metrics.distance_ratio(adversarial, source, guide),
-        "ratio_uint8": metrics.distance_ratio(adversarial_uint8, source, guide),
-        "nearest_ratio": metrics.nearest_ratio(adversarial, guide, nearest),
-        "pairwise_ratio": metrics.pairwise_ratio(adversarial, source, pairwise),
-    }
+    return Distances(
+        initial_distance=metrics.euclidean(source, guide),
+        distance=metrics.euclidean(adversarial, guide),
+        distance_uint8=metrics.euclidean(adversarial_uint8, guide),
+        ratio=metrics.distance_ratio(adversarial, source, guide),
+        ratio_uint8=metrics.distance_ratio(adversarial_uint8, source, guide),
+        nearest_ratio=metrics.nearest_ratio(adversarial, guide, nearest),
+        pairwise_ratio=metrics.pairwise_ratio(adversarial, source, pairwise),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=3)

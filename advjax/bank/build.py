@@ -111,6 +111,20 @@ def build_bank(
     return open_bank(out, net)
 
 
+def bank_name(net: Network, images: str | os.PathLike[str]) -> str:
+    """A name for the folder of a bank of these images: another network or file, another name.
+
+    Raises:
+        ImageError: No images.
+
+    Example:
+        `cache_dir() / "banks" / bank_name(net, "imagenette/train")`
+    """
+    key = json.dumps(_key_of(net, *_images(images, None)), sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return f"{Path(images).resolve().name}-{net.name}-{digest}"
+
+
 def _compute(
     net: Network,
     paths: list[Path],
