@@ -7,6 +7,11 @@ from advjax.analysis import Adversarial as Adversarial
 from advjax.analysis import Analysis as Analysis
 from advjax.analysis import Protocol as Protocol
 from advjax.analysis import analyse as analyse
+from advjax.attacks.feature import FeatureFgrad as FeatureFgrad
+from advjax.attacks.feature import FeatureOpt as FeatureOpt
+from advjax.attacks.label import LabelFgrad as LabelFgrad
+from advjax.attacks.label import LabelOpt as LabelOpt
+from advjax.attacks.linear import FeatureLinear as FeatureLinear
 from advjax.data.imagenet import imagenet_classes as imagenet_classes
 from advjax.data.images import Preprocessing as Preprocessing
 from advjax.data.images import load_images as load_images

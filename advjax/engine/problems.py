@@ -3,11 +3,10 @@
 import contextlib
 import hashlib
 import itertools
-import os
 import queue
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from advjax.attacks.box import PixelBox, check_delta, pixel_box, round_into
+from advjax.attacks.base import Features, Given
+from advjax.attacks.box import PixelBox, round_into
+from advjax.engine.pairs import check_pair
 from advjax.engine.programs import NO_LABEL, Lanes, Plan, programs_of
 from advjax.engine.results import Pair, PairResult
-from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.solvers import Box, Status
 
@@ -32,25 +32,29 @@ GUIDES = 128  # whose activations are kept: the paper's protocol attacks each wi
 
 
 class Problem(NamedTuple):
-    """A pair made ready: checked, boxed, its guide's activations known."""
+    """A pair made ready: checked, boxed, what its objective must know computed."""
 
     index: int
+    source: np.ndarray
     box: PixelBox
     start: np.ndarray
-    target: dict[str, np.ndarray]  # [1, ...] each
+    target: Any  # of the attack's objective; [1, ...] each
+    guide: Features | None
     initial_distance: float
+    initial: float  # the objective's size
     target_ratio: float | None
     source_label: int | None
     guide_label: int | None
+    label: int | None  # to take
 
 
-def without_batch(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def without_batch(target: Any) -> Any:
     """Without the batch axis, of one."""
-    return {name: value[0] for name, value in features.items()}
+    return jax.tree.map(lambda leaf: leaf[0], target)
 
 
-Features = tuple[dict[str, np.ndarray], int | None]
-"""The activations [1, ...] of one image, and its label."""
+Labelled = tuple[Features, int | None]
+"""The activations of one image, and its label."""
 
 
 class Run:
@@ -69,9 +73,9 @@ class Run:
         self.programs = programs_of(plan)
         self.delta, self.target_ratio = delta, target_ratio
         self.start, self.seed = start, seed
-        self.guides: OrderedDict[bytes, Features] = OrderedDict()
+        self.guides: OrderedDict[bytes, Labelled] = OrderedDict()
 
-    def features(self, images: Sequence[np.ndarray]) -> list[Features]:
+    def features(self, images: Sequence[np.ndarray]) -> list[Labelled]:
         """Of up to BLOCK images, at `highest` precision; one compilation whatever their number."""
         padded = np.zeros((BLOCK, *self.net.input_shape), np.float32)
         padded[: len(images)] = images
@@ -84,43 +88,79 @@ class Run:
             for i in range(len(images))
         ]
 
-    def guide_features(self, guides: Sequence[np.ndarray]) -> list[Features]:
-        """As `features`, but computed once for each distinct guide among the latest ones."""
-        keys = [hashlib.blake2b(g.tobytes(), digest_size=16).digest() for g in guides]
-        new = {k: g for k, g in zip(keys, guides, strict=True) if k not in self.guides}
+    def guide_features(self, guides: Sequence[Any]) -> list[tuple[Features | None, int | None]]:
+        """As `features`, but computed once for each distinct guide among the latest ones.
+
+        The activations of several images are their mean, the label is what most of them have;
+        activations that are given are taken as they are.
+        """
+        keys = [
+            hashlib.blake2b(g.tobytes(), digest_size=16).digest()
+            if isinstance(g, np.ndarray)
+            else None
+            for g in guides
+        ]
+        new = {k: g for k, g in zip(keys, guides, strict=True) if k and k not in self.guides}
         if new:
-            self.guides |= zip(new, self.features(list(new.values())), strict=True)
-        found = [self.guides[key] for key in keys]
-        for key in keys:
+            self.guides |= zip(new, self._of_guides(list(new.values())), strict=True)
+        found = [
+            self.guides[key] if key else self._given(guide)
+            for key, guide in zip(keys, guides, strict=True)
+        ]
+        for key in filter(None, keys):
             self.guides.move_to_end(key)
         while len(self.guides) > GUIDES:
             self.guides.popitem(last=False)
         return found
+
+    def _of_guides(self, guides: Sequence[np.ndarray]) -> list[Labelled]:
+        sets = [guide if guide.ndim == 4 else guide[None] for guide in guides]
+        images = [image for each in sets for image in each]
+        starts = range(0, len(images), BLOCK)
+        found = iter([f for i in starts for f in self.features(images[i : i + BLOCK])])
+        return [_mean([next(found) for _ in each]) for each in sets]
+
+    def _given(self, guide: Mapping[str, np.ndarray] | None) -> tuple[Features | None, int | None]:
+        if guide is None:
+            return None, None
+        output = self.plan.output
+        label = int(np.argmax(guide[output])) if output and output in guide else None
+        return {name: np.asarray(guide[name])[None] for name in self.spec.layers}, label
 
     def prepare(self, pairs: Sequence[tuple[int, Pair]]) -> list[Problem]:
         """Boxes, starting points and first activations of up to BLOCK pairs."""
         sources = self.features([pair.source for _, pair in pairs])
         guides = self.guide_features([pair.guide for _, pair in pairs])
         problems = []
-        for (index, pair), (found, source_label), (target, guide_label) in zip(
+        for (index, pair), (found, source_label), (guide, guide_label) in zip(
             pairs, sources, guides, strict=True
         ):
-            delta = self.delta if pair.delta is None else pair.delta
-            box = pixel_box(pair.source, delta)
-            ratio = self.target_ratio if pair.target_ratio is None else pair.target_ratio
+            box = self.spec.box(pair.source, self.delta if pair.delta is None else pair.delta)
+            label = guide_label if pair.label is None else pair.label
+            target = self.spec.target(Given(pair.source, found, guide, label))
             problems.append(
                 Problem(
                     index=index,
+                    source=pair.source,
                     box=box,
                     start=self.starting_point(index, pair.source, box),
                     target=target,
-                    initial_distance=float(self.spec.distance(found, target)[0]),
-                    target_ratio=ratio,
+                    guide=guide,
+                    initial_distance=self.distance(found, guide),
+                    initial=self.spec.initial(target, found),
+                    target_ratio=(
+                        self.target_ratio if pair.target_ratio is None else pair.target_ratio
+                    ),
                     source_label=source_label,
                     guide_label=guide_label,
+                    label=label,
                 )
             )
         return problems
+
+    def distance(self, found: Features, guide: Features | None) -> float:
+        """Of one image's activations to the guide's; NaN without a guide."""
+        return float("nan") if guide is None else float(self.spec.distance(found, guide)[0])
 
     def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
         """The source, or a random point of its box."""
@@ -130,7 +170,7 @@ class Run:
         share = np.random.default_rng((self.seed, index)).random(source.shape, np.float32)
         return np.clip(box.lower + share * (box.upper - box.lower), box.lower, box.upper)
 
-    def empty_lanes(self, count: int, target: dict[str, np.ndarray]) -> Lanes:
+    def empty_lanes(self, count: int, target: Any) -> Lanes:
         """`count` lanes with nothing to do."""
         pixels = jax.ShapeDtypeStruct((int(np.prod(self.net.input_shape)),), jnp.float32)
         evaluations = self.plan.solver.max_evaluations if self.plan.trace else 0
@@ -163,12 +203,12 @@ class Run:
 
     def goals(self, problem: Problem) -> tuple[np.float32, np.float32, np.int32]:
         """The objective's scale; its value, and the label, at which the pair is done."""
-        initial = problem.initial_distance**2
+        initial = problem.initial
         scale = INITIAL / initial if initial and np.isfinite(initial) else 1.0
         threshold = -np.inf
         if problem.target_ratio is not None:
             threshold = problem.target_ratio**2 * initial * scale
-        goal = NO_LABEL if problem.guide_label is None else problem.guide_label
+        goal = NO_LABEL if problem.label is None else problem.label
         return np.float32(scale), np.float32(threshold), np.int32(goal)
 
     def harvest(
@@ -189,15 +229,23 @@ class Run:
         evaluations: np.ndarray,
         status: np.ndarray,
         trace: np.ndarray,
+        values: np.ndarray | None = None,
     ) -> Iterator[PairResult]:
-        """Results from what the solver left: `best` [b, pixels], the others [b, ...]."""
+        """Results from what the solver left: `best` [b, pixels], the others [b, ...].
+
+        `values` are the scaled objectives at `best`; without them, the least of a full trace.
+        """
         images = best[: len(problems)].reshape(-1, *self.net.input_shape)
         rounded = [round_into(image, p.box) for image, p in zip(images, problems, strict=True)]
         features, features8 = self.features(list(images)), self.features(rounded)
         for i, problem in enumerate(problems):
             (found, label), (found8, label8) = features[i], features8[i]
-            distance = float(self.spec.distance(found, problem.target)[0])
+            distance = self.distance(found, problem.guide)
             initial = problem.initial_distance
+            if values is None:
+                objective = float(np.nanmin(trace[i], initial=np.inf)) ** 2
+            else:
+                objective = float(values[i]) / float(self.goals(problem)[0])
             yield PairResult(
                 index=problem.index,
                 adversarial=images[i].copy(),
@@ -205,7 +253,7 @@ class Run:
                 ratio=distance / initial if initial else 0.0,
                 distance=distance,
                 initial_distance=initial,
-                distance_uint8=float(self.spec.distance(found8, problem.target)[0]),
+                distance_uint8=self.distance(found8, problem.guide),
                 evaluations=int(evaluations[i]),
                 status=Status(int(status[i])),
                 source_label=problem.source_label,
@@ -213,17 +261,31 @@ class Run:
                 label=label,
                 label_uint8=label8,
                 trace=trace[i, : evaluations[i]].copy() if self.plan.trace else None,
+                objective=objective,
             )
 
 
-def prepared(run: Run, pairs: Iterator[Pair]) -> Iterator[Problem]:
-    """Problems in the order of the pairs, prepared a block at a time."""
+def _mean(several: Sequence[Labelled]) -> Labelled:
+    if len(several) == 1:
+        return several[0]
+    features = {
+        name: np.asarray(np.mean([found[name] for found, _ in several], 0, dtype=np.float32))
+        for name in several[0][0]
+    }
+    return features, Counter(label for _, label in several).most_common(1)[0][0]
+
+
+def prepared(run: Run, pairs: Iterator[Any]) -> Iterator[Problem]:
+    """Problems in the order of the pairs, prepared a block at a time; or as they are."""
     numbered = enumerate(pairs)
-    while block := list(itertools.islice(numbered, BLOCK)):
-        yield from run.prepare(block)
+    for index, first in numbered:
+        if isinstance(first, Problem):
+            yield first
+        else:
+            yield from run.prepare([(index, first), *itertools.islice(numbered, BLOCK - 1)])
 
 
-def read_ahead(net: Network, pairs: Iterable[Any], limit: int) -> Iterator[Pair]:
+def read_ahead(net: Network, plan: Plan, pairs: Iterable[Any], limit: int) -> Iterator[Pair]:
     """Decodes and checks pairs in a thread, at most `limit` of them ahead of their use."""
     ready: queue.Queue[Any] = queue.Queue(limit)
     stop = threading.Event()
@@ -239,7 +301,7 @@ def read_ahead(net: Network, pairs: Iterable[Any], limit: int) -> Iterator[Pair]
             for index, pair in enumerate(pairs):
                 if stop.is_set():
                     return
-                put(_checked(net, index, pair))
+                put(check_pair(net, plan, f"pair {index}", pair))
             put(end)
         except BaseException as error:  # whatever it is, it belongs to the consumer
             put(error)
@@ -253,22 +315,3 @@ def read_ahead(net: Network, pairs: Iterable[Any], limit: int) -> Iterator[Pair]
             yield item
     finally:
         stop.set()
-
-
-def _checked(net: Network, index: int, pair: Any) -> Pair:
-    try:
-        pair = Pair(*pair)
-    except TypeError:
-        raise AdvjaxError(
-            f"pair {index} is not (source, guide) or (source, guide, delta); give tuples"
-        ) from None
-    changed: dict[str, Any] = {}
-    for name in ("source", "guide"):
-        image = getattr(pair, name)
-        if isinstance(image, (str, os.PathLike)):
-            image = net.read(image)
-        argument = f"{name} of pair {index}"
-        changed[name] = np.asarray(net.check_images(np.asarray(image)[None], argument))[0]
-    if pair.delta is not None:
-        changed["delta"] = check_delta(pair.delta)
-    return pair._replace(**changed)

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from advjax.attacks.feature import FeatureOpt
+from advjax.attacks.base import Attack
 from advjax.networks.network import activations
 from advjax.solvers import Box, Status
 
@@ -28,7 +28,7 @@ class Lanes(NamedTuple):
 
     state: Any
     box: Box
-    target: Any  # the guides' activations
+    target: Any  # what the objective needs to know of the pair
     scale: Float[Array, "b"]  # of the objective that the solver sees
     threshold: Float[Array, "b"]  # TARGET at or under this value of it
     goal: Int[Array, "b"]  # LABEL when the network says this
@@ -41,7 +41,7 @@ class Plan:
 
     function: Callable[..., Any]
     with_params: bool
-    spec: FeatureOpt
+    spec: Attack
     solver: Any  # a Solver; ScipyLBFGSB runs on the host and needs no lanes
     input_shape: tuple[int, int, int]
     output: str | None
@@ -77,7 +77,7 @@ def programs_of(plan: Plan) -> Programs:
         """Scaled objectives, gradients, labels (if asked for) of a batch of flat images."""
 
         def loss(x):
-            names = spec.layers + extra
+            names = spec.needs + extra
             images = x.reshape(-1, *shape)
             values, found = spec.loss(lambda i: activate(params, i, names), images, target)
             values = values * scale
@@ -154,13 +154,14 @@ def programs_of(plan: Plan) -> Programs:
 
     def take(lanes: Lanes, rows):
         state = lanes.state
-        return state.best.x[rows], state.evaluations[rows], state.status[rows], lanes.trace[rows]
+        ends = state.evaluations[rows], state.status[rows], lanes.trace[rows]
+        return state.best.x[rows], *ends, state.best.value[rows]
 
     def evaluate(params, images):
-        names = spec.layers + ((plan.output,) if plan.output else ())
+        names = spec.needs + ((plan.output,) if plan.output else ())
         found = activate(params, images.astype(jnp.float32), names)
         label = jnp.argmax(found[plan.output], -1) if plan.output else None
-        return {name: found[name] for name in spec.layers}, label
+        return {name: found[name] for name in spec.needs}, label
 
     lanes, everywhere = P("lanes"), P()
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)

@@ -1,5 +1,6 @@
 """What goes into the engine and what comes out."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,12 +11,17 @@ from advjax.solvers import Status
 
 
 class Pair(NamedTuple):
-    """One attack to do: images [h, w, c] as the network takes them."""
+    """One attack to do: images [h, w, c] as the network takes them.
+
+    The guide may also be several images [k, h, w, c], whose activations are averaged, or the
+    activations themselves, a dict of one array for each layer; an attack on labels needs none.
+    """
 
     source: np.ndarray
-    guide: np.ndarray
+    guide: Any
     delta: float | None = None  # the stream's own when None
     target_ratio: float | None = None  # likewise
+    label: int | None = None  # to take; the guide's when None
 
 
 class PairResult(NamedTuple):
@@ -25,7 +31,7 @@ class PairResult(NamedTuple):
     adversarial: Float[np.ndarray, "h w c"]
     adversarial_uint8: UInt8[np.ndarray, "h w c"]
     ratio: float  # distance / initial_distance
-    distance: float  # of the adversarial to the guide
+    distance: float  # of the adversarial to the guide; NaN without a guide
     initial_distance: float  # of the source to the guide
     distance_uint8: float
     evaluations: int
@@ -34,7 +40,10 @@ class PairResult(NamedTuple):
     guide_label: int | None
     label: int | None
     label_uint8: int | None
-    trace: Float[np.ndarray, "e"] | None  # distance at each evaluation
+    trace: Float[np.ndarray, "e"] | None  # root of the objective at each evaluation
+    # Of the attack, at the adversarial, as the solver saw it. feature-opt: the squared distance;
+    # feature-linear: that of the linear map.
+    objective: float = math.nan
 
 
 class AttackResult(NamedTuple):
@@ -53,6 +62,7 @@ class AttackResult(NamedTuple):
     label: Int[np.ndarray, "n"] | None
     label_uint8: Int[np.ndarray, "n"] | None
     trace: Float[np.ndarray, "n e"] | None  # NaN after a pair's last evaluation
+    objective: Float[np.ndarray, "n"] | None = None
 
 
 def stack(results: Sequence[PairResult]) -> AttackResult:
@@ -61,7 +71,7 @@ def stack(results: Sequence[PairResult]) -> AttackResult:
 
     def column(name: str) -> Any:
         values = [getattr(result, name) for result in results]
-        if values[0] is None:
+        if any(value is None for value in values):
             return None
         if name == "trace":
             values = [np.pad(v, (0, longest - len(v)), constant_values=np.nan) for v in values]

@@ -1,0 +1,167 @@
+"""Inversion: an image with given activations, among the natural ones (Mahendran and Vedaldi)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from advjax.attacks.base import Activate, Features, Given
+from advjax.attacks.box import PixelBox
+from advjax.attacks.feature import check_weights, distance
+from advjax.attacks.label import whole_box
+from advjax.errors import AdvjaxError
+
+# Root mean square of a pixel minus the mean in the authors' training images: their norm of 27,098
+# (x0_sigma.mat) at 227x227x3.
+RMS = 68.92
+# The published 2.16e8 of ||x||_6^6, x being an image divided by that norm, per value of the image.
+ALPHA_WEIGHT = 2.16e8 / (227 * 227 * 3) ** 2
+
+
+def alpha_norm(
+    images: Float[Array, "b h w c"], alpha: float = 6.0, grey: float = 127.5
+) -> Float[Array, "b"]:
+    """The mean of |x|^alpha, x = (I - grey) / 68.92: keeps the range (section 3.2, R_alpha).
+
+    Example:
+        >>> alpha_norm(jnp.full((1, 2, 2, 1), 127.5 + 2 * RMS)).round(3).tolist()
+        [64.0]
+    """
+    x = (images - grey) / RMS
+    return jnp.mean((x**2) ** (alpha / 2), (1, 2, 3))
+
+
+def total_variation(images: Float[Array, "b h w c"], beta: float = 2.0) -> Float[Array, "b"]:
+    """The mean of (dx^2 + dy^2)^(beta/2) / 68.92^beta, forward differences (section 3.2, R_V^beta).
+
+    The difference across the last row and column is 0. A beta under 2 has no gradient where the
+    image is constant; it is taken as 0 there.
+
+    Example:
+        >>> ramp = RMS * jnp.arange(4.0).reshape(1, 2, 2, 1)
+        >>> total_variation(ramp).round(3).tolist()
+        [2.5]
+    """
+    across = jnp.pad(jnp.diff(images, axis=2), ((0, 0), (0, 0), (0, 1), (0, 0))) / RMS
+    down = jnp.pad(jnp.diff(images, axis=1), ((0, 0), (0, 1), (0, 0), (0, 0))) / RMS
+    squared = across**2 + down**2
+    if beta == 2:
+        return jnp.mean(squared, (1, 2, 3))
+    steep = squared > 0
+    return jnp.mean(jnp.where(steep, jnp.where(steep, squared, 1) ** (beta / 2), 0), (1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Inversion:
+    """minimise ||phi(I) - phi_0||^2 / ||phi_0||^2 + a R_alpha(I) + v R_V^beta(I), 0 <= I <= 255.
+
+    Mahendran and Vedaldi, *Understanding deep image representations by inverting them*, CVPR 2015,
+    eq. 5. Its defaults are theirs: alpha 6, beta 2, and a variation of 0.5, 5 or 50, the deeper the
+    layer the more. Their sums over the values of an image are means here, so that the settings hold
+    at any size.
+
+    Attributes:
+        layers: The layers whose activations are given.
+        weights: Of the layers' terms; 1 for every layer when None.
+        alpha: Exponent of the first prior.
+        alpha_weight: a; the published weight when None is .00904.
+        beta: Exponent of the second prior.
+        variation: v; when None, 0.5 for a layer in the first 30 % of the network's list, 5 in the
+            next 30 %, 50 beyond: theirs, for 6, 6 and 8 of CaffeNet's 20.
+        grey: What the first prior draws pixels to.
+        jitter: The image is shifted by up to so many pixels, anew at each evaluation, before the
+            network sees it (Mahendran and Vedaldi, 2016, section 4.4). The shift is drawn from the
+            image's own bits: a result is still a function of its pair and seed. For solvers without
+            a line search, such as `SignMomentum`.
+    """
+
+    layers: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
+    alpha: float = 6.0
+    alpha_weight: float = ALPHA_WEIGHT
+    beta: float = 2.0
+    variation: float = 0.5
+    grey: float = 127.5
+    jitter: int = 0
+
+    name: ClassVar[str] = "inversion"
+    one_step: ClassVar[bool] = False
+    to_label: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if not self.layers:
+            raise AdvjaxError("layers is (); name at least one layer to invert")
+        check_weights(self.layers, self.weights)
+        for name, least in (("alpha", 1), ("beta", 1), ("alpha_weight", 0), ("variation", 0)):
+            value = getattr(self, name)
+            if not least <= value < float("inf"):
+                raise AdvjaxError(f"{name} is {value}; give a number, {least} or more")
+        if not (isinstance(self.jitter, int) and self.jitter >= 0):
+            raise AdvjaxError(f"jitter is {self.jitter!r}; give a number of pixels, 0 or more")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The layers, and no more."""
+        return self.layers
+
+    def box(self, source: np.ndarray, delta: float) -> PixelBox:
+        """0 <= I <= 255."""
+        return whole_box(source.shape)
+
+    def target(self, given: Given) -> Any:
+        """The activations and, per layer, its weight over their squared norm."""
+        assert given.guide is not None
+        weights = self.weights or (1.0,) * len(self.layers)
+        norms = {k: np.linalg.norm(np.float64(given.guide[k])) for k in self.layers}
+        return {
+            "guide": given.guide,
+            "share": {
+                k: np.array([w / norms[k] ** 2 if norms[k] else w], np.float32)
+                for k, w in zip(self.layers, weights, strict=True)
+            },
+        }
+
+    def initial(self, target: Any, found: Features) -> float:
+        """Of the order of the loss of an image that has nothing of the activations."""
+        return 1.0
+
+    def loss(
+        self, activate: Activate, images: Float[Array, "b h w c"], target: Any
+    ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
+        """The objective of each pair, and the activations at its image."""
+        found = activate(shifted(images, self.jitter) if self.jitter else images)
+        value = self.alpha_weight * alpha_norm(images, self.alpha, self.grey)
+        value += self.variation * total_variation(images, self.beta)
+        for k in self.layers:
+            error = ((found[k] - target["guide"][k]) ** 2).reshape(len(images), -1).sum(1)
+            value += target["share"][k] * error
+        return value, found
+
+    def distance(self, found: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
+        """The Euclidean distance of each row to the given activations."""
+        return distance(self.layers, self.weights, found, guide)
+
+
+def shifted(images: Float[Array, "b h w c"], most: int) -> Float[Array, "b h w c"]:
+    """Each image moved by up to `most` pixels both ways, its border repeated.
+
+    How far is a hash of the image's bits: as good as drawn, and the same whenever asked.
+    """
+    b, h, w, _ = images.shape
+    fixed = jax.lax.stop_gradient(images.astype(jnp.float32))
+    bits = jax.lax.bitcast_convert_type(fixed, jnp.uint32).reshape(b, -1)
+    # Sums of integers are exact in any order, so that no compilation changes the shift.
+    odd = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32)[None] + 1
+    mixed = jnp.sum(bits * odd, 1, dtype=jnp.uint32) * jnp.uint32(2654435761)  # Knuth, 6.4
+    count = jnp.uint32(2 * most + 1)
+    down, along = ((mixed >> bit) % count for bit in (8, 20))
+
+    def places(shift, size):
+        return jnp.clip(jnp.arange(size)[None] + shift.astype(int)[:, None] - most, 0, size - 1)
+
+    images = jnp.take_along_axis(images, places(down, h)[:, :, None, None], 1)
+    return jnp.take_along_axis(images, places(along, w)[:, None, :, None], 2)

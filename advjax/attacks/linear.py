@@ -1,0 +1,62 @@
+"""feature-linear: feature-opt on the network's linearisation at the source (section 4.3)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from advjax.attacks.base import Activate, Given
+from advjax.attacks.feature import FeatureOpt, squared_distance
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureLinear(FeatureOpt):
+    """minimise sum_k w_k || phi_k(Is) + J_k (I - Is) - phi_k(guide) ||^2, J_k being phi_k' at Is.
+
+    If feature adversaries came of the network's linearity in high dimensions, this would find them
+    (Sabour et al., section 4.3: it does not). A result's `distance` is the network's own; the root
+    of its `objective` is what the linear map promises.
+
+    Attributes:
+        layers: The layers to match.
+        weights: w_k; 1 for every layer when None.
+
+    Example:
+        >>> FeatureLinear(("fc7",)).name
+        'feature-linear'
+    """
+
+    name: ClassVar[str] = "feature-linear"
+
+    def target(self, given: Given) -> Any:
+        """The guide's activations and the source, where the network is linearised."""
+        return {
+            "guide": super().target(given),
+            "source": np.asarray(given.source, np.float32)[None],
+        }
+
+    def initial(self, target: Any, found: Any) -> float:
+        """The objective at the source, where both maps agree."""
+        return super().initial(target["guide"], found)
+
+    def loss(
+        self, activate: Activate, images: Float[Array, "b h w c"], target: Any
+    ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
+        """The objective of each pair, and the network's own activations at its image."""
+
+        def features(images):
+            found = activate(images)
+            return {name: found[name] for name in self.layers}
+
+        # J d as the transpose of d' J: a layer whose derivative is known in reverse mode alone (a
+        # custom_vjp) has it too, and it costs what jvp costs.
+        base, pullback = jax.vjp(features, target["source"])
+        _, forward = jax.vjp(lambda u: pullback(u)[0], jax.tree.map(jnp.zeros_like, base))
+        (moved,) = forward(images - target["source"])
+        linear = jax.tree.map(jnp.add, base, moved)
+        values = squared_distance(self.layers, self.weights, linear, target["guide"])
+        return values, activate(images)

@@ -1,0 +1,100 @@
+"""What a pair may be, checked at the door."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from advjax.attacks.box import check_delta
+from advjax.engine.programs import Plan
+from advjax.engine.results import Pair
+from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
+
+
+def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
+    """The pair with its images read, everything in it fit for the plan's attack.
+
+    Raises:
+        AdvjaxError: It is not; the message calls it `name`.
+    """
+    try:
+        pair = Pair(*pair)
+    except TypeError:
+        raise AdvjaxError(
+            f"{name} is not (source, guide) or (source, guide, delta); give tuples"
+        ) from None
+    source = _read(net, pair.source)
+    pair = pair._replace(
+        source=np.asarray(net.check_images(np.asarray(source)[None], f"source of {name}"))[0],
+        guide=_guide(net, plan, f"guide of {name}", pair.guide),
+    )
+    if pair.delta is not None:
+        pair = pair._replace(delta=check_delta(pair.delta))
+    if pair.label is not None:
+        pair = pair._replace(label=_label(net, plan, f"label of {name}", pair.label))
+    labelled = pair.label is not None or isinstance(pair.guide, np.ndarray)
+    if plan.spec.to_label and not labelled:
+        raise AdvjaxError(f"{name} has no label; give it one, or an image as guide")
+    if plan.until_label and not labelled and not (pair.guide and plan.output in pair.guide):
+        raise AdvjaxError(f"{name} has no label to stop at; give it one, or an image as guide")
+    if pair.guide is None and not plan.spec.to_label:
+        raise AdvjaxError(f"guide of {name} is None, and {plan.spec.name} needs one; give it")
+    return pair
+
+
+def check_activations(
+    net: Network, layers: tuple[str, ...], name: str, given: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Activations of one image as float32 arrays by layer; of other layers too, if they are given.
+
+    Raises:
+        UnknownName: A layer that the network does not have.
+        AdvjaxError: One of `layers` is missing, a shape is wrong or a value is not finite.
+    """
+    net.check_layers(tuple(given))
+    for layer in layers:
+        if layer not in given:
+            raise AdvjaxError(f"{name} has no layer {layer!r}; it has {', '.join(given)}")
+    found = {}
+    for layer, values in given.items():
+        values, shape = np.asarray(values), net.layers[layer]
+        if values.shape != shape or values.dtype.kind not in "fiu":
+            raise AdvjaxError(
+                f"{name} is {values.dtype}{list(values.shape)} in layer {layer!r}, where "
+                f"{net.name} has {list(shape)}; give one image's activations"
+            )
+        if not np.isfinite(values).all():
+            raise AdvjaxError(f"{name} has values in layer {layer!r} that are not finite")
+        found[layer] = values.astype(np.float32)
+    return found
+
+
+def _read(net: Network, image: Any) -> Any:
+    return net.read(image) if isinstance(image, (str, os.PathLike)) else image
+
+
+def _guide(net: Network, plan: Plan, name: str, guide: Any) -> Any:
+    if guide is None:
+        return None
+    if isinstance(guide, Mapping):
+        return check_activations(net, plan.spec.layers, name, guide)
+    several = isinstance(guide, (list, tuple)) or np.ndim(guide) == 4
+    images = [_read(net, image) for image in guide] if several else [_read(net, guide)]
+    if not images:
+        raise AdvjaxError(f"{name} has no images; give one or more")
+    checked = np.asarray(net.check_images(images if several else np.asarray(images[0])[None], name))
+    return checked if several else checked[0]
+
+
+def _label(net: Network, plan: Plan, name: str, label: Any) -> int:
+    output = getattr(plan.spec, "output", None) or plan.output
+    if output is None:
+        raise AdvjaxError(f"{name} is {label!r}, but {net.name} names no output layer")
+    classes = net.layers[output][-1]
+    if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
+        raise AdvjaxError(f"{name} is {label!r}; give the number of a class, 0 to {classes - 1}")
+    if not 0 <= label < classes:
+        raise AdvjaxError(f"{name} is {label}; {net.name} has the classes 0 to {classes - 1}")
+    return int(label)
