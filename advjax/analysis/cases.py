@@ -97,8 +97,8 @@ def _of_table(path: Path) -> list[Case]:
                     "relative to the table"
                 )
         # An empty field says nothing.
-        more = {name: row.get(name) or None for name in KNOWN[3:]}
-        cases.append(Case(files[0], files[1], files[2], **more))
+        known = {name: row.get(name) or None for name in KNOWN[3:]}
+        cases.append(Case(files[0], files[1], files[2])._replace(**known))
     return cases
 
 
