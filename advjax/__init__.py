@@ -3,6 +3,10 @@
 The public names. Everything else may change.
 """
 
+from advjax.analysis import Adversarial as Adversarial
+from advjax.analysis import Analysis as Analysis
+from advjax.analysis import Protocol as Protocol
+from advjax.analysis import analyse as analyse
 from advjax.attacks.feature import FeatureFgrad as FeatureFgrad
 from advjax.attacks.feature import FeatureOpt as FeatureOpt
 from advjax.attacks.inversion import Inversion as Inversion

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import advjax
 from advjax.bank import BankError, build_bank, open_bank, weights_hash
@@ -73,6 +74,14 @@ def test_rows_are_the_networks_activations_of_the_files(photos, tmp_path):
     np.testing.assert_array_equal(bank.rows("cats"), bank.rows(0))
 
 
+def test_the_safetensors_library_reads_them(photos, tmp_path):
+    bank = build(network(), photos, tmp_path / "bank")
+    for layer, name in (("mean", "mean"), ("conv/out", "conv%2Fout")):
+        tensors = load_file(bank.path / "features" / f"{name}.safetensors")
+        assert list(tensors) == [layer]
+        np.testing.assert_array_equal(tensors[layer], bank.features(layer))
+
+
 def test_features_are_memory_mapped_and_read_only(photos, tmp_path):
     features = build(network(), photos, tmp_path / "bank").features("mean")
     assert isinstance(features, np.memmap)
@@ -95,9 +104,10 @@ def test_nothing_is_computed_twice(photos, tmp_path):
     assert again.layers == bank.layers
     more = build(network(), photos, tmp_path / "bank", layers=("top", "mean"))
     assert set(more.layers) == {"mean", "conv/out", "top"}
-    features = {name: value for name, value in before.items() if name.suffix == ".npy"}
+    features = {name: value for name, value in before.items() if name.suffix == ".safetensors"}
     assert features.items() <= contents(bank.path).items()
-    np.testing.assert_allclose(more.features("top")[3], more.features("mean")[3] @ function_w())
+    expected = more.features("mean")[3] @ function_w()
+    np.testing.assert_allclose(more.features("top")[3], expected, rtol=1e-6)
 
 
 def function_w():
@@ -126,7 +136,7 @@ def test_an_interrupted_bank_is_not_opened_and_is_gone_on_with(interrupted, phot
     with pytest.raises(BankError, match=r"is unfinished \(12 images done\); run build_bank with"):
         open_bank(interrupted)
     # What is done is not done again: a mark in it survives.
-    file = interrupted / "features" / "mean.npy"
+    file = interrupted / "features" / "mean.safetensors"
     with open(file, "r+b") as stream:
         stream.seek(-12, os.SEEK_END)
         stream.write(np.full(3, 77, "<f4").tobytes())
@@ -141,7 +151,7 @@ def test_an_interrupted_bank_is_not_opened_and_is_gone_on_with(interrupted, phot
     "damage", ["rows are gone", "rows too many", "file is gone", "other layers"]
 )
 def test_going_on_after_more_than_an_interruption(interrupted, photos, tmp_path, damage):
-    file, layers = interrupted / "features" / "mean.npy", ("mean", "conv/out")
+    file, layers = interrupted / "features" / "mean.safetensors", ("mean", "conv/out")
     if damage == "rows are gone":
         os.truncate(file, file.stat().st_size - 4)
     elif damage == "rows too many":  # written, but not noted
@@ -270,13 +280,28 @@ def test_lists_of_files_have_the_labels_they_are_given(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["manifest", "images", "fewer", "layer cut", "layer gone", "other shape", "format"]
+    "damage",
+    [
+        "manifest",
+        "images",
+        "fewer",
+        "layer cut",
+        "layer gone",
+        "other shape",
+        "other tensor",
+        "other dtype",
+        "garbage",
+        "format",
+    ],
 )
 def test_a_damaged_bank_is_refused(photos, tmp_path, damage):
     out = build(network(), photos, tmp_path / "bank").path
-    manifest, layer = json.loads((out / "manifest.json").read_text()), out / "features" / "mean.npy"
+    manifest, layer = (
+        json.loads((out / "manifest.json").read_text()),
+        out / "features" / "mean.safetensors",
+    )
     if damage == "manifest":
-        (out / "manifest.json").write_text('{"format": 1')
+        (out / "manifest.json").write_text('{"format": 2')
     elif damage == "images":
         (out / "images.json").write_text('{"ids": 3}')
     elif damage == "fewer":
@@ -286,11 +311,17 @@ def test_a_damaged_bank_is_refused(photos, tmp_path, damage):
     elif damage == "layer gone":
         layer.unlink()
     elif damage == "other shape":
-        np.save(layer, np.zeros((ROWS, 4), np.float32))
+        save_file({"mean": np.zeros((ROWS, 4), np.float32)}, layer)
+    elif damage == "other tensor":
+        save_file({"men": np.zeros((ROWS, 3), np.float32)}, layer)
+    elif damage == "other dtype":
+        save_file({"mean": np.zeros((ROWS, 3), np.int32)}, layer)
+    elif damage == "garbage":
+        layer.write_bytes(bytes(range(1, 256)) * 9)
     else:
         (out / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     message = (
-        "format 99, but this version reads 1" if damage == "format" else "is damaged .* delete"
+        "format 99, but this version reads 2" if damage == "format" else "is damaged .* delete"
     )
     for use in (lambda: open_bank(out), lambda: build(network(), photos, out)):
         with pytest.raises(BankError, match=message) as error:
@@ -324,8 +355,8 @@ def test_a_full_disk_is_one_line(photos, tmp_path):
         pytest.skip("no /dev/full here")
     (tmp_path / "bank" / "features").mkdir(parents=True)
     (tmp_path / "bank" / "progress.json").write_text("{}")
-    (tmp_path / "bank" / "features" / "mean.npy").symlink_to("/dev/full")
-    with pytest.raises(AdvjaxError, match=r"cannot write .*mean.npy.*; make room") as error:
+    (tmp_path / "bank" / "features" / "mean.safetensors").symlink_to("/dev/full")
+    with pytest.raises(AdvjaxError, match=r"cannot write .*mean.safetensors.*; make room") as error:
         build(network(), photos, tmp_path / "bank", layers="mean")
     assert "\n" not in str(error.value)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.spatial.distance import cdist, pdist
 
+import advjax
 from advjax import metrics
 from advjax.errors import AdvjaxError
 
@@ -77,11 +78,16 @@ def test_the_three_ratios_against_scipy():
     )
 
 
-def test_a_pair_of_equal_activations_has_no_ratio_and_leaves_the_others_alone():
-    source, guide = jnp.array([[1.0], [4.0]]), jnp.array([[1.0], [0.0]])
-    ratio = metrics.distance_ratio(source, source, guide)
-    assert jnp.isnan(ratio[0])
-    assert ratio[1] == 1
+def test_a_pair_of_equal_activations_has_the_engines_ratio_and_leaves_the_others_alone():
+    net = advjax.Network(lambda x: {"mean": x.mean((1, 2))}, (2, 2, 1))
+    images = np.full((2, 2, 2, 1), 9, np.uint8)
+    by_engine = advjax.attack(net, images[:1], images[1:], solver=advjax.ProjectedLBFGS(3))
+    source, guide = jnp.array([[1.0], [4.0], [jnp.nan]]), jnp.array([[1.0], [0.0], [0.0]])
+    for adversarial in (source, source + 1):
+        ratio = metrics.distance_ratio(adversarial, source, guide)
+        assert ratio[0] == by_engine.ratio[0] == 0
+        assert jnp.isfinite(ratio[1])
+        assert jnp.isnan(ratio[2])
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])

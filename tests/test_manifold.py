@@ -190,6 +190,15 @@ def test_reference_sets_follow_the_seed():
     assert (one.reference != other.reference).any()
 
 
+def test_a_key_for_each_guide_makes_its_sets_its_own():
+    neighbours = np.stack([np.arange(50), np.arange(50) + 100])
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(2))
+    both, second = reference_sets(neighbours, keys), reference_sets(neighbours[1:], keys[1:])
+    for one, other in zip(both, second, strict=True):
+        np.testing.assert_array_equal(one[1:], other)
+    assert (both.reference[0] != both.reference[1] - 100).any()
+
+
 def test_mistakes_are_named():
     with pytest.raises(AdvjaxError, match="components is 14, but 15 points in 60 dimensions allow"):
         fit_ppca(np.zeros((1, 15, 60)), 14)

@@ -1,5 +1,6 @@
 """The feature bank: a data set's activations at named layers, computed once, kept on disk."""
 
+from advjax.bank.build import bank_name as bank_name
 from advjax.bank.build import build_bank as build_bank
 from advjax.bank.store import Bank as Bank
 from advjax.bank.store import BankError as BankError

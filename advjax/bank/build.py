@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import time
@@ -26,6 +25,7 @@ from advjax.bank.store import (
     BankError,
     check_same,
     features_path,
+    header,
     network_key,
     open_bank,
     read_json,
@@ -111,6 +111,20 @@ def build_bank(
     return open_bank(out, net)
 
 
+def bank_name(net: Network, images: str | os.PathLike[str]) -> str:
+    """A name for the folder of a bank of these images: another network or file, another name.
+
+    Raises:
+        ImageError: No images.
+
+    Example:
+        `cache_dir() / "banks" / bank_name(net, "imagenette/train")`
+    """
+    key = json.dumps(_key_of(net, *_images(images, None)), sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return f"{Path(images).resolve().name}-{net.name}-{digest}"
+
+
 def _compute(
     net: Network,
     paths: list[Path],
@@ -130,7 +144,7 @@ def _compute(
     with contextlib.ExitStack() as stack:
         opened = {}
         for name, shape in shapes.items():
-            file, head = features_path(out, name), _header(count, shape)
+            file, head = features_path(out, name), header(name, count, shape)
             with _writing(file):
                 file.parent.mkdir(exist_ok=True)
                 # Not a memory map: on a full disk that would kill the process, this raises.
@@ -178,7 +192,7 @@ def _done(out: Path, note: dict[str, Any], count: int) -> int:
     if before != note or not isinstance(done, int) or not 0 <= done <= count:
         return 0
     for name, shape in note["layers"].items():
-        file, least = features_path(out, name), len(_header(count, shape))
+        file, least = features_path(out, name), len(header(name, count, shape))
         if not file.is_file() or file.stat().st_size < least + done * _row_bytes(shape):
             return 0
     return done
@@ -277,19 +291,11 @@ def _kept_layers(out: Path, key: dict[str, Any]) -> dict[str, list[int]]:
     return manifest["layers"]
 
 
-def _header(count: int, shape: Sequence[int]) -> bytes:
-    """The head of a .npy file of `count` rows of a layer."""
-    head = io.BytesIO()
-    rows = {"descr": "<f4", "fortran_order": False, "shape": (count, int(np.prod(shape)))}
-    np.lib.format.write_array_header_1_0(head, rows)
-    return head.getvalue()
-
-
 def _row_bytes(shape: Sequence[int]) -> int:
     return 4 * int(np.prod(shape))
 
 
-def _write(file: io.RawIOBase, content: bytes | memoryview) -> None:
+def _write(file: Any, content: bytes | memoryview) -> None:
     """Writes all of it: one call may take a part only, as when the disk is nearly full."""
     left = memoryview(content).cast("B")
     while left:

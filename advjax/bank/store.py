@@ -1,8 +1,9 @@
 """A feature bank on disk: what its files are, and reading them back.
 
 A bank is a folder: `manifest.json` (whose activations, of what), `images.json` (ids and labels, row
-by row) and `features/LAYER.npy` for each layer (float32 [n, d], row-major, the layer flattened as
-the network gives it). The manifest is written last, so that a folder with one is whole.
+by row) and `features/LAYER.safetensors` for each layer, with one tensor of the layer's name
+(float32 [n, d], the layer flattened as the network gives it). The manifest is written last, so that
+a folder with one is whole.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from jaxtyping import Float, Int
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 
-FORMAT = 1
+FORMAT = 2
+_LONGEST = 2**20  # bytes of the head of a file
 MANIFEST, IMAGES, PROGRESS = "manifest.json", "images.json", "progress.json"
 
 
@@ -64,7 +66,7 @@ class Bank:
         """
         if layer not in self.layers:
             raise UnknownName(f"layer of the bank {str(self.path)!r}", layer, self.layers)
-        return np.load(features_path(self.path, layer), mmap_mode="r")
+        return _mapped(features_path(self.path, layer), layer)
 
     def rows(self, label: int | str) -> Int[np.ndarray, "m"]:
         """The rows of a class, given by number or name.
@@ -215,15 +217,41 @@ def damaged(path: Path, what: str) -> BankError:
 
 
 def features_path(out: Path, layer: str) -> Path:
-    """The file of a layer; "fire9/concat" is kept as `fire9%2Fconcat.npy`."""
-    return out / "features" / f"{urllib.parse.quote(layer, safe='')}.npy"
+    """The file of a layer; "fire9/concat" is kept as `fire9%2Fconcat.safetensors`."""
+    return out / "features" / f"{urllib.parse.quote(layer, safe='')}.safetensors"
 
 
 def _check_features(path: Path, layer: str, shape: tuple[int, int]) -> None:
     file = features_path(path, layer)
     try:
-        array = np.load(file, mmap_mode="r")  # the header, and that the file is long enough
-    except (OSError, ValueError, EOFError) as error:
+        array = _mapped(file, layer)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, f"{file.name} cannot be read: {error}") from error
-    if array.shape != shape or array.dtype != np.dtype("<f4"):
-        raise damaged(path, f"{file.name} is {array.dtype}{list(array.shape)}")
+    if array.shape != shape:
+        raise damaged(path, f"{file.name} has shape {array.shape}")
+
+
+def header(layer: str, count: int, shape: Sequence[int]) -> bytes:
+    """The head of a safetensors file of `count` rows of a layer.
+
+    Its rows follow as they are, so that a file can be written, and gone on with, row by row.
+    """
+    size = int(np.prod(shape))
+    tensor = {"dtype": "F32", "shape": [count, size], "data_offsets": [0, 4 * count * size]}
+    note = json.dumps({layer: tensor}).encode()
+    note += b" " * (-len(note) % 8)  # the numbers begin at a multiple of 8 bytes
+    return len(note).to_bytes(8, "little") + note
+
+
+def _mapped(file: Path, layer: str) -> Float[np.ndarray, "n d"]:
+    """The rows of a file, memory-mapped: safetensors' own reader would copy them all."""
+    with open(file, "rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > _LONGEST:
+            raise ValueError(f"its header has {size} bytes")
+        tensor = json.loads(stream.read(size))[layer]
+    shape = tuple(tensor["shape"])
+    if tensor["dtype"] != "F32" or tensor["data_offsets"] != [0, 4 * int(np.prod(shape))]:
+        raise ValueError(f"its tensor is {tensor}")
+    # Fails where the file is too short.
+    return np.memmap(file, "<f4", "r", offset=8 + size, shape=shape)

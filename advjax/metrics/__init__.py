@@ -1,6 +1,8 @@
 """What the paper measures, as pure functions over a leading batch axis."""
 
 from advjax.metrics.angles import angular_consistency as angular_consistency
+from advjax.metrics.classes import ClassStatistics as ClassStatistics
+from advjax.metrics.classes import class_statistics as class_statistics
 from advjax.metrics.distances import distance_ratio as distance_ratio
 from advjax.metrics.distances import euclidean as euclidean
 from advjax.metrics.distances import mean_nearest_distance as mean_nearest_distance
@@ -26,6 +28,7 @@ from advjax.metrics.neighbours import Neighbours as Neighbours
 from advjax.metrics.neighbours import knn as knn
 from advjax.metrics.neighbours import knn_blocks as knn_blocks
 from advjax.metrics.ranks import Neighbourhood as Neighbourhood
+from advjax.metrics.ranks import compare_neighbours as compare_neighbours
 from advjax.metrics.ranks import intersection as intersection
 from advjax.metrics.ranks import neighbour_scores as neighbour_scores
 from advjax.metrics.ranks import neighbourhood as neighbourhood

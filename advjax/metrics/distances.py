@@ -47,14 +47,17 @@ def distance_ratio(
         guide: g, the same shape.
 
     Returns:
-        The ratio; NaN or infinite where source and guide have the same activations.
+        The ratio; 0 where source and guide have the same activations, as in the engine's results:
+        nothing was to be done there.
 
     Example:
         >>> a, s, g = jnp.array([[1.0]]), jnp.array([[4.0]]), jnp.array([[0.0]])
         >>> distance_ratio(a, s, g)
         Array([0.25], dtype=float32)
     """
-    return euclidean(adversarial, guide) / euclidean(source, guide)
+    initial = euclidean(source, guide)
+    there = initial == 0
+    return jnp.where(there, 0, euclidean(adversarial, guide) / jnp.where(there, 1, initial))
 
 
 def nearest_ratio(

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from advjax.errors import AdvjaxError
 
-COMPONENTS = 10  # our choice for 15 points, which span 14 dimensions
+COMPONENTS = 10  # our choice for 15 points, which span 14 dimensions; the paper does not say
+TURN = 0.1  # up to which a rotation counts as small
 
 
 class PPCA(NamedTuple):
@@ -57,9 +58,9 @@ def fit_ppca(points: Float[ArrayLike, "b n d"], components: int = COMPONENTS) ->
     left, also those in which the points do not vary (scikit-learn's PCA divides by n - 1, and with
     fewer points than dimensions leaves these directions out).
 
-    The eigenvectors come from the n x n Gram matrix; one Newton-Schulz step makes them orthonormal
-    again, and the noise is computed from the residuals, not by subtraction. In float32: variances
-    and noise within a relative 1e-4 of float64.
+    The eigenvectors come from the n x n Gram matrix, with a correction; one Newton-Schulz step
+    makes them orthonormal, and the noise is computed from the residuals, not by subtraction. In
+    float32: variances and noise within a relative 1e-4 of float64.
 
     Args:
         points: n points for each of b models.
@@ -86,19 +87,39 @@ def fit_ppca(points: Float[ArrayLike, "b n d"], components: int = COMPONENTS) ->
     scale = jnp.square(x).sum((1, 2))
     mean = x.mean(1)
     x = x - mean[:, None, :]
-    values, vectors = jnp.linalg.eigh(_product("bnd,bmd->bnm", x, x))
-    values, vectors = values[:, ::-1][:, :components], vectors[:, :, ::-1][:, :, :components]
-    # 0 / 0 where the points span too little: those models get NaN as their noise below.
-    lengths = jnp.sqrt(jnp.maximum(values, jnp.finfo(jnp.float32).tiny))
-    v = _product("bnq,bnd->bqd", vectors / lengths[:, None, :], x)
+    left = x.mean(1)  # by rounding, far from the origin
+    mean, x = mean + left, x - left[:, None, :]
+    v, lengths = (part[:, :components] for part in _principal(x))
     drift = _product("bqd,bpd->bqp", v, v)
     v = 1.5 * v - 0.5 * _product("bqp,bpd->bqd", drift, v)
     scores = _product("bnd,bqd->bnq", x, v)
     rest = jnp.square(x - _product("bnq,bqd->bnd", scores, v)).sum(-1).sum(-1)
-    # Residuals that are nothing but the rounding of the points.
-    nothing = rest <= (8 * jnp.finfo(jnp.float32).eps) ** 2 * scale
+    # Residuals, or a direction to begin with, that are nothing but the rounding of the points.
+    least = (8 * jnp.finfo(jnp.float32).eps) ** 2 * scale
+    nothing = (rest <= least) | (lengths[:, -1] ** 2 <= least)
     noise = jnp.where(nothing, jnp.nan, rest / (n * (d - components)))
     return PPCA(mean, v, jnp.square(scores).mean(1), noise)
+
+
+def _principal(x: Float[Array, "b n d"]) -> tuple[Float[Array, "b n d"], Float[Array, "b n"]]:
+    """The right singular vectors and the singular values of centred points, falling.
+
+    The eigenvectors of the Gram matrix mix the small singular vectors with rounding errors of the
+    large ones. Turned by them the points are nearly orthogonal rows y_i, largest first, whose
+    remaining products are known relative to their own lengths: perturbation theory to the first
+    order, y_i + sum_j <y_i, y_j> / (|y_i|^2 - |y_j|^2) y_j, takes the mixture out.
+    """
+    _, vectors = jnp.linalg.eigh(_product("bnd,bmd->bnm", x, x))
+    y = _product("bnm,bnd->bmd", vectors[:, :, ::-1], x)
+    gram = _product("bnd,bmd->bnm", y, y)
+    square = jnp.square(y).sum(-1)
+    gap = square[:, :, None] - square[:, None, :]
+    turn = gram / jnp.where(gap == 0, jnp.inf, gap)
+    # Two lengths too near to be told apart span the same plane in any case.
+    y = y + _product("bnm,bmd->bnd", jnp.where(jnp.abs(turn) < TURN, turn, 0), y)
+    # 0 / 0 where the points span too little: those models get NaN as their noise.
+    length = jnp.sqrt(jnp.maximum(jnp.square(y).sum(-1), jnp.finfo(jnp.float32).tiny))
+    return y / length[:, :, None], length
 
 
 def move_to(model: PPCA, guide: Float[ArrayLike, "b d"]) -> PPCA:
@@ -183,7 +204,7 @@ def delta_log_likelihood(
 
 def reference_sets(
     neighbours: Int[ArrayLike, "b n"],
-    key: Key[Array, ""],
+    key: Key[Array, ""] | Key[Array, "b"],
     *,
     near: int = 20,
     reference: int = 15,
@@ -196,7 +217,8 @@ def reference_sets(
     Args:
         neighbours: The guides' neighbours, nearest first, 50 or more; the paper finds them by
             cosine distance, the guide left out.
-        key: `jax.random.key(seed)`.
+        key: `jax.random.key(seed)`, or a key for each guide, which makes its sets its own,
+            whatever the batch.
         near: How many count as near.
         reference: How many of them the model is made of.
         far: Those beyond the first number, up to the second.
@@ -218,9 +240,8 @@ def reference_sets(
         raise AdvjaxError(
             f"neighbours has shape {neighbours.shape}; give [b, {far[1]}] of them, nearest first"
         )
-    order = jax.random.permutation(
-        key, jnp.broadcast_to(jnp.arange(near)[None, :], (neighbours.shape[0], near)), 1, True
-    )
+    keys = key if key.ndim else jax.random.split(key, neighbours.shape[0])
+    order = jax.vmap(lambda key: jax.random.permutation(key, near))(keys)
     mixed = jnp.take_along_axis(neighbours, order, 1)
     return ReferenceSets(mixed[:, :reference], mixed[:, reference:], neighbours[:, slice(*far)])
 

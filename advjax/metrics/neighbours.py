@@ -129,7 +129,8 @@ def knn_blocks(
     if isinstance(points, np.ndarray | jax.Array):
         rows = _check_rows(rows, len(points))
         total = len(rows)
-        blocks = _of_rows(points, rows, min(size, max(1, len(rows))))
+        # Powers of two, so that classes of many sizes share a few programs.
+        blocks = _of_rows(points, rows, min(size, power_of_two(len(rows))))
     elif rows is None:
         blocks = _of_blocks(points, size)
     else:
@@ -169,6 +170,11 @@ def squared_distances(
     """
     square, _ = _by_products(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
     return jnp.maximum(square, 0)
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is no less than `count`, or 1."""
+    return 1 << max(0, count - 1).bit_length()
 
 
 def _by_products(

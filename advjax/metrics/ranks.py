@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from advjax.errors import AdvjaxError
-from advjax.metrics.neighbours import knn
+from advjax.metrics.neighbours import Neighbours, knn
 
 
 class Neighbourhood(NamedTuple):
@@ -45,7 +45,7 @@ def intersection(x: Int[ArrayLike, "b k"], y: Int[ArrayLike, "b k"]) -> Int[Arra
 def percentile_rank(
     scores: Float[ArrayLike, "b"],
     population: Float[ArrayLike, "n"],
-    exclude: Int[ArrayLike, "b"] | None = None,
+    exclude: Int[ArrayLike, "b"] | Int[ArrayLike, "b e"] | None = None,
 ) -> Float[Array, "b"]:
     """100 (number below + half the number equal) / number, within a population (section 4.1).
 
@@ -55,7 +55,8 @@ def percentile_rank(
     Args:
         scores: Of the points to rank.
         population: The scores of a class, `neighbour_scores`.
-        exclude: For each point, the row of the population it is not compared with; -1 for none.
+        exclude: For each point, the row or rows of the population it is not compared with; -1 for
+            none.
 
     Returns:
         0..100; NaN for a score of NaN, or where nobody is left.
@@ -67,7 +68,9 @@ def percentile_rank(
     scores = jnp.asarray(scores, jnp.float32)
     population = jnp.asarray(population, jnp.float32)
     skip = jnp.full(scores.shape, -1) if exclude is None else jnp.asarray(exclude)
-    counted = jnp.arange(population.shape[0])[None, :] != skip[:, None]
+    skip = skip.reshape(scores.shape[0], -1)
+    rows = jnp.arange(population.shape[0])
+    counted = (rows[None, None, :] != skip[:, :, None]).all(1)
     below = (population[None, :] < scores[:, None]) & counted
     equal = (population[None, :] == scores[:, None]) & counted
     rank = 100 * (below.sum(-1) + 0.5 * equal.sum(-1)) / counted.sum(-1)
@@ -131,9 +134,27 @@ def neighbourhood(
         raise _too_few(k, features)
     of_a = knn(adversarial, features, k, exclude=guide_row[:, None])
     of_g = knn(guide, features, k, exclude=guide_row[:, None])
-    rank_a = percentile_rank(of_a.distances.mean(-1), population, guide_row)
-    rank_g = percentile_rank(of_g.distances.mean(-1), population, guide_row)
-    return Neighbourhood(intersection(of_a.indices, of_g.indices), rank_a, rank_g, rank_a - rank_g)
+    return compare_neighbours(of_a, of_g, population, guide_row)
+
+
+def compare_neighbours(
+    adversarial: Neighbours,
+    guide: Neighbours,
+    population: Float[ArrayLike, "n"],
+    exclude: Int[ArrayLike, "b"] | Int[ArrayLike, "b e"],
+) -> Neighbourhood:
+    """`neighbourhood` of neighbours that are known already, as from `knn_blocks`.
+
+    Args:
+        adversarial: The k nearest of each adversarial, within the guide's class.
+        guide: Those of the guide.
+        population: `neighbour_scores` of the class.
+        exclude: Rows of the population that are the pair's own images; -1 for none.
+    """
+    rank_a = percentile_rank(jnp.mean(adversarial.distances, -1), population, exclude)
+    rank_g = percentile_rank(jnp.mean(guide.distances, -1), population, exclude)
+    common = intersection(adversarial.indices, guide.indices)
+    return Neighbourhood(common, rank_a, rank_g, rank_a - rank_g)
 
 
 def _too_few(k: int, features: Array) -> AdvjaxError:

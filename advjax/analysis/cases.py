@@ -1,0 +1,213 @@
+"""Files to be measured: which images belong together, from a table or the folders of attacks."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from advjax.bank import Bank
+from advjax.data import list_images, read_image
+from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
+
+RESULT = "result.json"  # what a folder of `advjax attack` has
+NEEDED = ("source", "guide", "adversarial")
+KNOWN = (*NEEDED, "source_class", "guide_class", "source_id", "guide_id")
+
+
+class Case(NamedTuple):
+    """The files of one pair; classes and ids where they were given."""
+
+    source: Path
+    guide: Path
+    adversarial: Path
+    rounded: Path | None = None  # the adversarial's 8-bit file, where there are both
+    source_class: str | None = None
+    guide_class: str | None = None
+    source_id: str | None = None
+    guide_id: str | None = None
+
+
+class Adversarial(NamedTuple):
+    """What `analyse` needs of one result; a `PairResult` is one as well."""
+
+    index: int  # the place of its source and guide among those given
+    adversarial: Float[np.ndarray, "h w c"]
+    adversarial_uint8: UInt8[np.ndarray, "h w c"]
+
+
+def read_cases(
+    path: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]] = ()
+) -> tuple[list[Case], dict[str, Any]]:
+    """What there is to measure in `path`.
+
+    Args:
+        path: A CSV file with the columns source, guide and adversarial (paths, relative to the
+            file), and, where known, source_class, guide_class, source_id and guide_id; or a folder
+            that `advjax attack` wrote, or one of such folders.
+        images: Folders with the sources and guides of attacks, which note only names and SHA-256.
+
+    Returns:
+        The cases, and the settings that the attacks have in common (network, weights, layer, ...).
+
+    Raises:
+        AdvjaxError: Nothing of the kind, or a file that is missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / RESULT] if (path / RESULT).is_file() else sorted(path.glob(f"*/{RESULT}"))
+        if not found:
+            raise AdvjaxError(
+                f"{str(path)!r} has no {RESULT} of 'advjax attack', nor have its folders; give "
+                "such a folder, or a CSV file of source, guide, adversarial"
+            )
+        return _of_attacks(found, [Path(folder) for folder in images])
+    return _of_table(path), {}
+
+
+def _of_table(path: Path) -> list[Case]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AdvjaxError(
+            f"{str(path)!r} cannot be read as CSV: {error}; give a table of {', '.join(NEEDED)}"
+        ) from error
+    if missing := [name for name in NEEDED if name not in names]:
+        raise AdvjaxError(
+            f"{str(path)!r} has no column {missing[0]!r}; its first line must name "
+            f"{', '.join(NEEDED)}, and may name {', '.join(KNOWN[3:])}"
+        )
+    if not rows:
+        raise AdvjaxError(f"{str(path)!r} has no rows below its first line; give one for each pair")
+    cases = []
+    for number, row in enumerate(rows, 2):
+        files = [path.parent / (row[name] or "") for name in NEEDED]
+        for name, file in zip(NEEDED, files, strict=True):
+            if not file.is_file():
+                raise AdvjaxError(
+                    f"{str(path)!r}, line {number}: {name} {row[name]!r} is no file; paths are "
+                    "relative to the table"
+                )
+        # An empty field says nothing.
+        known = {name: row.get(name) or None for name in KNOWN[3:]}
+        cases.append(Case(files[0], files[1], files[2])._replace(**known))
+    return cases
+
+
+def _of_attacks(records: list[Path], folders: list[Path]) -> tuple[list[Case], dict[str, Any]]:
+    settings = [_settings(record) for record in records]
+    wanted = {noted[name]["name"] for noted in settings for name in ("source", "guide")}
+    by_name: dict[str, list[Path]] = {}
+    for folder in folders:
+        for file in list_images(folder):
+            if file.name in wanted:
+                by_name.setdefault(file.name, []).append(file)
+    hashes: dict[Path, str] = {}
+
+    def find(record: Path, name: str, noted: dict[str, str]) -> Path:
+        for file in by_name.get(noted["name"], []):
+            if file not in hashes:
+                hashes[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+            if hashes[file] == noted["sha256"]:
+                return file
+        what = "not as it was" if noted["name"] in by_name else "not"
+        raise AdvjaxError(
+            f"{name} {noted['name']!r} of {str(record)!r} is {what} in "
+            f"{', '.join(map(str, folders)) or 'any folder'}; name its folder with --images"
+        )
+
+    cases = []
+    for record, noted in zip(records, settings, strict=True):
+        exact, rounded = (
+            record.parent / "adversarial.safetensors",
+            record.parent / "adversarial.png",
+        )
+        for file in (exact, rounded):
+            if not file.is_file():
+                raise AdvjaxError(f"{str(file)!r} is missing; run 'advjax attack' again")
+        source = find(record, "source", noted["source"])
+        guide = find(record, "guide", noted["guide"])
+        cases.append(Case(source, guide, adversarial=exact, rounded=rounded))
+    common = {
+        name: value
+        for name, value in settings[0].items()
+        if all(other.get(name) == value for other in settings)
+    }
+    return cases, common
+
+
+def _settings(record: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
+        for name in ("source", "guide"):
+            if set(settings[name]) < {"name", "sha256"}:
+                raise KeyError(name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdvjaxError(
+            f"{str(record)!r} is no record of 'advjax attack' ({type(error).__name__}: {error}); "
+            "run it again"
+        ) from error
+    return settings
+
+
+def read_adversarials(net: Network, cases: Sequence[Case]) -> Iterator[Adversarial]:
+    """The cases' adversarials, read as they are needed, at the network's size."""
+    for index, case in enumerate(cases):
+        image = _pixels(net, case.adversarial)
+        rounded = np.rint(image).astype(np.uint8)
+        if case.rounded is not None:
+            rounded = _pixels(net, case.rounded)
+        yield Adversarial(index, image, rounded)
+
+
+def _pixels(net: Network, path: Path) -> np.ndarray:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            image = load_file(path)["adversarial"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise AdvjaxError(
+                f"{str(path)!r} holds no adversarial ({type(error).__name__}: {error}); give a "
+                "file of 'advjax attack', or an image"
+            ) from error
+    else:
+        image = read_image(path, net.input_shape[-1])
+    if image.shape != net.input_shape:
+        raise AdvjaxError(
+            f"adversarial {str(path)!r} has shape {image.shape}, but {net.name} takes "
+            f"{net.input_shape}; adversarials are measured as they are, so give one of that size"
+        )
+    return np.asarray(net.check_images(image[None], f"adversarial {str(path)!r}"))[0]
+
+
+def ids_of(cases: Sequence[Case], bank: Bank, folder: Path | None) -> dict[str, list[str | None]]:
+    """Which images of the bank the sources and guides are, and their classes.
+
+    A file in the bank's folder is that image of the bank. The class of another is the one given,
+    or that of the folder it is in, if the bank has such a class.
+    """
+    found: dict[str, list[str | None]] = {}
+    top = None if folder is None else folder.resolve()
+    for name in ("source", "guide"):
+        files = [getattr(case, name).resolve() for case in cases]
+        given = [getattr(case, f"{name}_id") for case in cases]
+        found[f"{name}_ids"] = [
+            id or (file.relative_to(top).as_posix() if top and top in file.parents else None)
+            for id, file in zip(given, files, strict=True)
+        ]
+        labels = [getattr(case, f"{name}_class") for case in cases]
+        found[f"{name}_classes"] = [
+            label or (file.parent.name if file.parent.name in bank.classes else None)
+            for label, file in zip(labels, files, strict=True)
+        ]
+    return found

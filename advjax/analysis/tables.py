@@ -1,0 +1,199 @@
+"""An analysis as tables: arrays by name, Arrow, pandas, files; and its summary in plain numbers."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advjax.errors import AdvjaxError
+from advjax.files import atomic_path
+
+SUFFIXES = (".parquet", ".csv")
+TEXTS = ("pair", "status", "source_label", "guide_label", "label", "label_uint8")  # no quantities
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Analysis:
+    """What `advjax.analyse` found.
+
+    Attributes:
+        table: A row for each pair, as arrays by name: `pandas.DataFrame(analysis.table)` and
+            `pyarrow.table(analysis.table)` take it as it is. `docs/analysis.md` says what each
+            column is.
+        neighbours: A row for each near and each far neighbour of each pair, for Figure 4: pair,
+            set ("near" or "far"), id, delta_l, omega.
+        network: The network's name.
+        layer: The layer measured.
+        images: How many images the bank has.
+        protocol: The fields of `Protocol`.
+    """
+
+    table: dict[str, np.ndarray]
+    neighbours: dict[str, np.ndarray]
+    network: str
+    layer: str
+    images: int
+    protocol: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.table["pair"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Mean, median, least and most of each column, and the paper's tables; for JSON.
+
+        `table_1`: percent of pairs with all and with all but one neighbour in common, median, least
+        and most of delta r. `table_2`: for each layer delta S and I/U, mean percent. `labels`: the
+        shares of pairs. NaN is left out; a column of nothing else is null.
+        """
+        t = self.table
+        columns = {
+            name: _spread(values) for name, values in t.items() if _is_quantity(name, values)
+        }
+        k = self.protocol["neighbours"]
+        rank = columns["delta_rank"]
+        layers = [
+            name[len("active_change[") : -1] for name in t if name.startswith("active_change")
+        ]
+
+        def percent(values: np.ndarray) -> float:
+            return float(100 * np.mean(values))
+
+        return {
+            "pairs": len(self),
+            "network": self.network,
+            "layer": self.layer,
+            "images": self.images,
+            "protocol": self.protocol,
+            "columns": columns,
+            "table_1": {
+                "all_common": percent(t["common"] == k),
+                "all_but_one_common": percent(t["common"] >= k - 1),
+                "delta_rank_median": rank and rank["median"],
+                "delta_rank_least": rank and rank["least"],
+                "delta_rank_most": rank and rank["most"],
+            },
+            "table_2": {
+                name: {
+                    "active_change": percent(t[f"active_change[{name}]"]),
+                    "active_overlap": percent(t[f"active_overlap[{name}]"]),
+                }
+                for name in layers
+            },
+            "labels": {
+                name: float(np.mean(values))
+                for name, values in t.items()
+                if name.startswith(("takes_", "leaves_"))
+            },
+        }
+
+    def describe(self) -> str:
+        """The summary as lines for a person."""
+        s = self.summary
+        k = self.protocol["neighbours"]
+        lines = [
+            f"{len(self)} pairs at {self.layer} of {self.network}, bank of {self.images} images",
+            f"{'':34}{'mean':>11}{'median':>11}{'least':>11}{'most':>11}",
+        ]
+        for name, found in s["columns"].items():
+            if found is not None:
+                numbers = "".join(f"{value:11.4g}" for value in found.values())
+                lines.append(f"{name:34}{numbers}")
+        first = s["table_1"]
+        lines.append(
+            f"of {k} nearest neighbours all in common {first['all_common']:.0f} %, at least "
+            f"{k - 1} {first['all_but_one_common']:.0f} %, median delta r{k} "
+            f"{first['delta_rank_median']:.2f}"
+        )
+        for name, found in s["table_2"].items():
+            lines.append(
+                f"active units at {name}: change {found['active_change']:.1f} %, I/U "
+                f"{found['active_overlap']:.1f} %"
+            )
+        if s["labels"]:
+            shares = (f"{name} {share:.0%}" for name, share in s["labels"].items())
+            lines.append(", ".join(shares))
+        return "\n".join(lines)
+
+    def to_arrow(self) -> Any:
+        """The table as a `pyarrow.Table`, the summary in its metadata under "advjax"."""
+        import pyarrow
+
+        note = json.dumps(self.summary).encode()
+        return pyarrow.table(_columns(self.table)).replace_schema_metadata({"advjax": note})
+
+    def to_pandas(self) -> Any:
+        """The table as a `pandas.DataFrame`.
+
+        Raises:
+            AdvjaxError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise AdvjaxError(
+                "to_pandas needs pandas: run pip install pandas, or take to_arrow"
+            ) from None
+        return pandas.DataFrame(self.table)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the table as `.parquet` (with the summary) or `.csv`, atomically.
+
+        Raises:
+            AdvjaxError: Another suffix, or a place that cannot be written.
+        """
+        write_table(path, self.to_arrow())
+
+    def write_neighbours(self, path: str | os.PathLike[str]) -> None:
+        """Writes `neighbours` likewise."""
+        import pyarrow
+
+        write_table(path, pyarrow.table(_columns(self.neighbours)))
+
+
+def write_table(path: str | os.PathLike[str], table: Any) -> None:
+    """Writes an Arrow table in the format that the suffix says."""
+    check_suffix(path)
+    with atomic_path(path) as temporary:
+        if Path(path).suffix == ".csv":
+            from pyarrow import csv
+
+            csv.write_csv(table, temporary)
+        else:
+            from pyarrow import parquet
+
+            parquet.write_table(table, temporary)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Refuses a file that no table can be written to, before the work."""
+    if Path(path).suffix not in SUFFIXES:
+        raise AdvjaxError(f"out is {str(path)!r}; name a {' or '.join(SUFFIXES)} file")
+
+
+def _columns(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    # Text as a list: Arrow takes an empty column of objects for one of nulls.
+    return {name: list(v) if v.dtype == object else v for name, v in table.items()}
+
+
+def _is_quantity(name: str, values: np.ndarray) -> bool:
+    return values.dtype.kind in "fiu" and name not in TEXTS
+
+
+def _spread(values: np.ndarray) -> dict[str, float] | None:
+    """Mean, median, least and most, without NaN."""
+    values = values[~np.isnan(values)].astype(np.float64)
+    if not len(values):
+        return None
+    found = {
+        "mean": values.mean(),
+        "median": np.median(values),
+        "least": values.min(),
+        "most": values.max(),
+    }
+    # JSON has no infinity: PSNR of equal images.
+    return {name: float(value) for name, value in found.items()}
