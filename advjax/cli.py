@@ -16,19 +16,12 @@ import numpy as np
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from advjax import bench, disguise, files
-from advjax.analysis import Protocol, analyse
-from advjax.analysis.cases import ids_of, read_adversarials, read_cases
-from advjax.analysis.tables import check_suffix
-from advjax.bank import bank_name, build_bank, open_bank
+from advjax import bench, disguise, files, solvers
+from advjax.analysis.commands import Metrics
 from advjax.checkpoints import catalogue
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
-from advjax.networks.network import Network
 from advjax.runs.commands import Run
-from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, SignMomentum
-
-SOLVERS = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +63,11 @@ class Attack:
 
     def run(self) -> None:
         """Does it."""
-        if self.solver not in SOLVERS:
-            raise UnknownName("solver", self.solver, SOLVERS)
-        net = _network(self.network, self.weights, self.seed, self.mean, self.resize)
+        if self.solver not in solvers.BY_NAME:
+            raise UnknownName("solver", self.solver, solvers.BY_NAME)
+        net = zoo.load(
+            self.network, self.weights, seed=self.seed, mean=self.mean, resize=self.resize
+        )
         record = disguise.disguise(
             net,
             self.source,
@@ -80,7 +75,7 @@ class Attack:
             self.out,
             layer=self.layer,
             delta=self.delta,
-            solver=SOLVERS[self.solver](max_evaluations=self.max_evaluations),
+            solver=solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
             start=self.start,
             seed=self.seed,
             settings={
@@ -151,11 +146,11 @@ class Bench:
 
     def run(self) -> None:
         """Does it."""
-        solvers = {name: SOLVERS[name] for name in ("lbfgs", "sign")}
-        if self.solver not in solvers:
-            raise UnknownName("solver", self.solver, solvers)
+        known = {name: solvers.BY_NAME[name] for name in ("lbfgs", "sign")}
+        if self.solver not in known:
+            raise UnknownName("solver", self.solver, known)
         net = zoo.load(self.network, self.weights)
-        solver = solvers[self.solver](max_evaluations=self.max_evaluations)
+        solver = known[self.solver](max_evaluations=self.max_evaluations)
         shown = {"solver": solver, "layer": self.layer, "precision": self.precision}
         stream = bench.throughput(net, self.pairs, self.batch_size, **shown)
         batch = 8 if self.batch_size == "auto" else self.batch_size
@@ -174,91 +169,6 @@ class Bench:
             record = {"machine": bench.machine(), "settings": settings, "figures": figures}
             files.write_text(self.out, json.dumps(record, indent=1) + "\n")
             print(f"written: {self.out}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Metrics:
-    """Measure adversarial images as the paper does, beside a folder of images by class.
-
-    Attributes:
-        results: A folder that 'advjax attack' wrote, a folder of such folders, or a CSV file with
-            the columns source, guide, adversarial (paths relative to it) and, where known,
-            source_class, guide_class, source_id, guide_id.
-        bank_images: The images among which neighbours are searched, in folders by class. Their
-            activations are computed once and kept.
-        bank: The folder to keep them in; one in the cache when not given. Without bank_images: a
-            bank that is there.
-        images: Folders with the sources and guides of attacks, if not in bank_images.
-        network: The network's name; that of the attacks when not given.
-        weights: As of 'advjax attack'; those of the attacks when not given.
-        layer: The layer to measure; that of the attacks, or the network's customary one.
-        mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
-        resize: Resize files straight to the network's input; as the attacks did when not given.
-        sparsity_layers: The layers whose active units are counted; the layer measured when none is
-            given.
-        protocol: The numbers of the analysis; the seed is that of random weights as well.
-        batch_size: Pairs measured, and images of the bank computed, at once.
-        out: The table to write, .parquet or .csv, a row for each pair.
-        neighbours_out: A table to write of the near and far neighbours, a row for each.
-    """
-
-    results: Positional[Path]
-    bank_images: Path | None = None
-    bank: Path | None = None
-    images: tuple[Path, ...] = ()
-    network: str | None = None
-    weights: str | None = None
-    layer: str | None = None
-    mean: Path | None = None
-    resize: bool | None = None
-    sparsity_layers: tuple[str, ...] = ()
-    protocol: Protocol = dataclasses.field(default_factory=Protocol)
-    batch_size: int = 32
-    out: Path = Path("advjax-metrics.parquet")
-    neighbours_out: Path | None = None
-
-    def run(self) -> None:
-        """Does it."""
-        for file in filter(None, (self.out, self.neighbours_out)):
-            check_suffix(file)
-        if self.bank_images is None and self.bank is None:
-            raise AdvjaxError(
-                "bank_images and bank are not given; name a folder of images by class"
-            )
-        folders = [*self.images, *filter(None, (self.bank_images,))]
-        cases, noted = read_cases(self.results, folders)
-
-        def setting(name: str) -> Any:
-            given = getattr(self, name)
-            return noted.get(name) if given is None else given
-
-        name = setting("network") or "efficientnet_lite0"
-        net = _network(
-            name, setting("weights"), self.protocol.seed, setting("mean"), setting("resize")
-        )
-        (layer,) = net.check_layers(setting("layer"))
-        place = self.bank
-        if self.bank_images is not None:
-            place = place or catalogue.cache_dir() / "banks" / bank_name(net, self.bank_images)
-            build_bank(net, self.bank_images, layer, place, batch_size=self.batch_size)
-        found = analyse(
-            read_adversarials(net, cases),
-            bank := open_bank(place or "", net),
-            net,
-            [case.source for case in cases],
-            [case.guide for case in cases],
-            layer=layer,
-            sparsity_layers=self.sparsity_layers or None,
-            protocol=self.protocol,
-            batch_size=self.batch_size,
-            progress=None,
-            **ids_of(cases, bank, self.bank_images),
-        )
-        found.write(self.out)
-        if self.neighbours_out is not None:
-            found.write_neighbours(self.neighbours_out)
-        print(found.describe())
-        print(f"written: {self.out}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,15 +261,6 @@ Command = (
     | Annotated[Run, subcommand("run")]
     | Annotated[Bench, subcommand("bench")]
 )
-
-
-def _network(name: str, weights: Any, seed: int, mean: Any, resize: bool | None) -> Network:
-    net = zoo.load(name, weights, seed=seed, mean=mean)
-    if not resize:
-        return net
-    usual = zoo.architecture(name).preprocessing
-    straight = dataclasses.replace(usual, resize="warp", resize_to=net.input_shape[0])
-    return dataclasses.replace(net, preprocessing=straight)
 
 
 def _tell(record: dict[str, Any], out: Path) -> None:

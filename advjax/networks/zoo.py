@@ -59,6 +59,7 @@ def load(
     *,
     seed: int = 0,
     mean: str | os.PathLike[str] | np.ndarray | None = None,
+    resize: bool = False,
 ) -> Network:
     """Builds a network of the zoo and gives it weights.
 
@@ -72,6 +73,8 @@ def load(
         mean: A `.binaryproto` file or an array [h, w, c] or [c] in the network's channel order, to
             be subtracted instead of the usual mean per channel; a larger image is cropped at its
             centre, as Caffe does.
+        resize: Resize files straight to the network's input, as the paper's authors did, instead of
+            the network's customary resize and crop.
 
     Returns:
         The network; its `params` are {"mean": ..., "module": ...}.
@@ -103,6 +106,11 @@ def load(
     )
     if isinstance(mean, str | os.PathLike):
         mean = mean_image(mean)
+    preprocessing = row.preprocessing
+    if resize:
+        preprocessing = dataclasses.replace(
+            preprocessing, resize="warp", resize_to=row.input_shape[0]
+        )
     usual = row.mean if stored_mean is None else stored_mean
     subtracted = _fit_mean(usual if mean is None else mean, row.input_shape)
     return Network(
@@ -113,7 +121,7 @@ def load(
         layer=row.layer,
         output=row.output,
         classes=(metadata.classes if metadata else None) or class_names(name),
-        preprocessing=row.preprocessing,
+        preprocessing=preprocessing,
     )
 
 

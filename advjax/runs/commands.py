@@ -8,11 +8,9 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from advjax import solvers
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
-from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, SignMomentum
-
-SOLVERS = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +119,13 @@ class Run:
     def _job(self) -> Any:
         from advjax.runs.work import Job
 
-        if self.solver not in SOLVERS:
-            raise UnknownName("solver", self.solver, SOLVERS)
+        if self.solver not in solvers.BY_NAME:
+            raise UnknownName("solver", self.solver, solvers.BY_NAME)
         return Job(
             net=zoo.load(self.network, self.weights, seed=self.seed, mean=self.mean),
             layer=self.layer,
             delta=self.delta,
-            solver=SOLVERS[self.solver](max_evaluations=self.max_evaluations),
+            solver=solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
             batch_size=self.batch_size,
             target_ratio=self.target_ratio,
             until_label=self.until_label,

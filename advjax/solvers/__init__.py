@@ -17,7 +17,11 @@ from advjax.solvers.optax_projected import OptaxProjected
 from advjax.solvers.scipy_lbfgsb import ScipyLBFGSB, ScipyResult
 from advjax.solvers.sign import SignMomentum
 
+BY_NAME = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
+"""The solvers that the command line offers."""
+
 __all__ = [
+    "BY_NAME",
     "Best",
     "Box",
     "Info",
