@@ -44,7 +44,7 @@ def test_the_first_steps_are_the_recurrence_written_out():
         np.testing.assert_allclose(state.trial, x, atol=1e-6)
         g = 2 * (x - np.asarray(CENTER))
         v = 0.9 * v + g / np.abs(g).mean()
-        share = 0.5 * 10 ** (-k / 5)
+        share = 0.5 * 100 ** -((k / 10) ** 1.5)
         x = np.clip(x - share * half * np.sign(v), BOX.lower, BOX.upper)
         state, info = one_step(solver, OBJECTIVE, state, BOX)
         assert info.step_size == pytest.approx(share)

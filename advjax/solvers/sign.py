@@ -36,10 +36,11 @@ class SignMomentum:
     """Iterated sign steps with momentum, projected on the box (Dong et al., 2018, eq. 6-7).
 
     The gradient is divided by its mean absolute value and added to the decayed velocity; the point
-    moves by the velocity's sign times a step that falls geometrically from `max_step` to `min_step`
-    over the budget. Steps of one size come no nearer than their size allows; a geometric fall gives
-    every size as many steps, and ends far below a cosine's (docs/benchmarks.md). It does not
-    descend at every step: the best point is kept.
+    moves by the velocity's sign times a step that falls from `max_step` to `min_step` over the
+    budget, as `max_step (min_step / max_step)^(t^1.5)`, t being the share of it that is used.
+    Steps of one size come no nearer than their size allows: a nearly geometric fall gives small
+    ones their time, and ends below a cosine's where the guide can be come near to
+    (docs/benchmarks.md). It does not descend at every step: the best point is kept.
 
     Attributes:
         max_evaluations: The budget, over which the step falls; a lane always uses all of it, unless
@@ -113,7 +114,7 @@ class SignMomentum:
         unit = gradient / jnp.where(mean > 0, mean, 1)
         velocity = self.momentum * state.velocity + unit
         progress = state.evaluations.astype(gradient.dtype) / self.max_evaluations
-        share = self.max_step * (self.min_step / self.max_step) ** progress
+        share = self.max_step * (self.min_step / self.max_step) ** (progress**1.5)
         half_width = 0.5 * (box.upper - box.lower)
         trial = project(state.trial - share * half_width * jnp.sign(velocity), box)
 
