@@ -1,69 +1,168 @@
-"""Distance against evaluations: ProjectedLBFGS and the other solvers against SciPy's L-BFGS-B.
+"""Distance against evaluations: every solver against SciPy's L-BFGS-B, on photographs.
 
-The same objective (compiled by JAX), the same box, history 10, the same evaluations.
+The same objective (compiled by JAX), the same box, history 10, the same evaluations. Traces are
+kept in `--traces`, so that solvers can be run one at a time: what is there is not run again.
 
-    python benchmarks/quality.py [--pairs 10] [--at 50 150]
+    python benchmarks/quality.py [--cases caffenet-fc7 ...] [--solvers ScipyLBFGSB ...] [--pairs 10]
+    python benchmarks/quality.py --plot docs/quality.png     # from the traces alone
 """
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 import common
 import numpy as np
+import optax
 
 import advjax
+from advjax import solvers
 
-CASES = (
-    ("caffenet", "random", "fc7"),
-    ("squeezenet", "caffemodels/squeezenet_v1.0.caffemodel", "pool10"),
-    ("squeezenet", "caffemodels/squeezenet_v1.0.caffemodel", "fire9/concat"),
-)
+SQUEEZENET = "caffemodels/squeezenet_v1.0.caffemodel"
+CASES = {
+    "caffenet-fc7": ("caffenet", "random", "fc7"),
+    "caffenet-conv3": ("caffenet", "random", "conv3"),
+    "squeezenet-pool10": ("squeezenet", SQUEEZENET, "pool10"),
+    "squeezenet-fire9": ("squeezenet", SQUEEZENET, "fire9/concat"),
+}
+AT = (25, 50, 100, 150, 500)
+PEER = "ScipyLBFGSB"
 
 
-def best_by_evaluation(result: advjax.AttackResult, at: list[int]) -> np.ndarray:
-    """[pairs, len(at)]: the least ratio seen up to those evaluations."""
-    least = np.fmin.accumulate(result.trace, axis=1) / result.initial_distance[:, None]
-    return least[:, [min(n, least.shape[1]) - 1 for n in at]]
+def contenders(budget: int) -> dict[str, Any]:
+    """The solvers by name; those whose step depends on the budget carry it in their name."""
+    fall = optax.cosine_decay_schedule(2.0, budget)
+    return {
+        PEER: solvers.ScipyLBFGSB(budget),
+        "ProjectedLBFGS": solvers.ProjectedLBFGS(budget),
+        f"SignMomentum-{budget}": solvers.SignMomentum(budget),
+        f"Adam-{budget}": solvers.OptaxProjected(optax.adam(fall), budget),
+        f"SignPGD-{budget}": solvers.OptaxProjected(
+            # What ART's FeatureAdversariesPyTorch does, at a step of 1 level.
+            optax.sign_sgd(1.0),
+            budget,
+        ),
+        "JaxoptLBFGSB": solvers.JaxoptLBFGSB(budget),
+    }
+
+
+def rows_of(traces: Path) -> list[dict[str, Any]]:
+    """One row for each case, solver and number of evaluations."""
+    rows = []
+    for case in CASES:
+        found = {f.stem.split(".")[1]: np.load(f) for f in sorted(traces.glob(f"{case}.*.npy"))}
+        peer = found.get(PEER)
+        for name, ratios in found.items():
+            budget = int(name.split("-")[1]) if "-" in name else ratios.shape[1]
+            for at in AT:
+                if at > ratios.shape[1] or ("-" in name and at != budget):
+                    continue
+                ours = ratios[:, at - 1]
+                row = {
+                    "case": case,
+                    "solver": name,
+                    "evaluations": at,
+                    "pairs": len(ours),
+                    "mean ratio": float(ours.mean()),
+                    "against SciPy": "",
+                    "no worse than 1 %": "",
+                    "against SciPy's 500": "",
+                }
+                if peer is not None:
+                    n = min(len(peer), len(ours))
+                    if at <= peer.shape[1]:
+                        theirs = peer[:n, at - 1]
+                        row["against SciPy"] = _mean_quotient(ours[:n], theirs)
+                        row["no worse than 1 %"] = f"{(ours[:n] <= 1.01 * theirs).sum()}/{n}"
+                    if peer.shape[1] >= 500:
+                        row["against SciPy's 500"] = _mean_quotient(ours[:n], peer[:n, 499])
+                rows.append(row)
+    return rows
+
+
+def _mean_quotient(ours: np.ndarray, theirs: np.ndarray) -> str:
+    return f"{np.exp(np.log(ours / theirs).mean()):.3f}"
+
+
+def plot(traces: Path, path: Path) -> None:
+    """Mean distance against evaluations, and performance profiles at 150 evaluations, by case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = [case for case in CASES if list(traces.glob(f"{case}.*.npy"))]
+    figure, axes = plt.subplots(2, len(cases), figsize=(3.4 * len(cases), 5.6), squeeze=False)
+    colours = {}
+    for column, case in enumerate(cases):
+        found = {f.stem.split(".")[1]: np.load(f) for f in sorted(traces.glob(f"{case}.*.npy"))}
+        at_150 = {}
+        for name, ratios in found.items():
+            family = name.split("-")[0]
+            colour = colours.setdefault(family, f"C{len(colours)}")
+            geometric = np.exp(np.log(ratios).mean(0))
+            label = None if family in axes[0, 0].get_legend_handles_labels()[1] else family
+            axes[0, column].loglog(
+                np.arange(1, ratios.shape[1] + 1), geometric, color=colour, lw=1.3, label=label
+            )
+            if ratios.shape[1] >= 150 and name not in ("SignMomentum-500", "Adam-500"):
+                at_150[family] = ratios[:, 149]
+        count = min(map(len, at_150.values()), default=0)
+        best = np.min([ratios[:count] for ratios in at_150.values()], 0) if count else 0
+        for family, ratios in at_150.items():
+            quotient = np.sort(ratios[:count] / best)
+            axes[1, column].step(
+                [1, *quotient, 3],
+                [0, *(np.arange(1, count + 1) / count), 1],
+                where="post",
+                color=colours[family],
+            )
+        axes[0, column].set(title=case, xlabel="evaluations")
+        axes[1, column].set(xlim=(1, 2.5), ylim=(0, 1.03), xlabel="times the best at 150")
+    axes[0, 0].set_ylabel("distance ratio, geometric mean")
+    axes[1, 0].set_ylabel("share of pairs")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.savefig(path, dpi=110)
+    print(f"written: {path}")
 
 
 def main() -> None:
+    """Runs what is not there yet, and makes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--at", type=int, nargs="+", default=[50, 150])
-    parser.add_argument("--cases", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--solvers", nargs="+", default=[PEER, "ProjectedLBFGS", "SignMomentum"])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[50, 150, 500])
+    parser.add_argument("--traces", type=Path, default=Path("quality-traces"))
+    parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    most = max(options.at)
-    rows = []
-    for name, weights, layer in (CASES[i] for i in options.cases):
-        path = weights if weights == "random" else common.DATA / weights
-        net = advjax.load(name, path)
-        sources, guides = common.pairs(net, options.pairs)
-        found = {}
-        for solver in (
-            advjax.ScipyLBFGSB(most),
-            advjax.ProjectedLBFGS(most),
-            advjax.SignMomentum(max_evaluations=most),
-        ):
-            result = advjax.attack(
-                net, sources, guides, layer=layer, solver=solver, trace=True, batch_size=5
-            )
-            found[type(solver).__name__] = best_by_evaluation(result, options.at)
-        peer = found["ScipyLBFGSB"]
-        for solver, ratios in found.items():
-            for column, evaluations in enumerate(options.at):
-                ours, theirs = ratios[:, column], peer[:, column]
-                rows.append(
-                    {
-                        "network": f"{name} {weights.split('/')[0]}",
-                        "layer": layer,
-                        "solver": solver,
-                        "evaluations": evaluations,
-                        "mean ratio": float(ours.mean()),
-                        "against SciPy": float(np.exp(np.log(ours / theirs).mean())),
-                        "no worse than 1 %": f"{int((ours <= 1.01 * theirs).sum())}/{len(ours)}",
-                    }
+    options.traces.mkdir(exist_ok=True)
+    if options.plot:
+        plot(options.traces, options.plot)
+        return
+    for case in options.cases:
+        network, weights, layer = CASES[case]
+        net = advjax.load(network, weights if weights == "random" else common.DATA / weights)
+        # Drawn for ten pairs whatever the number, so that fewer are the first of them.
+        sources, guides = (each[: options.pairs] for each in common.pairs(net, 10))
+        for budget in sorted(options.budgets, reverse=True):
+            for name, solver in contenders(budget).items():
+                if name.split("-")[0] not in options.solvers:
+                    continue
+                if "-" not in name and budget != max(options.budgets):
+                    continue  # its trace is the same for every budget
+                path = options.traces / f"{case}.{name}.npy"
+                if path.is_file():
+                    continue
+                found = advjax.attack(
+                    net, sources, guides, layer=layer, solver=solver, trace=True, batch_size=5
                 )
-        common.table(rows)
-    common.save("quality", rows, pairs=options.pairs)
+                trace = np.fmin.accumulate(found.trace, axis=1) / found.initial_distance[:, None]
+                np.save(path, trace)
+                print(f"{path}: {trace[:, -1].mean():.4f}", flush=True)
+    common.save("quality", rows_of(options.traces))
 
 
 if __name__ == "__main__":
