@@ -1,9 +1,11 @@
 """Seconds per pair to the ratio that a peer reaches, against that peer.
 
 The peer attacks first; advjax then attacks the same pairs, each until it has the peer's own ratio
-(or 500 evaluations). Compile time is not counted; `compile s` tells it.
+(or 500 evaluations). Compile time is not counted; `compile s` tells it. SciPy's
+OpenBLAS must be the machine's own (unset OPENBLAS_CORETYPE where it is set).
 
     python benchmarks/throughput.py [--pairs 8] [--network caffenet] [--weights random]
+        [--peers art scipy-torch scipy-jax jaxopt]
 """
 
 import argparse
@@ -16,7 +18,7 @@ import torch_networks
 
 import advjax
 from advjax.attacks.box import pixel_box
-from advjax.solvers import Box
+from advjax.solvers import Box, JaxoptLBFGSB
 
 DELTA = 10.0
 
@@ -73,6 +75,27 @@ def scipy_with_torch(net, forward, sources, guides, evaluations):
     return np.stack(images), time.perf_counter() - begin
 
 
+def scipy_with_jax(net, sources, guides, evaluations):
+    """SciPy's L-BFGS-B, one pair after the other, with our compiled gradient."""
+    solver = advjax.ScipyLBFGSB(max_evaluations=evaluations)
+    warm = advjax.ScipyLBFGSB(max_evaluations=2)
+    advjax.attack(net, sources[:1], guides[:1], solver=warm, delta=DELTA)
+    begin = time.perf_counter()
+    found = advjax.attack(net, sources, guides, solver=solver, delta=DELTA)
+    return found.adversarial, time.perf_counter() - begin
+
+
+def jaxopt_vmapped(net, sources, guides, evaluations):
+    """Jaxopt's LBFGSB, vmapped and jitted by our engine; the first run, not counted, compiles."""
+    solver = JaxoptLBFGSB(max_evaluations=evaluations)
+    seconds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        found = advjax.attack(net, sources, guides, solver=solver, delta=DELTA)
+        seconds.append(time.perf_counter() - begin)
+    return found.adversarial, seconds[-1]
+
+
 def ours(net, sources, guides, ratios, solver, batch):
     def run(limit):
         pairs = [
@@ -92,6 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--scipy-pairs", type=int, default=3)
+    parser.add_argument("--jaxopt-pairs", type=int, default=4)
+    parser.add_argument("--jaxopt-evaluations", type=int, default=12)
+    parser.add_argument("--peers", nargs="+", default=["art", "scipy-torch", "scipy-jax", "jaxopt"])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[20, 50, 150])
     parser.add_argument("--network", default="caffenet")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--iterations", type=int, default=100)
@@ -101,24 +128,37 @@ def main() -> None:
     forward = getattr(torch_networks, options.network)(net)
     sources, guides = common.pairs(net, options.pairs)
     few = options.scipy_pairs
+    j = options.jaxopt_pairs
     peers = {
-        f"ART sign PGD, {options.iterations} iterations": (
+        "art": (
+            f"ART sign PGD, {options.iterations} iterations",
             lambda: art(net, forward, sources, guides, options.iterations),
             options.pairs,
         ),
-        f"SciPy L-BFGS-B, {options.evaluations} evaluations, PyTorch's gradient": (
+        "scipy-torch": (
+            f"SciPy L-BFGS-B, {options.evaluations} evaluations, PyTorch's gradient",
             lambda: scipy_with_torch(
                 net, forward, sources[:few], guides[:few], options.evaluations
             ),
             few,
         ),
+        "scipy-jax": (
+            f"SciPy L-BFGS-B, {options.evaluations} evaluations, JAX's gradient",
+            lambda: scipy_with_jax(net, sources[:few], guides[:few], options.evaluations),
+            few,
+        ),
+        "jaxopt": (
+            f"jaxopt LBFGSB vmapped, {options.jaxopt_evaluations} evaluations",
+            lambda: jaxopt_vmapped(net, sources[:j], guides[:j], options.jaxopt_evaluations),
+            j,
+        ),
     }
     solvers = {
         "ProjectedLBFGS": advjax.ProjectedLBFGS(),
-        "SignMomentum": advjax.SignMomentum(max_evaluations=100),
+        **{f"SignMomentum({n})": advjax.SignMomentum(max_evaluations=n) for n in options.budgets},
     }
     rows = []
-    for peer, (run, count) in peers.items():
+    for peer, run, count in (peers[name] for name in options.peers):
         found, seconds = run()
         s, g = sources[:count], guides[:count]
         ratios = distances(net, found.astype(np.float32).clip(0, 255), g) / distances(net, s, g)
