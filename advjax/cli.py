@@ -256,9 +256,9 @@ class WeightsCommand:
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Attack, subcommand("attack")]
-    | Annotated[Metrics, subcommand("metrics")]
     | Annotated[WeightsCommand, subcommand("weights")]
     | Annotated[Run, subcommand("run")]
+    | Annotated[Metrics, subcommand("metrics")]
     | Annotated[Bench, subcommand("bench")]
 )
 
@@ -283,7 +283,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             return tyro.cli(
                 Command,  # pyright: ignore[reportArgumentType]  # a union of annotated types
                 prog="advjax",
-                description=__doc__,
+                description="Feature adversaries: images that a network takes for others.",
                 args=arguments,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
