@@ -6,6 +6,7 @@ Every resumed run must leave the very files of the undisturbed one. Exit status 
 """
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -66,8 +67,9 @@ def rows_on_disk(out: Path) -> list[int]:
 
 def kill_at_random(pairs: Path, out: Path, cache: Path, kills: int, rng: random.Random) -> int:
     """Runs to the end, killed at most so many times; how many times it was."""
-    done = 0
+    done, count = 0, len(pairs.read_text().splitlines()) - 1
     while True:
+        before = newest(out)
         process = subprocess.Popen(
             command(pairs, out),
             env=environment(cache),
@@ -75,7 +77,7 @@ def kill_at_random(pairs: Path, out: Path, cache: Path, kills: int, rng: random.
             stderr=subprocess.PIPE,
         )
         if done < kills:
-            while process.poll() is None and not work_began(out):
+            while process.poll() is None and newest(out) <= before:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 1.5))
             if process.poll() is None:
@@ -87,17 +89,19 @@ def kill_at_random(pairs: Path, out: Path, cache: Path, kills: int, rng: random.
                 continue
         _, said = process.communicate()
         assert process.returncode == 1, (process.returncode, said)  # two pairs cannot be attacked
+        table = pq.read_table(out / "shards", columns=["index", "status"])
+        assert sorted(table["index"].to_pylist()) == list(range(count)), said
+        assert table["status"].to_pylist().count("ERROR") == 2, said
         return done
 
 
-def work_began(out: Path) -> bool:
-    """Whether something new was written since the process was started."""
-    newest = max((p.stat().st_mtime for p in out.rglob("*") if p.is_file()), default=0.0)
-    before, work_began.newest = work_began.newest, newest
-    return newest > before > 0
-
-
-work_began.newest = 0.0
+def newest(out: Path) -> float:
+    """When something was written there last."""
+    times = []
+    for path in out.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a temporary file
+            times.append(path.stat().st_mtime)
+    return max(times, default=0.0)
 
 
 def main() -> None:
