@@ -112,13 +112,13 @@ def test_the_loss_is_normalised_and_the_priors_are_added():
 
 
 def test_without_priors_an_invertible_layer_gives_the_image_back():
-    net = advjax.Network(lambda i: {"all": (i / 255) ** 2}, SHAPE)
+    net = advjax.Network(lambda i: {"all": (i / 255 + 1) ** 2}, SHAPE)
     images = RNG.uniform(20, 235, (3, *SHAPE)).astype(np.float32)
     settings = {"variation": 0.0, "alpha_weight": 0.0, "solver": advjax.ProjectedLBFGS(200)}
     result = advjax.invert(net, images, batch_size=2, **settings)
     np.testing.assert_allclose(result.image, images, atol=0.5)
     assert (result.loss < 1e-5).all()
-    by_activations = advjax.invert(net, {"all": (images / 255) ** 2}, batch_size=2, **settings)
+    by_activations = advjax.invert(net, {"all": (images / 255 + 1) ** 2}, batch_size=2, **settings)
     np.testing.assert_allclose(by_activations.image, images, atol=0.5)
 
 
