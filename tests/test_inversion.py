@@ -16,7 +16,7 @@ from advjax.attacks.inversion import (
     shifted,
     total_variation,
 )
-from advjax.errors import AdvjaxError, UnknownName
+from advjax.errors import AdvjaxError, ImageError, UnknownName
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(0, 255, (2, 4, 5, 3)).astype(np.float32)
@@ -112,13 +112,13 @@ def test_the_loss_is_normalised_and_the_priors_are_added():
 
 
 def test_without_priors_an_invertible_layer_gives_the_image_back():
-    net = advjax.Network(lambda i: {"all": (i / 255) ** 2}, SHAPE)
+    net = advjax.Network(lambda i: {"all": (i / 255 + 1) ** 2}, SHAPE)
     images = RNG.uniform(20, 235, (3, *SHAPE)).astype(np.float32)
     settings = {"variation": 0.0, "alpha_weight": 0.0, "solver": advjax.ProjectedLBFGS(200)}
     result = advjax.invert(net, images, batch_size=2, **settings)
     np.testing.assert_allclose(result.image, images, atol=0.5)
     assert (result.loss < 1e-5).all()
-    by_activations = advjax.invert(net, {"all": (images / 255) ** 2}, batch_size=2, **settings)
+    by_activations = advjax.invert(net, {"all": (images / 255 + 1) ** 2}, batch_size=2, **settings)
     np.testing.assert_allclose(by_activations.image, images, atol=0.5)
 
 
@@ -179,9 +179,12 @@ def test_jitter_descends_and_is_reproducible():
     net = advjax.Network(lambda i: {"sum": i[:, ::2, ::2].reshape(len(i), -1) / 255}, SHAPE)
     images = np.broadcast_to(RNG.uniform(50, 200, (2, 1, 1, 2)), (2, *SHAPE)).astype(np.float32)
     solver = advjax.SignMomentum(max_evaluations=60)
-    once, again = (advjax.invert(net, images, jitter=1, solver=solver) for _ in range(2))
+    settings = {"jitter": 1, "variation": 0.1, "alpha_weight": 0.0}
+    once, again = (advjax.invert(net, images, solver=solver, **settings) for _ in range(2))
+    first = advjax.SignMomentum(max_evaluations=1)
+    begin = advjax.invert(net, images, solver=first, **settings)
     np.testing.assert_array_equal(once.image, again.image)
-    assert (once.loss < 0.02).all()
+    assert (once.loss < 0.2 * begin.loss).all()
 
 
 def test_published_variation_grows_with_depth():
@@ -204,7 +207,7 @@ def test_published_variation_grows_with_depth():
 )
 def test_mistakes_get_one_clear_line(settings, error, message):
     with pytest.raises(error, match=message) as caught:
-        advjax.invert(NET, IMAGES[:, :1], **settings)
+        advjax.invert(NET, np.zeros((1, *SHAPE), np.uint8), **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -215,5 +218,7 @@ def test_activations_that_do_not_fit():
         advjax.invert(NET, {"first": np.zeros((2, 60))}, layer="second")
     with pytest.raises(AdvjaxError, match="not finite"):
         advjax.invert(NET, {"first": np.full((2, 60), np.nan)}, layer="first")
+    with pytest.raises(ImageError, match=r"targets has shape \(2, 4, 5, 3\)"):
+        advjax.invert(NET, IMAGES)
     with pytest.raises(AdvjaxError, match="targets is empty"):
         advjax.invert(NET, np.zeros((0, *SHAPE), np.uint8))

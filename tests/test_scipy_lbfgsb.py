@@ -103,3 +103,10 @@ def test_infinite_bounds():
 def test_crossed_bounds_are_named():
     with pytest.raises(AdvjaxError, match=r"lower 2.0 above upper 1.0 at variable 1; give"):
         ScipyLBFGSB().minimize(rosenbrock, np.zeros(2), Box(np.array([0.0, 2.0]), np.ones(2)))
+
+
+def test_a_box_without_width_is_its_own_answer():
+    point = np.array([1.0, 2.0], np.float32)
+    found = ScipyLBFGSB().minimize(lambda x: (np.sum(x**2), 2 * x), point, Box(point, point))
+    assert found.x.tolist() == [1.0, 2.0]
+    assert (found.status, found.evaluations) == (Status.GTOL, 1)

@@ -62,7 +62,7 @@ def invert(
     own = {name: settings.pop(name) for name in list(settings) if name in fields}
     layers = net.check_layers(settings.pop("layer", None))
     inversion = Inversion(layers, **own)
-    given = guide_batch(net, targets, 0)
+    given = guide_batch(net, targets, 0, "targets")
     if not given:
         raise AdvjaxError("targets is empty; give at least one image")
     grey = np.full(net.input_shape, inversion.grey, np.float32)

@@ -53,7 +53,7 @@ def image_batch(net: Network, name: str, images: Any) -> np.ndarray:
     return np.asarray(net.check_images(images, name))
 
 
-def guide_batch(net: Network, guides: Any, count: int) -> Sequence[Any]:
+def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> Sequence[Any]:
     """What each of `count` sources has as guide."""
     if guides is None:
         return [None] * count
@@ -61,11 +61,11 @@ def guide_batch(net: Network, guides: Any, count: int) -> Sequence[Any]:
         given = {layer: np.asarray(values) for layer, values in guides.items()}
         counts = {len(values) if values.ndim else 0 for values in given.values()}
         if len(counts) != 1:
-            raise AdvjaxError("guides has layers of different lengths; give [n, ...] for each")
+            raise AdvjaxError(f"{name} has layers of different lengths; give [n, ...] for each")
         return [{k: v[i] for k, v in given.items()} for i in range(counts.pop())]
     if np.ndim(guides) == 5:
         return list(np.asarray(guides))  # each set is checked with its pair
-    return list(image_batch(net, "guides", guides))
+    return list(image_batch(net, name, guides))
 
 
 def one_or_each(name: str, given: Any, count: int) -> list[Any]:

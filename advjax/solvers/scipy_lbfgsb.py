@@ -139,7 +139,8 @@ class ScipyLBFGSB:
                 },
             )
             if result.success:
-                ahead = np.clip(result.x - result.jac, lower, upper) - result.x
+                # A box without width SciPy answers without a gradient.
+                ahead = np.clip(result.x - result.get("jac", 0.0), lower, upper) - result.x
                 converged = np.abs(ahead).max(initial=0.0) <= self.gtol
                 status = Status.GTOL if converged else Status.FTOL
             else:
