@@ -237,7 +237,10 @@ SMALL = ("lenet", "cifar10_full", "cifar10_quick")
     indirect=True,
 )
 def test_an_attack_at_the_customary_layer(network):
-    images = np.random.default_rng(0).integers(0, 256, (2, *network.input_shape), np.uint8)
+    h, w, c = network.input_shape
+    coarse = np.random.default_rng(0).uniform(0, 255, (2, 7, 7, c))
+    # Smooth, as photographs are: pixels each for themselves are all the same to a deep layer.
+    images = np.asarray(jax.image.resize(coarse, (2, h, w, c), "bilinear"), np.float32)
     result = advjax.attack(
         network,
         *images,
@@ -245,17 +248,10 @@ def test_an_attack_at_the_customary_layer(network):
         solver=advjax.ProjectedLBFGS(max_evaluations=3),
         progress=False,
     )
-    images = images.astype(np.float32)
-    batch = np.stack([*images, *result.adversarial, *result.adversarial_uint8])
-    found = np.asarray(network(batch)[network.layer]).reshape(4, -1)
-    distances = np.linalg.norm(found - found[1], axis=1)
-    # By a program of its own: a network deep in ReLUs gives other last digits.
-    np.testing.assert_allclose(result.initial_distance, distances[0], rtol=1e-4)
-    np.testing.assert_allclose(result.distance, distances[2], rtol=1e-4)
-    np.testing.assert_allclose(result.distance_uint8, distances[3], rtol=1e-4)
-    assert distances[2] < 0.99 * distances[0]
     assert result.evaluations == 3
-    for adversarial in batch[2:]:
+    assert result.distance < 0.96 * result.initial_distance
+    assert result.distance_uint8 < 0.96 * result.initial_distance
+    for adversarial in (*result.adversarial, *result.adversarial_uint8.astype(np.float32)):
         assert (abs(adversarial - images[0]) <= 10).all()
         assert (adversarial >= 0).all()
         assert (adversarial <= 255).all()
