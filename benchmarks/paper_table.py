@@ -3,7 +3,7 @@
 Sources are photographs of imagenet-1000, guides those of imagenette/train, which is the bank too.
 The adversarials are kept in --work, so that the command given again goes on where it stopped.
 
-    python benchmarks/paper_table.py --work DIR [--pairs 30] [--kept]
+    python benchmarks/paper_table.py --work DIR [--pairs 30] [--attacks NAME ...]
 """
 
 import argparse
@@ -63,13 +63,9 @@ def choose(net: advjax.Network, bank: banks.Bank, count: int) -> tuple[list, lis
     return sources, classes, guides
 
 
-def kept_in(work: Path, layer: str, name: str, count: int) -> Path:
-    return work / f"{layer.replace('/', '-')}-{name}-{count}.npz"
-
-
 def adversarials(net, sources, guides, layer: str, name: str, work: Path) -> tuple:
     """What the attack made of the pairs, as kept in `work`, and the seconds that it took."""
-    file = kept_in(work, layer, name, len(sources))
+    file = work / f"{layer.replace('/', '-')}-{name}-{len(sources)}.npz"
     if not file.is_file():
         evaluations = EVALUATIONS[layer, name]
         attack = advjax.LabelOpt(**LABEL_OPT) if name == "label-opt" else name
@@ -123,7 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=30)
-    parser.add_argument("--kept", action="store_true", help="of what is in --work already")
+    names = list(dict.fromkeys(name for _, name in EVALUATIONS))
+    parser.add_argument("--attacks", nargs="+", choices=names, default=names)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     net = advjax.load("squeezenet", common.DATA / WEIGHTS)
@@ -134,7 +131,7 @@ def main() -> None:
     guides = advjax.load_images([folder / id for id in guide_ids], net.preprocessing)
     rows, others, active, seconds, summaries = [], [], [], {}, {}
     for layer, name in EVALUATIONS:
-        if options.kept and not kept_in(options.work, layer, name, options.pairs).is_file():
+        if name not in options.attacks:
             continue
         made, seconds[f"{name} {layer}"] = adversarials(
             net, sources, guides, layer, name, options.work
@@ -153,6 +150,7 @@ def main() -> None:
                 batch_size=15,
             )
             rows.append(row(at, name, found))
+            common.table(rows[-1:])
             summaries[f"{name} {at}"] = found.summary
             if name in ("feature-opt", "label-opt") and at == layer:
                 for each, counted in found.summary["table_2"].items():

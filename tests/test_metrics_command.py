@@ -168,7 +168,7 @@ BANK = ("--bank-images", "photos", "--bank", "bank")
         ([GOOD], (*BANK, "--layer", "ip3"), "layer of lenet 'ip3' is not known; did you mean"),
         ([GOOD], ("--bank", "bank", "--layer", "ip2"), "layer of the bank 'bank' 'ip2' is not kn"),
         ([GOOD], ("--bank", "photos"), "'photos' is no feature bank"),
-        ([GOOD], (), "no bank_images and no bank: name a folder"),
+        ([GOOD], (), "bank_images and bank are not given; name a"),
         ([GOOD], ("--bank-images", "outside/few"), "has no labels: its images were not in fold"),
         ([GOOD], ("--bank-images", "nowhere"), "nowhere"),
         ([GOOD], (*BANK, "--out", "t.txt"), "out is 't.txt'; name a .parquet or .csv file"),

@@ -130,11 +130,11 @@ def _of_attacks(records: list[Path], folders: list[Path]) -> tuple[list[Case], d
             record.parent / "adversarial.safetensors",
             record.parent / "adversarial.png",
         )
+        source = find(record, "source", noted["source"])
+        guide = find(record, "guide", noted["guide"])
         for file in (exact, rounded):
             if not file.is_file():
                 raise AdvjaxError(f"{str(file)!r} is missing; run 'advjax attack' again")
-        source = find(record, "source", noted["source"])
-        guide = find(record, "guide", noted["guide"])
         cases.append(Case(source, guide, adversarial=exact, rounded=rounded))
     common = {
         name: value
