@@ -18,6 +18,7 @@ import torch_networks
 
 import advjax
 from advjax.attacks.box import pixel_box
+from advjax.engine.problems import INITIAL
 from advjax.solvers import Box, JaxoptLBFGSB
 
 DELTA = 10.0
@@ -61,11 +62,16 @@ def scipy_with_torch(net, forward, sources, guides, evaluations):
     """SciPy's L-BFGS-B, one pair after the other, with PyTorch's gradient."""
     images, begin = [], time.perf_counter()
     for source, guide in zip(sources, guides, strict=True):
-        target = forward(torch.tensor(guide[None].astype(np.float32)))
+        with torch.no_grad():
+            target, first = (
+                forward(torch.tensor(image[None].astype(np.float32))) for image in (guide, source)
+            )
+        # As our engine does: SciPy's tolerances are absolute and would else end it at once.
+        scale = INITIAL / ((first - target) ** 2).sum().item()
 
-        def value_and_gradient(x, target=target, shape=source.shape):
+        def value_and_gradient(x, target=target, shape=source.shape, scale=scale):
             point = torch.tensor(x.reshape(1, *shape)).requires_grad_()
-            value = ((forward(point) - target) ** 2).sum()
+            value = scale * ((forward(point) - target) ** 2).sum()
             return value.item(), torch.autograd.grad(value, point)[0].numpy().ravel()
 
         bounds = Box(*(b.ravel() for b in pixel_box(source, DELTA)))
