@@ -3,7 +3,7 @@
 Sources are photographs of imagenet-1000, guides those of imagenette/train, which is the bank too.
 The adversarials are kept in --work, so that the command given again goes on where it stopped.
 
-    python benchmarks/paper_table.py --work DIR [--pairs 30] [--attacks NAME ...]
+    python benchmarks/paper_table.py --work DIR [--attacks NAME ...] [--layers NAME ...]
 """
 
 import argparse
@@ -121,6 +121,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=30)
     names = list(dict.fromkeys(name for _, name in EVALUATIONS))
     parser.add_argument("--attacks", nargs="+", choices=names, default=names)
+    layers = (LATE, CONVOLUTIONAL)
+    parser.add_argument("--layers", nargs="+", choices=layers, default=layers)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     net = advjax.load("squeezenet", common.DATA / WEIGHTS)
@@ -131,12 +133,14 @@ def main() -> None:
     guides = advjax.load_images([folder / id for id in guide_ids], net.preprocessing)
     rows, others, active, seconds, summaries = [], [], [], {}, {}
     for layer, name in EVALUATIONS:
-        if name not in options.attacks:
+        at_layers = layers if name in ON_LABELS else (layer,)
+        at_layers = [at for at in at_layers if at in options.layers]
+        if name not in options.attacks or not at_layers:
             continue
         made, seconds[f"{name} {layer}"] = adversarials(
             net, sources, guides, layer, name, options.work
         )
-        for at in (LATE, CONVOLUTIONAL) if name in ON_LABELS else (layer,):
+        for at in at_layers:
             found = advjax.analyse(
                 made,
                 bank,
