@@ -32,14 +32,17 @@ class Run:
         pairing: 'all' sources with all guides, 'paper' (20 random sources with 3,000 guides) or
             'random'.
         count: How many random pairs.
+        attack: 'feature-opt', 'feature-linear', 'feature-fgrad', 'label-opt' or 'label-fgrad'.
         network: The network's name ('advjax weights list' shows them).
         weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
             fetch' has brought when not given.
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
+        resize: Resize files straight to the network's input, as the paper's authors did.
         layer: The layer to match; the network's customary one when not given.
         delta: The most a pixel may change, in levels of 255.
         solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
-        max_evaluations: Evaluations of the network and its gradient, for each pair.
+        max_evaluations: Evaluations of the network and its gradient, for each pair (of label-opt:
+            for each c that it tries).
         target_ratio: A pair is done when its distance is this share of the initial one.
         until_label: A pair is done when it takes the guide's label.
         start: Start from the source, or from a random point of the box.
@@ -53,6 +56,15 @@ class Run:
         retry_failed: Do the pairs that failed again.
         dry_run: Say how many pairs, bytes and hours it would be, from a short measurement.
         verify: Check the files of the run in PAIRS.
+        share: I/N: be the I-th (from 0) of N processes that work on the same run, as in an array of
+            jobs.
+        distributed: Join JAX's multi-process runtime, and take this process's share; started on
+            each machine.
+        coordinator: HOST:PORT of process 0, where the runtime does not find it by itself.
+        processes: How many processes, likewise.
+        process: Which one this is, likewise.
+        ray: The address of a Ray cluster ('auto'), or 'local'.
+        ray_workers: Actors; one for each GPU of the cluster when not given, or else for each CPU.
     """
 
     pairs: Positional[tuple[str, ...]]
@@ -60,9 +72,11 @@ class Run:
     guides: str | None = None
     pairing: str = "all"
     count: int | None = None
+    attack: str = "feature-opt"
     network: str = "efficientnet_lite0"
     weights: str | None = None
     mean: Path | None = None
+    resize: bool = False
     layer: str | None = None
     delta: float = 10.0
     solver: str = "lbfgs"
@@ -80,6 +94,13 @@ class Run:
     retry_failed: bool = False
     dry_run: bool = False
     verify: bool = False
+    share: str | None = None
+    distributed: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    ray: str | None = None
+    ray_workers: int | None = None
 
     def run(self) -> int:
         """Does it, and gives the exit status."""
@@ -97,10 +118,10 @@ class Run:
     def _attack(self, words: str) -> int:
         from advjax.runs.pairs import work_list
         from advjax.runs.plan import dry_run, told
-        from advjax.runs.run import run
 
         if self.out is None and not self.dry_run:
             raise AdvjaxError("out is not given; name the run's directory with --out")
+        share = self._share()  # before JAX is used
         found: Any = self  # of which the names are checked where they are used
         pairs = work_list(
             words, self.guides, pairing=found.pairing, count=self.count, seed=self.seed
@@ -111,10 +132,34 @@ class Run:
             return 0
         assert self.out is not None
         begin = time.monotonic()
-        outcome = run(
-            job, pairs, self.out, retry_failed=self.retry_failed, save_every=self.save_every
-        )
+        outcome = self._run(job, pairs, self.out, share)
         return _tell(outcome, self.out, time.monotonic() - begin)
+
+    def _share(self) -> tuple[int, int] | None:
+        """Which part of the run this process does; None: all of it."""
+        if self.share is not None:
+            index, _, count = self.share.partition("/")
+            if not (index.isdecimal() and count.isdecimal()):
+                raise AdvjaxError(f"share is {self.share!r}; give I/N, such as 0/4")
+            return int(index), int(count)
+        if self.distributed:
+            from advjax.runs.cluster import join_processes
+
+            return join_processes(self.coordinator, self.processes, self.process)
+        return None
+
+    def _run(self, job: Any, pairs: Any, out: Path, share: tuple[int, int] | None) -> Any:
+        from advjax.runs.run import run, run_share
+
+        options: Any = {"retry_failed": self.retry_failed, "save_every": self.save_every}
+        if self.ray is not None:
+            from advjax.runs.cluster import run_on_ray
+
+            options |= {"address": self.ray, "workers": self.ray_workers}
+            return run_on_ray(job, pairs, out, **options)
+        if share is not None:
+            return run_share(job, pairs, out, *share, **options)
+        return run(job, pairs, out, **options)
 
     def _job(self) -> Any:
         from advjax.runs.work import Job
@@ -122,10 +167,15 @@ class Run:
         if self.solver not in solvers.BY_NAME:
             raise UnknownName("solver", self.solver, solvers.BY_NAME)
         return Job(
-            net=zoo.load(self.network, self.weights, seed=self.seed, mean=self.mean),
+            net=zoo.load(
+                self.network, self.weights, seed=self.seed, mean=self.mean, resize=self.resize
+            ),
+            attack=self.attack,
             layer=self.layer,
             delta=self.delta,
-            solver=solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
+            solver=None
+            if self.attack.endswith("-fgrad")  # one step, without a solver
+            else solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
             batch_size=self.batch_size,
             target_ratio=self.target_ratio,
             until_label=self.until_label,
@@ -177,7 +227,8 @@ def _verify(path: Path) -> int:
         print(f"advjax: {line}", file=sys.stderr)
     pairs = store.manifest["pairs"]
     state = "whole" if rows == pairs else "unfinished"
-    state = f"{len(wrong)} things are wrong" if wrong else state
+    if wrong:
+        state = f"{len(wrong)} things are wrong" if len(wrong) > 1 else "1 thing is wrong"
     print(f"{path}: {state}; {rows:,} of {pairs:,} pairs have a row, {failed:,} of them failed")
     return 2 if wrong else 0
 

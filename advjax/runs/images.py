@@ -108,7 +108,9 @@ def _tfds(where: str) -> _Tfds:
     if not name or not split:
         raise AdvjaxError(f"{where!r} is no data set; give tfds:NAME:SPLIT or tfds:FOLDER:SPLIT")
     try:
-        builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
+        builder: Any = (
+            tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
+        )
     except Exception as error:  # of many kinds, from deep inside
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise AdvjaxError(
@@ -117,7 +119,7 @@ def _tfds(where: str) -> _Tfds:
         ) from error
     if split.split("[")[0] not in (builder.info.splits or {}):
         raise UnknownName(f"split of {name!r}", split, builder.info.splits or {})
-    features: Any = dict(builder.info.features.items())
+    features = dict(builder.info.features.items())
     images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
     if not images:
         raise AdvjaxError(f"{where!r} has no image; its features are {', '.join(features)}")

@@ -44,7 +44,7 @@ def dry_run(job: Job, pairs: WorkList, seconds: float = MEASURED) -> dict[str, A
     spread = np.random.default_rng(0).permutation(len(pairs))
     places = [int(place) for place in spread if layers[place] == layer]
     begun: list[tuple[float, int]] = []
-    budget = job.solver.max_evaluations
+    budget = job.budget
 
     def feed():
         failures, good = 0, 0
@@ -96,7 +96,7 @@ def told(found: dict[str, Any], job: Job) -> str:
             f"in: {_bytes(found['bytes_in'])} of image files; "
             f"out: about {_bytes(found['bytes_out'])}",
             f"time: at most {duration(found['seconds'])} on {what} here "
-            f"({found['rate']:.4g} evaluations a second, {job.solver.max_evaluations} a pair)",
+            f"({found['rate']:.4g} evaluations a second, {job.budget} a pair)",
         ]
     )
 

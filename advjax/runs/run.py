@@ -13,11 +13,12 @@ import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from advjax.errors import AdvjaxError
 from advjax.runs import store as stores
 from advjax.runs.pairs import WorkList
 from advjax.runs.progress import Display
 from advjax.runs.schema import ERROR
-from advjax.runs.store import RunError, Store
+from advjax.runs.store import Block, RunError, Store
 from advjax.runs.work import SAVED, Job, Tally, Task, attack_blocks
 
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
@@ -72,6 +73,36 @@ def run(
         )
 
 
+def run_share(
+    job: Job, pairs: WorkList, out: Path, index: int, count: int, **options: Any
+) -> Outcome:
+    """As `run`, for one of `count` processes, on any machines that see the directory.
+
+    Each does every `count`-th block and writes its own shards; they do not talk to each other.
+
+    Args:
+        job: How.
+        pairs: The work list.
+        out: The directory.
+        index: Which process, from 0.
+        count: How many there are.
+        **options: `retry_failed`, `progress` and `save_every`, as in `run`.
+
+    Raises:
+        RunError: As in `run`.
+        AdvjaxError: As in `run`, or an index that cannot be.
+    """
+    if not 0 <= index < count:
+        raise AdvjaxError(f"share is {index} of {count}; give 0 to {count - 1} of {count}")
+
+    def prepare() -> None:
+        open_or_create(job, pairs, out).clean()
+
+    with stores.locked_share(out, index, count, prepare):
+        store = open_or_create(job, pairs, out)
+        return work_through(job, pairs, store, share=(index, count), **options)
+
+
 def open_or_create(job: Job, pairs: WorkList, out: Path) -> Store:
     """The run's directory, which must be this run's or empty."""
     for layer in pairs.table["layer"].unique().drop_null().to_pylist():
@@ -117,26 +148,17 @@ def work_through(
         progress: See `run`.
         save_every: See `run`.
     """
-    blocks = store.blocks(pairs)[share[0] :: share[1]]
-    there, rests = count_rows(store)
-    total = sum(len(block.places) for block in blocks)
-    numbers = {block.number for block in blocks}
-    done = sum(count.rows for number, count in (there | rests).items() if number in numbers)
-    failed = sum(count.failed for number, count in (there | rests).items() if number in numbers)
-    if retry_failed:
-        done, failed = done - failed, 0
-        there = {number: count for number, count in there.items() if not count.failed}
+    left = what_is_left(store, pairs, share, retry_failed)
+    if not left.tasks:
+        return Outcome(left.pairs, left.done, left.failed, 0, True)
+    note = store.path / stores.UNFINISHED / f"progress-{share[0]}.json"
+    # Of many processes that share a terminal or a log, the first one speaks.
+    shown = progress if share[0] == 0 else False
+    display = Display(note, left.pairs, left.done, left.failed, job.budget, shown)
 
     def tasks() -> Iterator[Task]:
-        for block in blocks:
-            if block.number not in there:
-                yield Task(block, store.known(block.number, failed=not retry_failed))
-
-    if done == total and all(block.number in there for block in blocks):
-        return Outcome(total, total, failed, 0, True)
-    note = store.path / stores.UNFINISHED / f"progress-{share[0]}.json"
-    display = Display(note, total, done, failed, job.solver.max_evaluations, progress)
-    last = Tally(0, 0, 0, 0.0)
+        for block in left.tasks:
+            yield Task(block, store.known(block.number, failed=not retry_failed))
 
     with stop_requests() as stop, contextlib.closing(display):
 
@@ -154,9 +176,42 @@ def work_through(
             save_every=save_every,
         )
         display(last)
-    if whole:
+    if whole and share[1] == 1:
         store.tidy()
-    return Outcome(total, done + last.rows, failed + last.failed, last.rows, whole)
+    return left.outcome(last, whole)
+
+
+class Left(NamedTuple):
+    """What there is to do of a share of a run."""
+
+    pairs: int  # of the share
+    done: int  # of these, those that have a row that stays
+    failed: int  # of the done ones
+    tasks: list[Block]
+
+    def outcome(self, last: Tally, whole: bool) -> Outcome:
+        """With what was done since."""
+        return Outcome(
+            self.pairs, self.done + last.rows, self.failed + last.failed, last.rows, whole
+        )
+
+
+def what_is_left(store: Store, pairs: WorkList, share: tuple[int, int], retry_failed: bool) -> Left:
+    """The blocks that have no shard, or, to be retried, one with failures.
+
+    Raises:
+        RunError: A shard that is truncated.
+    """
+    blocks = store.blocks(pairs)[share[0] :: share[1]]
+    there, rests = count_rows(store)
+    numbers = {block.number for block in blocks}
+    counts = [count for number, count in (there | rests).items() if number in numbers]
+    done, failed = sum(c.rows for c in counts), sum(c.failed for c in counts)
+    if retry_failed:
+        done, failed = done - failed, 0
+        there = {number: count for number, count in there.items() if not count.failed}
+    tasks = [block for block in blocks if block.number not in there]
+    return Left(sum(len(block.places) for block in blocks), done, failed, tasks)
 
 
 class Count(NamedTuple):

@@ -23,8 +23,8 @@ import jax
 import pyarrow as pa
 
 from advjax.bank.store import network_key
-from advjax.engine import Pair, PairResult, Progress, attack_stream
-from advjax.errors import AdvjaxError
+from advjax.engine import ATTACKS, Pair, PairResult, Progress, attack_stream
+from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 from advjax.runs.images import Reader
 from advjax.runs.pairs import WorkList
@@ -45,9 +45,10 @@ class Job:
 
     Attributes:
         net: The network.
+        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad".
         layer: For the pairs that name none; the network's customary one when None.
         delta: For the pairs that name none.
-        solver: The minimiser.
+        solver: The minimiser; the attack's usual one when None.
         batch_size: Lanes, over all devices of a process.
         target_ratio: A pair is done at this share of its initial distance.
         until_label: A pair is done when it takes the guide's label.
@@ -60,9 +61,10 @@ class Job:
     """
 
     net: Network
+    attack: str = "feature-opt"
     layer: str | None = None
     delta: float = 10.0
-    solver: Solver | ScipyLBFGSB = dataclasses.field(default_factory=ProjectedLBFGS)
+    solver: Solver | ScipyLBFGSB | None = None
     batch_size: int = 32
     target_ratio: float | None = None
     until_label: bool = False
@@ -75,6 +77,10 @@ class Job:
 
     def __post_init__(self):
         object.__setattr__(self, "layer", self.net.check_layers(self.layer)[0])
+        if self.attack not in ATTACKS:
+            raise UnknownName("attack", self.attack, ATTACKS)
+        if self.solver is None and self.attack == "feature-opt":
+            object.__setattr__(self, "solver", ProjectedLBFGS())
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise AdvjaxError(
                 f"batch_size is {self.batch_size!r}; give 1 or more ('auto' depends on the memory "
@@ -83,19 +89,26 @@ class Job:
         if not isinstance(self.shard_size, int) or self.shard_size < 1:
             raise AdvjaxError(f"shard_size is {self.shard_size!r}; give 1 or more")
 
+    @property
+    def budget(self) -> int:
+        """Evaluations that a pair takes at most, as far as they are known beforehand."""
+        return 1 if self.solver is None else self.solver.max_evaluations
+
     def settings(self, pairs: WorkList) -> dict[str, Any]:
         """All that decides the rows, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del plain["net"]
-        options: Any = self.solver  # a frozen dataclass, which the protocol does not say
-        solver = {"name": type(self.solver).__name__} | dataclasses.asdict(options)
-        return {**network_key(self.net), "pairs": pairs.sha256(), **plain, "solver": solver}
+        if self.solver is not None:
+            options: Any = self.solver  # a frozen dataclass, which the protocol does not say
+            plain["solver"] = {"name": type(self.solver).__name__} | dataclasses.asdict(options)
+        return {**network_key(self.net), "pairs": pairs.sha256(), **plain}
 
     def stream(self, pairs: Iterable[Pair], layer: str, **more: Any) -> Iterator[PairResult]:
         """The engine on these pairs."""
         return attack_stream(
             self.net,
             pairs,
+            attack=self.attack,
             layer=layer,
             delta=self.delta,
             solver=self.solver,
