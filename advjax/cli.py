@@ -234,6 +234,30 @@ class Convert:
         print(f"written: {self.out}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write a run as one HTML page, to be opened in any browser.
+
+    Attributes:
+        run_folder: The run's directory.
+        out: The file to write; DIR/report.html when not given.
+        gallery: The most pairs shown with pictures.
+        root: Where the images are now, when they have been moved since the run.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="DIR")]
+    out: Path | None = None
+    gallery: int = 2000
+    root: Path | None = None
+
+    def run(self) -> None:
+        """Does it."""
+        from advjax.report import write_report
+
+        path = write_report(self.run_folder, self.out, gallery=self.gallery, root=self.root)
+        print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
 Weights = Annotated[
     Annotated[List, subcommand("list")]
     | Annotated[Fetch, subcommand("fetch")]
@@ -258,6 +282,7 @@ Command = (
     | Annotated[Attack, subcommand("attack")]
     | Annotated[WeightsCommand, subcommand("weights")]
     | Annotated[Run, subcommand("run")]
+    | Annotated[Report, subcommand("report")]
     | Annotated[Metrics, subcommand("metrics")]
     | Annotated[Bench, subcommand("bench")]
 )

@@ -11,26 +11,27 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 WIDTH, HEIGHT = 420, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 38  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 38  # margins around the plot
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure for people: `digits` significant ones, thousands apart, a dash where there is none.
 
     Example:
-        >>> number(0.12345), number(1234567), number(12.0), number(None), number(1.5e-7)
-        ('0.123', '1,234,567', '12', '–', '1.5e-07')
+        >>> number(0.12345), number(1234567), number(12.0), number(1.5e-7)
+        ('0.123', '1,234,567', '12', '1.5e-07')
     """
     if value is None or math.isnan(value):
-        return "–"
+        return DASH
     if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
+        return "∞" if value > 0 else f"{MINUS}∞"
     if abs(value) >= 10**digits or value == int(value):
         text = f"{value:,.0f}"
     else:
         text = f"{value:.{digits}g}"
-    return text.replace("-", "−", 1) if value < 0 else text
+    return text.replace("-", MINUS, 1) if value < 0 else text
 
 
 def ticks(low: float, high: float, most: int = 6) -> Float[np.ndarray, "t"]:
@@ -53,13 +54,12 @@ def ticks(low: float, high: float, most: int = 6) -> Float[np.ndarray, "t"]:
     return np.round(np.arange(first, last + 1) * step, 12)
 
 
-def histogram(values: Float[np.ndarray, "n"], label: str, parts: int = 5) -> str:
+def histogram(values: Float[np.ndarray, "n"], label: str) -> str:
     """A histogram with its median marked.
 
     Args:
         values: What is not finite is left out.
         label: Of the axis.
-        parts: Bins between two ticks.
 
     Returns:
         One `<svg>` element, or a sentence when there is nothing to show.
@@ -69,7 +69,10 @@ def histogram(values: Float[np.ndarray, "n"], label: str, parts: int = 5) -> str
     if not values.size:
         return f'<p class="quiet">{html.escape(label)}: no figures</p>'
     at = ticks(values.min(), values.max())
-    edges = np.linspace(at[0], at[-1], parts * (len(at) - 1) + 1)
+    # As many bins as the square root of the number of values, between ticks as many as between
+    # others, and such that their edges are round.
+    parts = {1: 1, 2: 2, 3: 2, 4: 4}.get(round(values.size**0.5 / (len(at) - 1)), 5)
+    edges = np.linspace(at[0], at[-1], max(1, parts) * (len(at) - 1) + 1)
     # The edges are round numbers, on which values may lie but for the last bit.
     counts, _ = np.histogram(values.astype(np.float32), edges.astype(np.float32))
     median = float(np.median(values))
@@ -96,7 +99,7 @@ def histogram(values: Float[np.ndarray, "n"], label: str, parts: int = 5) -> str
     )
     right = x(median) > WIDTH * 0.7
     body.append(
-        f'<text class="note" x="{x(median) + (-5 if right else 5):.1f}" y="{TOP + 9}" '
+        f'<text class="note" x="{x(median) + (-5 if right else 5):.1f}" y="{TOP - 8}" '
         f'text-anchor="{"end" if right else "start"}">median {number(median)}</text>'
     )
     said = (
@@ -145,7 +148,7 @@ def descent(curves: Float[np.ndarray, "n e"], label: str) -> str:
     body.append(f'<polygon class="band" points="{" ".join(path(low) + path(high)[::-1])}"/>')
     body.append(f'<polyline class="line" points="{" ".join(path(middle))}"/>')
     body.append(
-        f'<text class="note" x="{WIDTH - RIGHT}" y="{TOP + 9}" text-anchor="end">'
+        f'<text class="note" x="{WIDTH - RIGHT}" y="{TOP - 8}" text-anchor="end">'
         "median, and the middle 80 % of pairs</text>"
     )
     said = (
