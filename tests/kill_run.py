@@ -82,7 +82,7 @@ def kill_at_random(pairs: Path, out: Path, cache: Path, kills: int, rng: random.
             time.sleep(rng.uniform(0, 1.5))
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.communicate()
                 done += 1
                 indices = rows_on_disk(out)
                 assert len(indices) == len(set(indices)), "a pair has two rows"
@@ -123,7 +123,10 @@ def main() -> None:
             done += new
             found = content(out)
             same = found == whole
-            print(f"run {runs}: killed {new} times, {len(rows_on_disk(out))} rows, same: {same}")
+            print(
+                f"run {runs}: killed {new} times, {len(rows_on_disk(out))} rows, same: {same}",
+                flush=True,
+            )
             if not same:
                 differ = sorted(n for n in {*found, *whole} if found.get(n) != whole.get(n))
                 sys.exit(f"differ: {', '.join(differ)}")

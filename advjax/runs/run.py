@@ -105,8 +105,8 @@ def run_share(
 
 def open_or_create(job: Job, pairs: WorkList, out: Path) -> Store:
     """The run's directory, which must be this run's or empty."""
-    for layer in pairs.table["layer"].unique().drop_null().to_pylist():
-        job.net.check_layers(layer)
+    for layer in [job.layer, *pairs.table["layer"].unique().drop_null().to_pylist()]:
+        job.check(layer)
     settings = job.settings(pairs)
     store = stores.open_store(out)
     if store is None:

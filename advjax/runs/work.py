@@ -103,6 +103,10 @@ class Job:
             plain["solver"] = {"name": type(self.solver).__name__} | dataclasses.asdict(options)
         return {**network_key(self.net), "pairs": pairs.sha256(), **plain}
 
+    def check(self, layer: str | None = None) -> None:
+        """Raises, before any work, what the engine will not take."""
+        self.stream((), self.net.check_layers(layer or self.layer)[0])
+
     def stream(self, pairs: Iterable[Pair], layer: str, **more: Any) -> Iterator[PairResult]:
         """The engine on these pairs."""
         return attack_stream(
