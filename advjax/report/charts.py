@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 WIDTH, HEIGHT = 420, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 38  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 22, 38  # margins around the plot
 
 
 def number(value: float | None, digits: int = 3) -> str:

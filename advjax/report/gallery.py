@@ -178,7 +178,8 @@ def _card(
             if kind == "a"
             else html.escape(what)
         )
-        lines = "<br>".join(filter(None, (strong if what else "", html.escape(note))))
+        note = html.escape(note).replace("_", "_<wbr>")  # long names of files break there
+        lines = "<br>".join(filter(None, (strong if what else "", note)))
         figures.append(
             f'<figure class="{kind}"><span class="frame">{inner}</span>'
             f"<figcaption><b>{name}</b>{lines}</figcaption></figure>"
