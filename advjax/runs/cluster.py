@@ -29,7 +29,7 @@ ASKED = 1.0  # seconds between two messages of a worker
 def join_processes(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> tuple[int, int]:
-    """Joins JAX's multi-process runtime; to be called before JAX is used.
+    """Meets the other processes in JAX's multi-process runtime; to be called before JAX is used.
 
     Args:
         coordinator: HOST:PORT of process 0; on Slurm and TPU pods it need not be given.
@@ -42,19 +42,17 @@ def join_processes(
     Raises:
         AdvjaxError: The others cannot be reached.
     """
-    # One that dies must not take the others with it, nor must those that end early wait in vain.
-    with contextlib.suppress(AttributeError):
-        jax.config.update("jax_enable_recoverability", True)
     try:
-        jax.distributed.initialize(
-            coordinator, processes, process, shutdown_timeout_seconds=30 * 24 * 3600
-        )
+        jax.distributed.initialize(coordinator, processes, process)
+        index, count = jax.process_index(), jax.process_count()
+        # Nothing more is to be said: who dies must not take the others along, nor keep them.
+        jax.distributed.shutdown()
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise AdvjaxError(
             f"the processes cannot be joined ({reason}); give coordinator, processes and process"
         ) from error
-    return jax.process_index(), jax.process_count()
+    return index, count
 
 
 def run_on_ray(
