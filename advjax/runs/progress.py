@@ -98,7 +98,7 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> duration(3700), duration(59.4), duration(200_000)
-        ('1 h 2 min', '59 s', '2 d 8 h')
+        ('1 h 1 min', '59 s', '2 d 7 h')
     """
     whole = int(seconds)
     for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
