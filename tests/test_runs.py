@@ -21,6 +21,7 @@ from advjax import cli
 from advjax.data import decode_image
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.metrics import psnr, ssim
+from advjax.runs import lock
 from advjax.runs import store as stores
 from advjax.runs.pairs import WorkList, work_list
 from advjax.runs.run import run, run_share
@@ -218,6 +219,27 @@ def test_bad_pairs_are_rows_with_their_error(net, folder, tmp_path):
     assert verify(open_store(tmp_path / "run")) == ([], 8, 3)
 
 
+def test_a_source_deleted_in_mid_run_costs_its_own_pairs_alone(net, folder, tmp_path):
+    for path in folder.glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    rows = [f"{s}.png,{g}.png" for s, g in itertools.permutations(range(5), 2)] + ["5.png,0.png"]
+    (tmp_path / "list.csv").write_text("\n".join(["source,guide", *rows]) + "\n")
+    pairs, job, done = work_list(str(tmp_path / "list.csv")), job_of(net), {}
+    blocks = stores.cut(np.array(["hidden"] * len(pairs), object), 4)
+
+    def tasks():
+        for block in blocks:
+            if block is blocks[-1]:
+                (tmp_path / "5.png").unlink()
+            yield Task(block)
+
+    whole, last = attack_blocks(job, pairs, tasks(), finish=done.__setitem__)
+    assert (whole, last.rows, last.failed) == (True, 21, 1)
+    (row,) = done[blocks[-1].number].to_pylist()
+    assert (row["source"], row["status"]) == ("5.png", "ERROR")
+    assert "No such file" in row["error"]
+
+
 def test_only_bad_pairs(net, tmp_path):
     (tmp_path / "list.csv").write_text("source,guide\na.png,b.png\nb.png,a.png\n")
     outcome = quiet(job_of(net), work_list(str(tmp_path / "list.csv")), tmp_path / "run")
@@ -298,13 +320,13 @@ def test_shares_together_are_the_run(net, pairs, tmp_path):
 
 def test_shares_lock_each_other_out_only_where_they_must(tmp_path):
     def share(index, count):
-        return stores.locked_share(tmp_path, index, count, lambda: None, wait=0.1)
+        return lock.locked_share(tmp_path, index, count, lambda: None, wait=0.1)
 
     with share(0, 2), share(1, 2):
-        for refused in (share(0, 2), share(0, 3), stores.locked(tmp_path)):
+        for refused in (share(0, 2), share(0, 3), lock.locked(tmp_path)):
             with pytest.raises(RunError, match="another process"), refused:
                 pass
-    with stores.locked(tmp_path), pytest.raises(RunError, match="another process"), share(0, 2):
+    with lock.locked(tmp_path), pytest.raises(RunError, match="another process"), share(0, 2):
         pass
     with share(0, 3):
         pass

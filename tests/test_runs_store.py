@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from advjax.errors import AdvjaxError
+from advjax.runs import lock
 from advjax.runs import store as stores
 from advjax.runs.pairs import COLUMNS, WorkList
 from advjax.runs.rows import table_of
@@ -259,8 +260,8 @@ def test_a_damaged_unfinished_block_is_done_again(store):
 
 def test_the_lock_is_one_processes_and_ends_with_it(store):
     holder = (
-        "import sys, pathlib; from advjax.runs import store\n"
-        "with store.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); input()"
+        "import sys, pathlib; from advjax.runs import lock\n"
+        "with lock.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); input()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", holder, str(store.path)],
@@ -269,16 +270,16 @@ def test_the_lock_is_one_processes_and_ends_with_it(store):
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
-    assert stores.is_locked(store.path)
+    assert lock.is_locked(store.path)
     with (
         pytest.raises(RunError, match="another process is at work"),
-        stores.locked(store.path),
+        lock.locked(store.path),
     ):
         pass
     process.kill()
     process.communicate()
-    assert not stores.is_locked(store.path)
-    with stores.locked(store.path):
+    assert not lock.is_locked(store.path)
+    with lock.locked(store.path):
         pass
 
 
@@ -287,6 +288,6 @@ def test_directories_that_cannot_be_written(tmp_path):
     for path in (tmp_path / "file" / "below", "/proc/advjax"):
         with (
             pytest.raises(AdvjaxError, match="cannot be written"),
-            stores.locked(type(tmp_path)(path)),
+            lock.locked(type(tmp_path)(path)),
         ):
             pass

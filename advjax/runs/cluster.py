@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from advjax.errors import AdvjaxError
 from advjax.runs import store as stores
+from advjax.runs.lock import locked
 from advjax.runs.pairs import WorkList
 from advjax.runs.progress import Display
 from advjax.runs.run import Outcome, open_or_create, stop_requests, what_is_left
@@ -88,7 +89,7 @@ def run_on_ray(
         import ray
     except ImportError:
         raise AdvjaxError("Ray is not installed: run pip install 'advjax[ray]'") from None
-    with stores.locked(out):
+    with locked(out):
         store = open_or_create(job, pairs, out)
         store.clean()
         left = what_is_left(store, pairs, (0, 1), retry_failed)

@@ -236,9 +236,10 @@ def _verify(path: Path) -> int:
 def _status(path: Path) -> int:
     import json
 
+    from advjax.runs.lock import is_locked
     from advjax.runs.progress import described
     from advjax.runs.run import count_rows
-    from advjax.runs.store import UNFINISHED, is_locked
+    from advjax.runs.store import UNFINISHED
 
     store = _store(path)
     shards, rests = count_rows(store)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from advjax.errors import AdvjaxError
 from advjax.runs import store as stores
+from advjax.runs.lock import locked, locked_share
 from advjax.runs.pairs import WorkList
 from advjax.runs.progress import Display
 from advjax.runs.schema import ERROR
@@ -60,7 +61,7 @@ def run(
         RunError: The directory holds another run, is damaged, or another process works there.
         AdvjaxError: The directory cannot be written.
     """
-    with stores.locked(out):
+    with locked(out):
         store = open_or_create(job, pairs, out)
         store.clean()
         return work_through(
@@ -98,7 +99,7 @@ def run_share(
     def prepare() -> None:
         open_or_create(job, pairs, out).clean()
 
-    with stores.locked_share(out, index, count, prepare):
+    with locked_share(out, index, count, prepare):
         store = open_or_create(job, pairs, out)
         return work_through(job, pairs, store, share=(index, count), **options)
 

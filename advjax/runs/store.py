@@ -8,14 +8,14 @@ its block, so that a run resumed any number of times leaves the files of an undi
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ def create(
     stream = io.BytesIO()
     pq.write_table(pairs.table, stream, compression="ZSTD")
     _write(path / PAIRS, stream.getvalue())
-    with _writing(path):
+    with writing(path):
         (path / SHARDS).mkdir(exist_ok=True)
     manifest = {
         "format": FORMAT,
@@ -339,102 +339,6 @@ def _are_rows_of(rows: pa.Table, block: Block, pairs: WorkList) -> bool:
     )
 
 
-@contextlib.contextmanager
-def locked(path: Path, *, shared: bool = False, name: str = LOCK) -> Iterator[None]:
-    """Makes the directory and holds its lock, which ends with the process, however it ends.
-
-    Raises:
-        RunError: Another process holds it, or the directory cannot be written.
-    """
-    with contextlib.ExitStack() as stack:
-        with _writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path / name, "a"))
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another process is at work in {str(path)!r}; wait for it, or see how far it "
-                    f"is with 'advjax run status {path}'"
-                ) from error
-        yield
-
-
-@contextlib.contextmanager
-def locked_share(
-    path: Path, index: int, count: int, prepare: Callable[[], None], wait: float = 60.0
-) -> Iterator[None]:
-    """As `locked`, for one of `count` processes that work in the directory together.
-
-    Args:
-        path: The directory.
-        index: Which of them, from 0; each has a lock of its own, too.
-        count: How many.
-        prepare: Called by whoever comes while nobody is at work, before all others go on.
-        wait: Seconds to wait for another one's `prepare`.
-
-    Raises:
-        RunError: This share, another number of shares, or an undivided run is at work.
-    """
-    import fcntl
-
-    busy = RunError(
-        f"another process is at work in {str(path)!r}; wait for it, or see how far it is with "
-        f"'advjax run status {path}'"
-    )
-
-    def take(file: Any, how: int) -> bool:
-        try:
-            fcntl.flock(file, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    with contextlib.ExitStack() as stack:
-        with _writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path / LOCK, "a"))
-            own = stack.enter_context(open(path / f"{LOCK}-{index}-of-{count}", "a"))
-        if not take(own, fcntl.LOCK_EX):
-            raise busy
-        for other in path.glob(f"{LOCK}-*-of-*"):
-            if not other.name.endswith(f"-of-{count}"):
-                with open(other) as file:
-                    if not take(file, fcntl.LOCK_SH):
-                        raise busy
-        if take(lock, fcntl.LOCK_EX):
-            prepare()
-        until = time.monotonic() + wait
-        while not take(lock, fcntl.LOCK_SH):
-            if time.monotonic() > until:
-                raise busy
-            time.sleep(0.05)
-        yield
-        if take(lock, fcntl.LOCK_EX):  # the last one to leave
-            for file in path.glob(f"{LOCK}-*-of-*"):
-                file.unlink()
-            store = open_store(path)
-            if store is not None:
-                store.tidy()
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process is at work in a run's directory."""
-    try:
-        import fcntl
-
-        with open(path / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):
-        return False
-    return False
-
-
 def _read(content: bytes) -> pa.Table:
     rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     if not rows.schema.equals(SCHEMA):
@@ -452,8 +356,16 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    files.write_bytes(path, content)
-    with _writing(path):
+    try:
+        files.write_bytes(path, content)
+    except AdvjaxError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
+            raise RunError(
+                f"cannot write {str(path)!r}: the disk is full; what is written stays, make room "
+                "and give the same command again"
+            ) from error
+        raise
+    with writing(path):
         # The new name, too, must outlive a power cut.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -467,7 +379,8 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """What the system says against writing there, as an error for people."""
     try:
         yield
     except OSError as error:

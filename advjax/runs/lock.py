@@ -1,0 +1,105 @@
+"""Who may work in a run's directory: locks that end with their process, however it ends."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from advjax.runs.store import LOCK, RunError, open_store, writing
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False, name: str = LOCK) -> Iterator[None]:
+    """Makes the directory and holds its lock, which ends with the process, however it ends.
+
+    Raises:
+        RunError: Another process holds it, or the directory cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path / name, "a"))
+        with contextlib.suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another process is at work in {str(path)!r}; wait for it, or see how far it "
+                    f"is with 'advjax run status {path}'"
+                ) from error
+        yield
+
+
+@contextlib.contextmanager
+def locked_share(
+    path: Path, index: int, count: int, prepare: Callable[[], None], wait: float = 60.0
+) -> Iterator[None]:
+    """As `locked`, for one of `count` processes that work in the directory together.
+
+    Args:
+        path: The directory.
+        index: Which of them, from 0; each has a lock of its own, too.
+        count: How many.
+        prepare: Called by whoever comes while nobody is at work, before all others go on.
+        wait: Seconds to wait for another one's `prepare`.
+
+    Raises:
+        RunError: This share, another number of shares, or an undivided run is at work.
+    """
+    import fcntl
+
+    busy = RunError(
+        f"another process is at work in {str(path)!r}; wait for it, or see how far it is with "
+        f"'advjax run status {path}'"
+    )
+
+    def take(file: Any, how: int) -> bool:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path / LOCK, "a"))
+            own = stack.enter_context(open(path / f"{LOCK}-{index}-of-{count}", "a"))
+        if not take(own, fcntl.LOCK_EX):
+            raise busy
+        for other in path.glob(f"{LOCK}-*-of-*"):
+            if not other.name.endswith(f"-of-{count}"):
+                with open(other) as file:
+                    if not take(file, fcntl.LOCK_SH):
+                        raise busy
+        if take(lock, fcntl.LOCK_EX):
+            prepare()
+        until = time.monotonic() + wait
+        while not take(lock, fcntl.LOCK_SH):
+            if time.monotonic() > until:
+                raise busy
+            time.sleep(0.05)
+        yield
+        if take(lock, fcntl.LOCK_EX):  # the last one to leave
+            for file in path.glob(f"{LOCK}-*-of-*"):
+                file.unlink()
+            store = open_store(path)
+            if store is not None:
+                store.tidy()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process is at work in a run's directory."""
+    try:
+        import fcntl
+
+        with open(path / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
