@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,22 +152,29 @@ def step_times(
     begin = time.perf_counter()
     advance()
     compilation = time.perf_counter() - begin
-    seconds = _in_turn(
-        [lambda: jax.block_until_ready(evaluate(net.params, x, target)), advance], rounds
+    seconds = in_turn(
+        {
+            "evaluation": lambda: jax.block_until_ready(evaluate(net.params, x, target)),
+            "step": advance,
+        },
+        rounds,
     )
-    evaluation, step = (float(np.median(each)) / steps for each in seconds)
+    evaluation, step = (float(np.median(each)) / steps for each in seconds.values())
     return StepTimes(evaluation, step, compilation - steps * step)
 
 
-def _in_turn(contenders: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Seconds of each in each round, after one that is not counted."""
-    seconds: list[list[float]] = [[] for _ in contenders]
+def in_turn(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Wall seconds of each contender in each round, after one round that is not counted.
+
+    They take turns, so that a machine whose speed drifts is slow for all of them.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
-        for run, spent in zip(contenders, seconds, strict=True):
+        for name, run in contenders.items():
             begin = time.perf_counter()
             run()
             if turn:
-                spent.append(time.perf_counter() - begin)
+                seconds[name].append(time.perf_counter() - begin)
     return seconds
 
 
@@ -210,7 +217,7 @@ def matrix_ceiling(size: int = 2048, precision: str = "highest", rounds: int = 5
     """Floating-point operations per second of a square matrix product of this precision."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((size, size), np.float32))
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
-    (seconds,) = _in_turn([lambda: jax.block_until_ready(product(a, a))], rounds)
+    (seconds,) = in_turn({"it": lambda: jax.block_until_ready(product(a, a))}, rounds).values()
     return 2 * size**3 / min(seconds)
 
 
@@ -218,7 +225,7 @@ def memory_ceiling(size: int = 1 << 26, rounds: int = 5) -> float:
     """Bytes per second, read and written, of adding one to `size` float32 numbers."""
     x = jnp.zeros(size, jnp.float32)
     add = jax.jit(lambda x: x + 1)
-    (seconds,) = _in_turn([lambda: jax.block_until_ready(add(x))], rounds)
+    (seconds,) = in_turn({"it": lambda: jax.block_until_ready(add(x))}, rounds).values()
     return 8 * size / min(seconds)
 
 

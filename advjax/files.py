@@ -52,6 +52,30 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], busy: AdvjaxError) -> Iterator[None]:
+    """Holds a lock on the file `path`, which ends with the process, however it ends.
+
+    Where the system has no such locks (Windows) nobody is kept out.
+
+    Args:
+        path: The file; made when missing, in a folder that is there.
+        busy: Raised when another process holds the lock.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+    with open(path, "a") as lock:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise busy from error
+        yield
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes `content` to `path` atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary:

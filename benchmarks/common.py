@@ -4,8 +4,7 @@ import json
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,6 @@ RESULTS = Path(__file__).parent / "results"
 DATA = Path(
     os.environ.get("ADVJAX_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
 )
-
-
-def in_turn(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of each contender in each round, after one round that is not counted.
-
-    They take turns, so that a machine whose speed drifts is slow for all of them.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(rounds + 1):
-        for name, run in contenders.items():
-            begin = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], ours: str, peer: str) -> float:

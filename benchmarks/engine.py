@@ -159,7 +159,7 @@ def roofline(options: argparse.Namespace) -> list[dict[str, Any]]:
             compiled = jax.jit(jax.value_and_grad(value)).lower(images, net.params).compile()
         account = compiled.cost_analysis()
         assert account is not None
-        seconds = common.in_turn(
+        seconds = bench.in_turn(
             {"it": lambda c=compiled, i=images, n=net: jax.block_until_ready(c(i, n.params))},
             options.rounds,
         )["it"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import common
 
 import advjax
-from advjax import Pair
+from advjax import Pair, bench
 from advjax.runs.pairs import WorkList, work_list
 from advjax.runs.run import run
 from advjax.runs.work import Job
@@ -68,7 +68,7 @@ def main() -> None:
     if options.rounds:
         few = WorkList(pairs.table.slice(0, options.compared), pairs.root)
         contenders = {"bare": lambda: bare(job, few), "run": lambda: durable(job, few)}
-        seconds = common.in_turn(contenders, options.rounds)
+        seconds = bench.in_turn(contenders, options.rounds)
         for name, times in seconds.items():
             row[f"{name} pairs/s"] = options.compared / sorted(times)[len(times) // 2]
         row["run / bare, time"] = common.ratio(seconds, "run", "bare")

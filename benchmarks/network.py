@@ -13,6 +13,7 @@ import torch
 import torch_networks
 
 import advjax
+from advjax import bench
 from advjax.networks.network import activations
 
 NETWORKS = (("caffenet", "random"), ("squeezenet", "random"), ("efficientnet_lite0", None))
@@ -58,7 +59,7 @@ def main() -> None:
         def run(ours=ours, images=images, net=net, target=target):
             jax.block_until_ready(ours(images, net.params, target))
 
-        seconds = common.in_turn(
+        seconds = bench.in_turn(
             {
                 "advjax": run,
                 **{k: (lambda x=x: peer(x)) for k, x in layouts.items()},

@@ -14,14 +14,16 @@ def net():
     return advjax.load("lenet", "random")
 
 
-def test_drawn_images_are_reproducible_and_smooth_as_photographs_are():
-    images = bench.photographs(4, (64, 48, 3), seed=3)
-    np.testing.assert_array_equal(images, bench.photographs(4, (64, 48, 3), seed=3))
+def test_drawn_images_are_reproducible_and_have_the_spectrum_of_photographs():
+    images = bench.photographs(16, (128, 96, 3), seed=3)
+    np.testing.assert_array_equal(images, bench.photographs(16, (128, 96, 3), seed=3))
     assert not np.array_equal(images[0], images[1])
-    pixels = images.astype(float)
-    neighbours = np.corrcoef(pixels[:, :, 1:].ravel(), pixels[:, :, :-1].ravel())[0, 1]
-    assert neighbours > 0.5  # noise has 0
-    assert pixels.std() > 30
+    power = np.abs(np.fft.fft2(images.astype(float), axes=(1, 2))) ** 2
+    frequency = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(96)[None, :])
+    between = (frequency > 0.03) & (frequency < 0.3)
+    slope, _ = np.polyfit(np.log(frequency[between]), np.log(power.mean((0, 3))[between]), 1)
+    assert slope == pytest.approx(-2, abs=0.15)  # white noise has 0
+    assert images.std() > 30
 
 
 def test_a_step_takes_as_long_as_its_parts(net):

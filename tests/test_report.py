@@ -51,8 +51,8 @@ def make_run(folder, count, failures=0, deltas=(10.0,), **settings):
         guide = f"{{{{title}}}} none-{i}.png" if i < failures else names[(i // 8 + i + 1) % 8]
         lines.append(f"pair {i},{names[i % 8]},{guide},{deltas[i % len(deltas)]}")
     (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
-    solver = advjax.SignMomentum(max_evaluations=6)
-    job = Job(NET, solver=solver, batch_size=16, **({"trace": True} | settings))
+    usual = {"solver": advjax.SignMomentum(max_evaluations=6), "batch_size": 16, "trace": True}
+    job = Job(NET, **(usual | settings))
     run(job, work_list(str(folder / "pairs.csv")), folder / "run", progress=False)
     return folder / "run"
 
@@ -95,6 +95,12 @@ class Reader(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("attack", ["feature-fgrad", "feature-linear", "label-fgrad"])
+def test_an_attack_without_a_solver_of_its_own_has_a_report(attack, tmp_path):
+    page = write_report(make_run(tmp_path, 2, attack=attack, solver=None)).read_text()
+    assert f"of 255, {attack}</p>" in page
 
 
 def elements(text, tag):

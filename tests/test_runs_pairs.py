@@ -1,5 +1,6 @@
 import io
 import itertools
+import shutil
 import subprocess
 import sys
 
@@ -209,6 +210,15 @@ def data_set(request, tmp_path_factory):
     process = [sys.executable, "-c", PREPARE, str(folder), request.param]
     subprocess.run(process, check=True, capture_output=True)
     return request.param, f"tfds:{folder}/squares/1.0.0:test"
+
+
+def test_a_tfds_data_set_in_another_form_is_named(data_set, tmp_path):
+    folder, split = data_set[1].removeprefix("tfds:").rsplit(":", 1)
+    shutil.copytree(folder, tmp_path / "squares")
+    info = tmp_path / "squares" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(AdvjaxError, match="is not in array_record form; prepare it with"):
+        find_images(f"tfds:{tmp_path / 'squares'}:{split}")
 
 
 def test_a_tfds_data_set_is_read_without_tensorflow(data_set):

@@ -23,9 +23,6 @@ class Name:
     def __init__(self, module, name):
         self.module, self.name = module, name
 
-    def __reduce__(self):  # never used: the pickler below writes the global itself
-        raise NotImplementedError
-
 
 class Call:
     """Pickles as a call of a global."""

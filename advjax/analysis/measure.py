@@ -16,10 +16,9 @@ from advjax import metrics
 from advjax.analysis.protocol import Protocol
 from advjax.analysis.subjects import Subjects
 from advjax.bank import Bank
+from advjax.metrics.image import RADIUS
 from advjax.metrics.neighbours import MEMORY, power_of_two
 from advjax.networks.network import Network
-
-SSIM_SIZE = 11  # pixels of its window; smaller images have no SSIM
 
 
 class Result(NamedTuple):
@@ -312,7 +311,7 @@ def _visibility(source, adversarial, adversarial_uint8):
     table = {}
     for suffix, image in (("", adversarial), ("_uint8", adversarial_uint8)):
         for measure in (metrics.max_change, metrics.mean_change, metrics.psnr, metrics.ssim):
-            small = measure is metrics.ssim and min(source.shape[1:3]) < SSIM_SIZE
+            small = measure is metrics.ssim and min(source.shape[1:3]) <= 2 * RADIUS
             nothing = jnp.full(len(source), math.nan)
             table[measure.__name__ + suffix] = nothing if small else measure(image, source)
     return table

@@ -68,7 +68,7 @@ class Inversion:
         layers: The layers whose activations are given.
         weights: Of the layers' terms; 1 for every layer when None.
         alpha: Exponent of the first prior.
-        alpha_weight: a; the published weight when None is .00904.
+        alpha_weight: a; .00904, the published weight, when not given.
         beta: Exponent of the second prior.
         variation: v; when None, 0.5 for a layer in the first 30 % of the network's list, 5 in the
             next 30 %, 50 beyond: theirs, for 6, 6 and 8 of CaffeNet's 20.

@@ -316,17 +316,9 @@ def _writing(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Makes the folder and holds its lock, which ends with the process, however it ends."""
+    busy = BankError(f"another process is building the bank {str(out)!r}; wait for it")
     with contextlib.ExitStack() as stack:
         with _writing(out):
             out.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(out / _LOCK, "w"))
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BankError(
-                    f"another process is building the bank {str(out)!r}; wait for it"
-                ) from error
+            stack.enter_context(files.locked(out / _LOCK, busy))
         yield

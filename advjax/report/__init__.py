@@ -169,16 +169,17 @@ def _head(
             f"({first}); give their folder with --root to see them."
         )
     manifest, solver = data.store.manifest, settings["solver"]
+    how = settings["attack"]
+    if solver is not None:  # the fast gradients have none, and label-opt may have its usual one
+        most = _text(solver.get("max_evaluations"))
+        how += f", {solver['name']}, at most {most} evaluations a pair"
     layers = dict.fromkeys([group.layer for group in groups] or [settings["layer"]])
     deltas = sorted({group.delta for group in groups} or {settings["delta"]})
     kinds = f"Layer {', '.join(layers)}, δ {', '.join(map(number, deltas[:MOST_GROUPS]))}"
     shown = {k: v for k, v in manifest.items() if k not in ("classes", "root")}
     return {
         "title": html.escape(f"{settings['network']}, {data.path.resolve().name}"),
-        "subtitle": html.escape(
-            f"{kinds} of 255, {solver['name']}, at most {_text(solver.get('max_evaluations'))} "
-            "evaluations a pair"
-        ),
+        "subtitle": html.escape(f"{kinds} of 255, {how}"),
         "notices": "".join(f'<p class="notice">{html.escape(text)}</p>' for text in notices),
         "tiles": "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for value, name in tiles),
         "settings": "".join(

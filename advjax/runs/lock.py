@@ -6,11 +6,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from advjax import files
 from advjax.runs.store import LOCK, RunError, open_store, writing
 
 
+def busy(path: Path) -> RunError:
+    """What is said to the second process in a directory."""
+    return RunError(
+        f"another process is at work in {str(path)!r}; wait for it, or see how far it is with "
+        f"'advjax run status {path}'"
+    )
+
+
 @contextlib.contextmanager
-def locked(path: Path, *, shared: bool = False, name: str = LOCK) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Makes the directory and holds its lock, which ends with the process, however it ends.
 
     Raises:
@@ -19,17 +28,7 @@ def locked(path: Path, *, shared: bool = False, name: str = LOCK) -> Iterator[No
     with contextlib.ExitStack() as stack:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path / name, "a"))
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another process is at work in {str(path)!r}; wait for it, or see how far it "
-                    f"is with 'advjax run status {path}'"
-                ) from error
+            stack.enter_context(files.locked(path / LOCK, busy(path)))
         yield
 
 
@@ -51,11 +50,6 @@ def locked_share(
     """
     import fcntl
 
-    busy = RunError(
-        f"another process is at work in {str(path)!r}; wait for it, or see how far it is with "
-        f"'advjax run status {path}'"
-    )
-
     def take(file: Any, how: int) -> bool:
         try:
             fcntl.flock(file, how | fcntl.LOCK_NB)
@@ -69,18 +63,18 @@ def locked_share(
             lock = stack.enter_context(open(path / LOCK, "a"))
             own = stack.enter_context(open(path / f"{LOCK}-{index}-of-{count}", "a"))
         if not take(own, fcntl.LOCK_EX):
-            raise busy
+            raise busy(path)
         for other in path.glob(f"{LOCK}-*-of-*"):
             if not other.name.endswith(f"-of-{count}"):
                 with open(other) as file:
                     if not take(file, fcntl.LOCK_SH):
-                        raise busy
+                        raise busy(path)
         if take(lock, fcntl.LOCK_EX):
             prepare()
         until = time.monotonic() + wait
         while not take(lock, fcntl.LOCK_SH):
             if time.monotonic() > until:
-                raise busy
+                raise busy(path)
             time.sleep(0.05)
         yield
         if take(lock, fcntl.LOCK_EX):  # the last one to leave

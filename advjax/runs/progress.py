@@ -98,10 +98,14 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> duration(3700), duration(59.4), duration(200_000)
-        ('1 h 1 min', '59 s', '2 d 7 h')
+        ('1 h 2 min', '59 s', '2 d 8 h')
     """
-    whole = int(seconds)
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {smaller}"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+    for unit, size, part, small in (
+        ("d", 24, 3600, "h"),
+        ("h", 60, 60, "min"),
+        ("min", 60, 1, "s"),
+    ):
+        large, rest = divmod(round(seconds / part), size)
+        if large:
+            return f"{large} {unit} {rest} {small}"
+    return f"{round(seconds)} s"
