@@ -86,7 +86,8 @@ def run_on_ray(
         AdvjaxError: Ray is not installed or cannot be reached, or too many workers were lost.
     """
     try:
-        import ray
+        # By its name: type checkers must not need what is an extra.
+        ray: Any = importlib.import_module("ray")
     except ImportError:
         raise AdvjaxError("Ray is not installed: run pip install 'advjax[ray]'") from None
     with locked(out):
