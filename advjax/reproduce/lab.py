@@ -1,6 +1,7 @@
 """What all figures are made of: networks, pairs, attacks that are done once, and measurements."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,8 +58,9 @@ class Lab:
         self.settings, self.say = settings, say
         self._networks: dict[Subject, Network] = {}
         self._pairs: dict[str, PairSet] = {}
-        self._analyses: dict[tuple[Cell, str], Analysis] = {}
-        self._banks: dict[tuple[Subject, str], Bank] = {}
+        self._analyses: dict[Cell, Analysis] = {}
+        # The layers whose neighbours will be searched: one pass over the images for all of them.
+        self._searched: dict[Subject, dict[str, None]] = {}
 
     # What there is
 
@@ -160,6 +162,8 @@ class Lab:
             listed = Bank(
                 Path(s.images or ""), "", "", {}, ids, np.array(numbers, np.int32), self.classes
             )
+            for cell in cells:
+                self._searched.setdefault(cell.subject, {})[cell.layer] = None
             for pool in {cell.pool for cell in cells}:
                 known = self._known(self.pairs(pool))
                 find_subjects(listed, len(self.pairs(pool).work), **known, protocol=s.protocol)
@@ -240,39 +244,37 @@ class Lab:
         """An image of the work list as the network was given it."""
         return Reader(self.net(cell.subject), self.pairs(cell.pool).work.root)(name)
 
-    def measured(self, cell: Cell, layer: str | None = None) -> Analysis:
-        """The paper's figures of a run, at its own layer or another; computed once a process."""
-        layer = cell.layer if layer is None else layer
-        if (cell, layer) not in self._analyses:
+    def measured(self, cell: Cell) -> Analysis:
+        """The paper's figures of a run at its layer; computed once a process."""
+        if cell not in self._analyses:
             s, pairs = self.settings, self.pairs(cell.pool)
             net = self.net(cell.subject)
             reader = Reader(net, pairs.work.root)
-            self._analyses[cell, layer] = analyse(
+            self._analyses[cell] = analyse(
                 self.adversarials(cell),
-                self._bank(cell.subject, layer),
+                self._bank(cell.subject),
                 net,
                 _Lazy(reader, pairs.sources),
                 _Lazy(reader, pairs.guides),
-                layer=layer,
+                layer=cell.layer,
                 sparsity_layers=self.counted(cell.subject),
                 protocol=s.protocol,
                 batch_size=s.batch_size,
                 progress=None,
                 **self._known(pairs),
             )
-        return self._analyses[cell, layer]
+        return self._analyses[cell]
 
-    def _bank(self, subject: Subject, layer: str) -> Bank:
-        if (subject, layer) not in self._banks:
-            s = self.settings
-            self._banks[subject, layer] = build_bank(
-                self.net(subject),
-                Path(s.images or "").resolve(),
-                layer,
-                s.out / "banks" / subject.name,
-                batch_size=s.batch_size,
-            )
-        return self._banks[subject, layer]
+    def _bank(self, subject: Subject) -> Bank:
+        s = self.settings
+        return build_bank(
+            self.net(subject),
+            Path(s.images or "").resolve(),
+            tuple(self._searched[subject]),
+            s.out / "banks" / subject.name,
+            batch_size=s.batch_size,
+            progress=sys.stderr.isatty(),
+        )
 
     def _known(self, pairs: PairSet) -> dict[str, Any]:
         """Ids and classes of the training images, as `analyse` takes them."""

@@ -109,7 +109,8 @@ class Settings:
         label_evaluations: Those of label-opt for each of the 8 c that it tries; as max_evaluations
             when not given.
         invert_evaluations: Those of each inversion of fig2.
-        rows: Pairs shown in fig1 and fig2.
+        rows: Pairs shown in fig1.
+        inverted: Pairs shown in fig2.
         neighbours: K of the nearest neighbours and of the rank r_K.
         near: The neighbours of a guide that count as near, by cosine distance.
         reference: How many of them the PPCA is fitted to.
@@ -147,6 +148,7 @@ class Settings:
     label_evaluations: int | None = None
     invert_evaluations: int = 500
     rows: int = 4
+    inverted: int = 1
     neighbours: int = 3
     near: int = 20
     reference: int = 15
@@ -173,6 +175,7 @@ class Settings:
             "label_evaluations",
             "invert_evaluations",
             "rows",
+            "inverted",
             "batch_size",
         ):
             value = getattr(self, name)
