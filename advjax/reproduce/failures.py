@@ -7,8 +7,8 @@ from advjax.errors import AdvjaxError
 from advjax.reproduce.lab import Cell, Lab, failure_pools
 from advjax.reproduce.settings import Subject
 from advjax.reproduce.style import CYCLE, MARKERS, PAGE, panels
-from advjax.reproduce.table_s2 import LABELS, labels
-from advjax.reproduce.tables import Made, columns
+from advjax.reproduce.table_s2 import HEADINGS, LABELS, labels
+from advjax.reproduce.tables import Made, columns, headed
 
 WANTED = (
     "failures is not given; name the networks as NETWORK=WEIGHTS=FOLDER: lenet with MNIST, "
@@ -47,14 +47,14 @@ def make(lab: Lab) -> Made:
                 "layer": cell.layer,
                 "delta": cell.delta,
                 "pairs": len(found["ratio"]),
-                "mean ratio": float(found["ratio"].mean()),
+                "ratio": float(found["ratio"].mean()),
                 **labels(found),
-                "mean change": float(found["mean_change"].mean()),
+                "mean_change": float(found["mean_change"].mean()),
                 "psnr": float(found["psnr"].mean()),
             }
         )
-    words = "The paper says that these fail, without numbers in our notes."
-    return Made({"": columns(rows)}, rows, figure(rows), words)
+    words = "The paper reports these as failures; its own numbers are not among those kept here."
+    return Made({"": columns(rows)}, headed(rows, HEADINGS), figure(rows), words)
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -69,8 +69,8 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
             "label": f"{line[0].split('-')[0]}, {line[1]}",
         }
         at = [row["delta"] for row in mine]
-        axes[0, 0].plot(at, [row["mean ratio"] for row in mine], **look)
-        axes[0, 1].plot(at, [row["takes guide's label %"] for row in mine], **look)
+        axes[0, 0].plot(at, [row["ratio"] for row in mine], **look)
+        axes[0, 1].plot(at, [row["takes_guide_label"] for row in mine], **look)
     for panel, label in zip(
         axes[0], ("mean d(a, g) / d(s, g)", "takes g's label (%)"), strict=True
     ):

@@ -1,7 +1,7 @@
 """Figure 2: what one sees of a source, a guide and an adversarial from deeper and deeper layers.
 
-Inversion as Mahendran and Vedaldi (2015) do it, `advjax.invert`. An adversarial's deep layers are to
-look like the guide's, while its pixels are the source's.
+Inversion as Mahendran and Vedaldi (2015) do it, `advjax.invert`. An adversarial's deep layers are
+to look like the guide's, while its pixels are the source's.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from advjax.bank.store import network_key
 from advjax.files import atomic_path
 from advjax.reproduce.lab import Cell, Lab
 from advjax.reproduce.style import gallery
-from advjax.reproduce.tables import Made, columns
+from advjax.reproduce.tables import Made, columns, headed
 
 NAMES = ("source", "guide", "adversarial")
 
@@ -54,15 +54,15 @@ def make(lab: Lab) -> Made:
                 {
                     "pair": i,
                     "layer": layer,
-                    "like source": _likeness(seen[2], seen[0]),
-                    "like guide": _likeness(seen[2], seen[1]),
-                    **{f"loss {name}": float(loss[k]) for k, name in enumerate(NAMES)},
+                    "like_source": _likeness(seen[2], seen[0]),
+                    "like_guide": _likeness(seen[2], seen[1]),
+                    **{f"loss_{name}": float(loss[k]) for k, name in enumerate(NAMES)},
                 }
             )
     return Made(
         {"": columns(rows)},
-        rows,
-        gallery(pictures, ("image", *layers), captions),
+        headed(rows, {name: name.replace("_", " ") for name in rows[0]}),
+        gallery(pictures, ("image", *layers), captions, most=1.4),
         "like: correlation of the adversarial's inversion with that of the source, of the guide. "
         "The paper shows pictures, without numbers.",
     )

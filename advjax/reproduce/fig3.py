@@ -25,8 +25,8 @@ def make(lab: Lab) -> Made:
     """The three ratios of each pair, and their histograms."""
     (cell,) = cells(lab)
     found = lab.measured(cell)
-    subject, table = cell.subject, found.table
-    known = subject.network == "caffenet" and subject.trained and cell.delta == 10
+    table = found.table
+    paper = published.RATIO.get(cell.layer) if cell.published else None
     rows = []
     for name, what in RATIOS.items():
         rows.append(
@@ -35,9 +35,7 @@ def make(lab: Lab) -> Made:
                 "layer": cell.layer,
                 "mean": mean(table[name]),
                 "median": median(table[name]),
-                "paper, mean": published.RATIO.get(cell.layer)
-                if known and name == "ratio"
-                else None,
+                "paper, mean": paper if name == "ratio" else None,
             }
         )
     kept = ("pair", "source_id", "guide_id", "source_class", "guide_class", *RATIOS)

@@ -1,7 +1,7 @@
 """Figure 4: are adversarials inliers of the manifold around their guides?
 
-For PPCA of a guide's nearest neighbours: L(x) - L(g) against Omega(x, g), of the adversarials and of
-near and far neighbours, at a convolutional layer and at the last one.
+For PPCA of a guide's nearest neighbours: L(x) - L(g) against Omega(x, g), of the adversarials and
+of near and far neighbours, at a convolutional layer and at the last one.
 """
 
 from typing import Any
@@ -77,12 +77,19 @@ def figure(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
     layers = list(dict.fromkeys(layer for layer, _ in found))
     pools = list(dict.fromkeys(pool for _, pool in found))
     drawn, axes = panels(
-        len(pools), len(layers), PAGE if len(layers) > 1 else PAGE / 2, 1.9 * len(pools) + 0.3
+        len(pools),
+        len(layers),
+        PAGE if len(layers) > 1 else PAGE / 2,
+        1.9 * len(pools) + 0.3,
+        sharex="col",
+        sharey="col",
     )
     for (layer, pool), table in found.items():
         panel = axes[pools.index(pool), layers.index(layer)]
         scatter(panel, table)
         panel.set_title(f"{layer}, {pool} guides", loc="left")
+        panel.label_outer(remove_inner_ticks=False)
+        panel.set_ylabel("Ω(x, g)" if layer == layers[0] else "")
     drawn.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(POINTS)
     )

@@ -37,22 +37,23 @@ def make(lab: Lab) -> Made:
                 "delta": cell.delta,
                 "pairs": len(ratio),
                 "ratio": float(ratio.mean()),
-                "ratio_error": float(ratio.std(ddof=1) / len(ratio) ** 0.5)
-                if len(ratio) > 1
-                else None,
+                "ratio_error": standard_error(ratio),
                 "ratio_uint8": float(found["ratio_uint8"].mean()),
-                "paper": paper(lab, cell),
+                "paper": paper(cell),
             }
         )
     return Made({"": columns(rows)}, beside(rows), figure(rows))
 
 
-def paper(lab: Lab, cell: Cell) -> float | None:
-    """The published mean ratio of trained CaffeNet, if it is one."""
-    if cell.subject.network != "caffenet" or not cell.subject.trained or cell.delta != 10:
-        return None
+def standard_error(values: np.ndarray) -> float | None:
+    """Of the mean; None of a single value."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+
+
+def paper(cell: Cell) -> float | None:
+    """The published mean ratio, if this is what it is of."""
     known = {"feature-opt": published.RATIO, "feature-linear": published.LINEAR_RATIO}
-    return known[cell.attack].get(cell.layer)
+    return known[cell.attack].get(cell.layer) if cell.published else None
 
 
 def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from advjax.reproduce.lab import Cell, Lab
 from advjax.reproduce.style import BLUE, COLUMN, RED, panels
-from advjax.reproduce.table_s2 import LABELS, labels
-from advjax.reproduce.tables import Made, columns
+from advjax.reproduce.table_s2 import HEADINGS, LABELS, labels
+from advjax.reproduce.tables import Made, columns, headed
 
 ATTACKS = {"feature-fgrad": RED, "label-fgrad": BLUE}
 
@@ -35,21 +35,25 @@ def make(lab: Lab) -> Made:
                 "attack": cell.attack,
                 "layer": cell.layer,
                 "pairs": len(ratio),
-                "mean ratio": float(ratio.mean()),
+                "ratio": float(ratio.mean()),
                 "least": float(ratio.min()),
                 "most": float(ratio.max()),
                 **labels(found),
-                "max change": float(found["max_change"].max()),
+                "max_change": float(found["max_change"].max()),
             }
         )
         if cell.layer == last:
             shown[cell.attack] = ratio
         for i, value in zip(found["index"], ratio, strict=True):
-            pairs.append(
-                {"attack": cell.attack, "layer": cell.layer, "pair": int(i), "ratio": value}
-            )
-    words = "The paper shows a histogram, without numbers in our notes."
-    return Made({"": columns(pairs), "summary": columns(rows)}, rows, figure(shown, last), words)
+            row = {"attack": cell.attack, "layer": cell.layer, "pair": int(i), "ratio": value}
+            pairs.append(row)
+    words = "The paper's own numbers of this figure are not among those kept here."
+    return Made(
+        {"": columns(pairs), "summary": columns(rows)},
+        headed(rows, HEADINGS),
+        figure(shown, last),
+        words,
+    )
 
 
 def figure(shown: Mapping[str, Any], layer: str) -> Any:

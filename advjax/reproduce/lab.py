@@ -13,15 +13,17 @@ from advjax.analysis import Adversarial, Analysis, analyse
 from advjax.analysis.subjects import find_subjects
 from advjax.bank import Bank, build_bank
 from advjax.data.images import decode_image
-from advjax.errors import AdvjaxError
+from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
 from advjax.networks.network import Network
 from advjax.reproduce.pairs import PairSet, draw_pairs, write_pairs
+from advjax.reproduce.published import DELTA
 from advjax.reproduce.settings import LAYERS, Settings, Subject
 from advjax.runs import open_run
 from advjax.runs.images import TFDS, Reader
 from advjax.runs.pairs import Images, find_images
 from advjax.runs.schema import ERROR
+from advjax.runs.store import check_same, open_store
 from advjax.runs.work import Job
 
 TRAIN, VALIDATION, FAILURES = "train", "validation", "failures"
@@ -46,6 +48,12 @@ class Cell(NamedTuple):
         """Its folder's; label-opt has no delta."""
         delta = "" if self.attack == "label-opt" else f"-delta{self.delta:g}"
         return f"{self.pool}-{self.attack}-{self.layer.replace('/', '-')}{delta}"
+
+    @property
+    def published(self) -> bool:
+        """Whether what the paper says of CaffeNet, trained, is said of this."""
+        subject = self.subject
+        return subject.network == "caffenet" and subject.trained and self.delta == DELTA
 
 
 class Lab:
@@ -147,9 +155,11 @@ class Lab:
     def check(self, cells: Iterable[Cell], measured: bool) -> None:
         """Raises, before any attack, what would stop one or its measurement later."""
         for cell in cells:
-            (layer,) = self.net(cell.subject).check_layers(cell.layer)
-            self._job(cell).check(layer)
-            self.pairs(cell.pool)
+            job = self._job(cell)
+            job.check(cell.layer)
+            pairs, there = self.pairs(cell.pool), open_store(self.folder(cell))
+            if there is not None:
+                check_same(there, job.settings(pairs.work))
         if measured:
             s = self.settings
             if (s.images or "").startswith(TFDS):
@@ -329,8 +339,6 @@ def _three(word: str) -> tuple[str, str, str]:
     if len(parts) != 3 or not all(parts):
         raise AdvjaxError(f"failures has {word!r}; give NETWORK=WEIGHTS=FOLDER")
     if parts[0] not in LAYERS:
-        from advjax.errors import UnknownName
-
         raise UnknownName("network of failures", parts[0], LAYERS)
     return parts[0], parts[1], parts[2]
 

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,8 +118,6 @@ def write_pairs(path: Any, pairs: PairSet) -> None:
 
 
 def _work(sources: list[str], guides: list[str]) -> WorkList:
-    from pathlib import Path
-
     given = {
         "id": [f"{i:04d}" for i in range(len(sources))],
         "source": sources,

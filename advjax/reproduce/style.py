@@ -88,13 +88,18 @@ def picture(axes: "Axes", image: np.ndarray) -> None:
     )
 
 
-def gallery(pictures: Sequence[Sequence[Any]], names: Sequence[str], captions: Any = ()) -> Any:
-    """Rows of pictures of the same number, the columns named above, captions below or None."""
+def gallery(
+    pictures: Sequence[Sequence[Any]], names: Sequence[str], captions: Any = (), most: float = PAGE
+) -> Any:
+    """Rows of pictures, the columns named above, captions below; a picture is `most` inches wide.
+
+    A picture or a caption may be missing: None, and "".
+    """
     columns = len(names)
-    each = PAGE / columns
+    each = min(most, PAGE / columns)
     captioned = any(any(row) for row in captions)
     figure, axes = panels(
-        len(pictures), columns, PAGE, len(pictures) * each * (1.14 if captioned else 1.0) + 0.2
+        len(pictures), columns, each * columns, len(pictures) * (each + 0.16 * captioned) + 0.2
     )
     for r, row in enumerate(pictures):
         for c, image in enumerate(row):

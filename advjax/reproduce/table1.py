@@ -1,9 +1,9 @@
-"""Table 1: do adversarial and guide have the same neighbours, and is one as central as the other?"""
+"""Table 1: have adversarial and guide the same neighbours, and is one as central as the other?"""
 
 from advjax.reproduce import published
 from advjax.reproduce.lab import Cell, Lab
 from advjax.reproduce.settings import subject_of
-from advjax.reproduce.tables import Made, columns, mean, percent
+from advjax.reproduce.tables import Made, columns, headed, mean, percent
 
 
 def cells(lab: Lab) -> list[Cell]:
@@ -15,40 +15,45 @@ def cells(lab: Lab) -> list[Cell]:
 
 def make(lab: Lab) -> Made:
     """A row for each network."""
-    rows = []
+    k, rows = lab.settings.neighbours, []
     for cell in cells(lab):
         found = lab.measured(cell)
-        first, k = found.summary["table_1"], lab.settings.neighbours
-        paper = published.TABLE_1.get(cell.subject.network) if cell.subject.trained else None
-        same = paper if k == 3 and cell.delta == 10 else None
-        same = same or (None, None, None)
+        first, same = found.summary["table_1"], paper(cell, k) or (None, None, None)
         rows.append(
             {
                 "network": cell.subject.name,
                 "layer": cell.layer,
                 "pairs": len(found),
-                f"{k}-NN all equal %": first["all_common"],
-                "paper ": same[0],
-                f"{k - 1} or more %": first["all_but_one_common"],
-                "paper  ": same[1],
-                f"median delta r{k}": first["delta_rank_median"],
-                "paper   ": same[2],
-                "mean ratio": mean(found.table["ratio"]),
-                "takes guide's label %": percent(found.table["takes_guide_label"]),
+                "all_common": first["all_common"],
+                "paper_all": same[0],
+                "all_but_one_common": first["all_but_one_common"],
+                "paper_all_but_one": same[1],
+                "delta_rank_median": first["delta_rank_median"],
+                "paper_delta_rank": same[2],
+                "ratio": mean(found.table["ratio"]),
+                "takes_guide_label": percent(found.table["takes_guide_label"]),
             }
         )
-    table = [{_plain(name): value for name, value in row.items()} for row in rows]
-    all_equal, two, rank = published.TABLE_1["caffenet"]
+    headings = {
+        "all_common": f"{k}-NN all equal %",
+        "paper_all": "paper",
+        "all_but_one_common": f"{k - 1} or more %",
+        "paper_all_but_one": "paper ",
+        "delta_rank_median": f"median delta r{k}",
+        "paper_delta_rank": "paper  ",
+        "ratio": "mean ratio",
+        "takes_guide_label": "takes guide's label %",
+    }
+    caffenet, places = (published.TABLE_1[n] for n in ("caffenet", "places205_alexnet"))
     words = (
-        f"The paper's trained CaffeNet: {all_equal}, {two}, {rank}; Places205, its best: "
-        f"{', '.join(map(str, published.TABLE_1['places205_alexnet']))}."
+        f"The paper's trained CaffeNet: {', '.join(map(str, caffenet))}; Places205, its best: "
+        f"{', '.join(map(str, places))}."
     )
-    return Made({"": columns(table)}, rows, words=words)
+    return Made({"": columns(rows)}, headed(rows, headings), words=words)
 
 
-_PAPER = {"paper ": "paper_all", "paper  ": "paper_two", "paper   ": "paper_delta_rank"}
-
-
-def _plain(name: str) -> str:
-    """Columns of one table must differ; headings for people need not."""
-    return _PAPER.get(name, name)
+def paper(cell: Cell, neighbours: int) -> tuple[float, float, float] | None:
+    """The published row, if this is what it is of."""
+    if not cell.subject.trained or neighbours != 3 or cell.delta != published.DELTA:
+        return None
+    return published.TABLE_1.get(cell.subject.network)

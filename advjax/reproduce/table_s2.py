@@ -6,7 +6,7 @@ import numpy as np
 
 from advjax.reproduce.lab import Cell, Lab
 from advjax.reproduce.settings import DRAWN, Subject
-from advjax.reproduce.tables import Made, columns, percent
+from advjax.reproduce.tables import Made, columns, headed, percent
 
 
 def cells(lab: Lab) -> list[Cell]:
@@ -30,21 +30,29 @@ def make(lab: Lab) -> Made:
                 "weights": cell.subject.weights,
                 "layer": cell.layer,
                 "pairs": len(found["ratio"]),
-                "mean ratio": float(found["ratio"].mean()),
+                "ratio": float(found["ratio"].mean()),
                 "least": float(found["ratio"].min()),
                 "most": float(found["ratio"].max()),
                 **labels(found),
-                "paper": None,
             }
         )
     words = (
         "takes and leaves: of the pairs whose source and guide differ in label. The paper's own "
-        "numbers of this table are not in our notes."
+        "numbers of this table are not among those kept here."
     )
-    return Made({"": columns(rows)}, rows, words=words)
+    beside = [row | {"paper": None} for row in rows]
+    return Made({"": columns(rows)}, headed(beside, HEADINGS), words=words)
 
 
 LABELS = ("source_label", "guide_label", "adversarial_label")
+HEADINGS = {
+    "ratio": "mean ratio",
+    "labels_differ": "labels differ",
+    "takes_guide_label": "takes guide's label %",
+    "leaves_source_label": "leaves source's label %",
+    "mean_change": "mean change",
+    "max_change": "max change",
+}
 
 
 def labels(found: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -53,7 +61,7 @@ def labels(found: dict[str, np.ndarray]) -> dict[str, Any]:
     took = found["adversarial_label"] == found["guide_label"]
     left = found["adversarial_label"] != found["source_label"]
     return {
-        "labels differ": int(apart.sum()),
-        "takes guide's label %": percent(took[apart]) if apart.any() else None,
-        "leaves source's label %": percent(left[apart]) if apart.any() else None,
+        "labels_differ": int(apart.sum()),
+        "takes_guide_label": percent(took[apart]) if apart.any() else None,
+        "leaves_source_label": percent(left[apart]) if apart.any() else None,
     }

@@ -41,6 +41,16 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
+def headed(rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows with headings for people, where there are any.
+
+    Example:
+        >>> headed([{"layer": "fc7", "ratio": 0.5}], {"ratio": "mean ratio"})
+        [{'layer': 'fc7', 'mean ratio': 0.5}]
+    """
+    return [{headings.get(name, name): value for name, value in row.items()} for row in rows]
+
+
 def write_csv(path: Any, table: Columns) -> None:
     """Writes columns as CSV, atomically."""
     import pyarrow
