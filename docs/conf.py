@@ -1,5 +1,6 @@
 """The documentation site; `sphinx-build -W docs site` builds it."""
 
+import inspect
 import re
 
 import advjax
@@ -24,8 +25,18 @@ napoleon_use_ivar = True  # attributes as a list, not as members again
 python_maximum_signature_line_length = 88
 
 
+def fields(named_tuple):
+    """Its fields that have a comment beside them, with it."""
+    source = inspect.getsource(named_tuple)
+    for name in named_tuple._fields:
+        if comment := re.search(rf"^    {name}: .*  # (.*)$", source, re.MULTILINE):
+            yield f"    {name}: {comment[1]}"
+
+
 def plain(app, what, name, obj, options, lines):
     """Docstrings are plain text to be read in an editor: |x| is a norm, and `Pair`s a plural."""
+    if hasattr(obj, "_fields") and "Attributes:" not in lines:
+        lines += ["", "Attributes:", *fields(obj)]
     example = False
     for number, line in enumerate(lines):
         if line in ("Returns:", "Yields:"):  # what follows is a sentence; its colon ends no type
