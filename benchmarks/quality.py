@@ -22,11 +22,21 @@ SQUEEZENET = "caffemodels/squeezenet_v1.0.caffemodel"
 CASES = {
     "caffenet-fc7": ("caffenet", "random", "fc7"),
     "caffenet-conv3": ("caffenet", "random", "conv3"),
+    "orthonormal-fc7": ("caffenet", "orthonormal", "fc7"),
+    "efficientnet-pool": ("efficientnet_lite0", None, "pool"),
     "squeezenet-pool10": ("squeezenet", SQUEEZENET, "pool10"),
     "squeezenet-fire9": ("squeezenet", SQUEEZENET, "fire9/concat"),
 }
 AT = (25, 50, 100, 150, 500)
 PEER = "ScipyLBFGSB"
+COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
+    PEER: "#000000",
+    "ProjectedLBFGS": "#0072B2",
+    "SignMomentum": "#D55E00",
+    "Adam": "#009E73",
+    "SignPGD": "#CC79A7",
+    "JaxoptLBFGSB": "#E69F00",
+}
 
 
 def contenders(budget: int) -> dict[str, Any]:
@@ -90,39 +100,39 @@ def plot(traces: Path, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     cases = [case for case in CASES if list(traces.glob(f"{case}.*.npy"))]
-    figure, axes = plt.subplots(2, len(cases), figsize=(3.4 * len(cases), 5.6), squeeze=False)
-    colours = {}
-    for column, case in enumerate(cases):
+    figure, axes = plt.subplots(2, len(cases), figsize=(2.8 * len(cases), 5.4), squeeze=False)
+    for (above, below), case in zip(axes.T, cases, strict=True):
         found = {f.stem.split(".")[1]: np.load(f) for f in sorted(traces.glob(f"{case}.*.npy"))}
+        count = min(map(len, found.values()))  # the same pairs for every line
         at_150 = {}
         for name, ratios in found.items():
-            family = name.split("-")[0]
-            colour = colours.setdefault(family, f"C{len(colours)}")
-            geometric = np.exp(np.log(ratios).mean(0))
-            label = None if family in axes[0, 0].get_legend_handles_labels()[1] else family
-            axes[0, column].loglog(
-                np.arange(1, ratios.shape[1] + 1), geometric, color=colour, lw=1.3, label=label
-            )
-            if ratios.shape[1] >= 150 and name not in ("SignMomentum-500", "Adam-500"):
+            family, _, budget = name.partition("-")
+            ratios = ratios[:count]
+            mean = np.exp(np.log(ratios).mean(0))
+            style = {"color": COLOURS[family], "lw": 1.4, "label": family}
+            above.plot(np.arange(1, len(mean) + 1), mean, **style)
+            if ratios.shape[1] >= 150 and budget in ("", "150"):
                 at_150[family] = ratios[:, 149]
-        count = min(map(len, at_150.values()), default=0)
-        best = np.min([ratios[:count] for ratios in at_150.values()], 0) if count else 0
+        best = np.min(list(at_150.values()), 0)
         for family, ratios in at_150.items():
-            quotient = np.sort(ratios[:count] / best)
-            axes[1, column].step(
-                [1, *quotient, 3],
+            below.step(
+                [1, *np.sort(ratios / best), 9],
                 [0, *(np.arange(1, count + 1) / count), 1],
                 where="post",
-                color=colours[family],
+                color=COLOURS[family],
             )
-        axes[0, column].set(title=case, xlabel="evaluations")
-        axes[1, column].set(xlim=(1, 2.5), ylim=(0, 1.03), xlabel="times the best at 150")
+        above.set(title=f"{case}, {count} pairs", xlabel="evaluations", xscale="log", yscale="log")
+        above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        above.yaxis.set_major_formatter(ScalarFormatter())
+        above.yaxis.set_minor_formatter(NullFormatter())
+        below.set(xlim=(1, 2.5), ylim=(0, 1.03), xlabel="times the best at 150")
     axes[0, 0].set_ylabel("distance ratio, geometric mean")
     axes[1, 0].set_ylabel("share of pairs")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    lines = {line.get_label(): line for ax in axes[0] for line in ax.lines}
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=len(lines), frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=110)
     print(f"written: {path}")
@@ -144,7 +154,8 @@ def main() -> None:
         return
     for case in options.cases:
         network, weights, layer = CASES[case]
-        net = advjax.load(network, weights if weights == "random" else common.DATA / weights)
+        file = common.DATA / (weights or "")
+        net = advjax.load(network, file if weights and file.is_file() else weights)
         # Drawn for ten pairs whatever the number, so that fewer are the first of them.
         sources, guides = (each[: options.pairs] for each in common.pairs(net, 10))
         for budget in sorted(options.budgets, reverse=True):

@@ -205,14 +205,14 @@ def dense_inverse_hessian(pairs, gamma):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def direction(m, pairs, gradient):
+def direction(m, pairs, gradient, factor=1.0):
     """-H g after these pairs were pushed, one by one, into a ring of m."""
     history = module.empty_history(m, gradient, gradient.dtype)
     along = jnp.zeros((m, 2))
     for s, y in pairs:
         history, along = module.push(history, s, y, gradient, jnp.zeros(()), jnp.bool_(True))
     hg, _ = module.times_gradient(
-        history, gradient, along, jnp.vdot(gradient, gradient), jnp.ones(())
+        history, gradient, along, jnp.vdot(gradient, gradient), jnp.ones(()), factor
     )
     return -hg
 
@@ -230,9 +230,9 @@ def test_the_matrix_is_the_dense_recursion_with_the_ring_wrapped(x64, count):
     n, m = 9, 4
     pairs = convex_pairs(count, n, count)
     kept = pairs[-m:]
-    s, y = kept[-1]
-    h = dense_inverse_hessian(kept, (s @ y) / (y @ y))
-    columns = jax.vmap(lambda e: -direction(m, pairs, e))(jnp.eye(n))
+    gamma = 2.5 * sum(s @ y for s, y in kept) / sum(y @ y for _, y in kept)
+    h = dense_inverse_hessian(kept, gamma)
+    columns = jax.vmap(lambda e: -direction(m, pairs, e, 2.5))(jnp.eye(n))
     np.testing.assert_allclose(columns.T, h, rtol=1e-7, atol=1e-9 * np.abs(h).max())
 
 

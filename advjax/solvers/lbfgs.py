@@ -22,6 +22,9 @@ from advjax.solvers.base import (
 )
 
 
+RAMP = 50  # pairs until the second factor of `scaling` counts in full
+
+
 class History(NamedTuple):
     """The last m curvature pairs and their inner products, everything in slot order."""
 
@@ -60,6 +63,11 @@ class ProjectedLBFGS:
     `f(trial) <= f(x) + c1 g.(trial - x)`; else `alpha` shrinks by safeguarded quadratic
     interpolation. The stopping rules and their defaults are those of SciPy's L-BFGS-B.
 
+    Before the pairs, H is a multiple of the identity: `scaling` times the sum of s'y over that of
+    y'y. Two things differ from Shanno's s'y / y'y of the last pair. The sums are over all pairs,
+    for one alone is noisy; and the factor is there because the kinks of a network of ReLUs enter
+    y'y and not s'y, so that the quotient is too small along what no pair has seen yet.
+
     Attributes:
         max_evaluations: Evaluations of the objective after which a lane ends.
         history: Number m of curvature pairs kept.
@@ -67,6 +75,8 @@ class ProjectedLBFGS:
         gtol: Stop when the max-norm of `P(x - g) - x` is at or under this.
         history_dtype: "float32" (the dtype of `x0`, so float64 stays float64) or "bfloat16", which
             halves the memory of the history, by far the largest part of the state.
+        scaling: The factor on the identity before the pairs, after the first pair and from the
+            `RAMP`-th on; (1, 1) for smooth objectives.
         first_move: Length of the first move, before the projection, as a share of half the box's
             diagonal; a box that is infinite somewhere has none, and Polyak's step is taken.
         c1: Armijo's constant.
@@ -89,6 +99,7 @@ class ProjectedLBFGS:
     ftol: float = 2.220446049250313e-9  # SciPy's factr 1e7 times the epsilon of float64
     gtol: float = 1e-5
     history_dtype: str = "float32"
+    scaling: tuple[float, float] = (1.5, 3.0)
     first_move: float = 0.5
     c1: float = 1e-4
     shrink: tuple[float, float] = (0.1, 0.5)
@@ -102,6 +113,8 @@ class ProjectedLBFGS:
         for name in ("max_evaluations", "history", "max_backtracks"):
             if getattr(self, name) < 1:
                 raise AdvjaxError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if not min(self.scaling) > 0:
+            raise AdvjaxError(f"scaling is {self.scaling}; give two positive factors")
 
     def init(self, x0: Float[Array, "n"], box: Box) -> LBFGSState:
         """The state before the first evaluation, which will be at `x0` projected on the box."""
@@ -161,7 +174,9 @@ class ProjectedLBFGS:
         )
         squared = jnp.vdot(reduced, reduced)
         initial = steepest_step(state.first_move, new_value, squared)
-        hg, pushed = times_gradient(history, reduced, along, squared, initial)
+        few, many = self.scaling
+        factor = few + (many - few) * jnp.minimum(history.pushed / RAMP, 1)
+        hg, pushed = times_gradient(history, reduced, along, squared, initial, factor)
         fixed = (reduced == 0) & ((x <= box.lower) | (x >= box.upper))
         trial = project(x - jnp.where(fixed, 0, step_size * hg), box)
 
@@ -285,6 +300,7 @@ def times_gradient(
     along: Float[Array, "m 2"],
     squared: Float[Array, ""],
     initial: Float[Array, ""],
+    factor: Float[Array, ""],
 ) -> tuple[Float[Array, "n"], Int[Array, ""]]:
     """H g; if H is not positive along g, `initial` g, and 0 pairs in place of `history.pushed`.
 
@@ -294,6 +310,7 @@ def times_gradient(
         along: (s_i'g, y_i'g) of every slot.
         squared: g'g.
         initial: H is `initial` times the identity while there is no pair.
+        factor: Of the identity that the pairs update (see `compact`).
     """
     m, _, n = history.pairs.shape
     order = (history.pushed + jnp.arange(m)) % m  # slots, from the oldest pair to the newest
@@ -306,6 +323,7 @@ def times_gradient(
         along[order, 1],
         recent,
         initial,
+        factor,
     )
     # g'H g without another pass: y and s enter by their products with g.
     decrease = gamma * (squared - jnp.dot(along[order, 1], a)) + jnp.dot(along[order, 0], c)
@@ -325,12 +343,13 @@ def compact(
     yg: Float[Array, "m"],
     recent: Bool[Array, "m"],
     initial: Float[Array, ""],
+    factor: Float[Array, ""],
 ) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, ""]]:
     """a, c and gamma of H g = gamma (g - Y a) + S c: the two-loop recursion in coordinates.
 
     With R the upper triangle of S'Y in the order of time and D its diagonal,
     `R a = S'g` and `R' c = D a - gamma (Y'g - Y'Y a)` (Byrd, Nocedal and Schnabel, 1994, eq. 3.1).
-    Pairs that are not `recent`, or whose curvature is not above `least`, take no part.
+    gamma is `factor` times the sum of all s'y over that of all y'y. Pairs that are not `recent`, or whose curvature is not above `least`, take no part.
     """
     m = len(least)
     curvature, size = jnp.diagonal(sy), jnp.diagonal(yy)
@@ -339,8 +358,9 @@ def compact(
     r = jnp.where(both & jnp.triu(jnp.ones((m, m), bool)), sy, 0)
     r = r + jnp.diag(jnp.where(used, 0, 1).astype(sy.dtype))
     sg, yg = jnp.where(used, sg, 0), jnp.where(used, yg, 0)
-    newest = m - 1 - jnp.argmax(used[::-1])
-    gamma = jnp.where(jnp.any(used), curvature[newest] / size[newest], initial)
+    total = jnp.sum(jnp.where(used, size, 0))
+    quotient = jnp.sum(jnp.where(used, curvature, 0)) / jnp.where(total > 0, total, 1)
+    gamma = jnp.where(total > 0, factor * quotient, initial)
     a = solve_triangular(r, sg)
     b = jnp.where(used, curvature, 0) * a - gamma * (yg - jnp.where(both, yy, 0) @ a)
     c = solve_triangular(r, b, trans="T")
