@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from advjax.cli import main
+from advjax import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -53,4 +53,14 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
                     if line:
                         program, *words = shlex.split(line)
                         assert program == "advjax"
-                        assert main(words) == 0, line
+                        assert cli.main(words) == 0, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_are_commands(page):
+    for info, code in blocks(page):
+        if info.split()[:1] == ["sh"]:
+            for line in code.replace("\\\n", " ").split("\n"):
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["advjax"]:
+                    cli._parse(words[1:])  # raises AdvjaxError for what it does not know
