@@ -52,7 +52,7 @@ def test_it_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     for cell in book.cells:
         if "parameters" in cell.metadata.get("tags", []):
             cell.source += "".join(f"\n{key} = {value!r}" for key, value in SMALLER[name].items())
-    client = nbclient.NotebookClient(book, timeout=900, resources={"metadata": {"path": tmp_path}})
+    client = nbclient.NotebookClient(book, timeout=1800, resources={"metadata": {"path": tmp_path}})
     client.execute()
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
