@@ -496,6 +496,14 @@ def test_a_dry_run_writes_nothing(command, digits, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_more_lanes_than_pairs(command, digits, tmp_path):
+    words = ("run", digits / "pairs.csv", "--out", tmp_path, *LENET.split(), "--batch-size", "32")
+    for _ in range(2):  # resuming, it is the same again
+        status, _, err = command(*words)
+        assert (status, err) == (1, "")
+    assert advjax.open_run(tmp_path).settings["batch_size"] == 9
+
+
 def test_a_dry_run_counts_the_lanes_that_stay_empty(net, pairs, monkeypatch):
     monkeypatch.setattr("advjax.runs.plan.MEASURED", 0.1)
     job = job_of(net, batch_size=len(pairs) + 5)
