@@ -21,6 +21,7 @@ from advjax.analysis.commands import Metrics
 from advjax.checkpoints import catalogue
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
+from advjax.reproduce.commands import Reproduce
 from advjax.runs.commands import Run
 
 
@@ -283,6 +284,7 @@ Command = (
     | Annotated[WeightsCommand, subcommand("weights")]
     | Annotated[Run, subcommand("run")]
     | Annotated[Report, subcommand("report")]
+    | Annotated[Reproduce, subcommand("reproduce")]
     | Annotated[Metrics, subcommand("metrics")]
     | Annotated[Bench, subcommand("bench")]
 )

@@ -1,4 +1,4 @@
-"""What was tried on the way to `SignMomentum`: steps, momenta, scalings, Gauss-Newton.
+"""What was tried: steps of `SignMomentum`, scalings of `ProjectedLBFGS`, Gauss-Newton.
 
 Mean ratios of the first pairs that `quality.py` has, trained SqueezeNet pool10 as a rule.
 
@@ -143,9 +143,9 @@ def descend(problem: Problem, steps: Steps, budget: int) -> np.ndarray:
     return problem.ratios(np.asarray(run(problem.net.params)))
 
 
-def lbfgs(problem: Problem, budget: int, scaled: bool) -> np.ndarray:
+def lbfgs(problem: Problem, budget: int, scaled: bool = False, **settings: Any) -> np.ndarray:
     """Ratios of ProjectedLBFGS, its variables scaled by the first gradient's size or not."""
-    solver = ProjectedLBFGS(max_evaluations=budget, ftol=0.0, gtol=0.0)
+    solver = ProjectedLBFGS(max_evaluations=budget, ftol=0.0, gtol=0.0, **settings)
     _, first = jax.jit(problem.value_and_gradient)(problem.net.params, problem.start)
     size = jnp.abs(first) / jnp.mean(jnp.abs(first), 1, keepdims=True)
     unit = (size + 0.1) ** -0.5 if scaled else jnp.ones_like(size)
@@ -240,8 +240,12 @@ def main() -> None:
     }
     if not options.steps_only:
         runs |= {
-            "L-BFGS": lambda: lbfgs(problem, budget, scaled=False),
+            "L-BFGS (the default)": lambda: lbfgs(problem, budget),
             "L-BFGS, scaled variables": lambda: lbfgs(problem, budget, scaled=True),
+            "L-BFGS, scaling 1": lambda: lbfgs(problem, budget, scaling=(1.0, 1.0)),
+            "L-BFGS, scaling 2": lambda: lbfgs(problem, budget, scaling=(2.0, 2.0)),
+            "L-BFGS, scaling 3": lambda: lbfgs(problem, budget, scaling=(3.0, 3.0)),
+            "L-BFGS, history 20": lambda: lbfgs(problem, budget, history=20),
             "Gauss-Newton, 5 inner steps": lambda: gauss_newton(problem, budget, 5),
             "Gauss-Newton, 10 inner steps": lambda: gauss_newton(problem, budget, 10),
         }

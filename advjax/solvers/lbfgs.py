@@ -21,7 +21,6 @@ from advjax.solvers.base import (
     update_best,
 )
 
-
 RAMP = 50  # pairs until the second factor of `scaling` counts in full
 
 
@@ -349,7 +348,8 @@ def compact(
 
     With R the upper triangle of S'Y in the order of time and D its diagonal,
     `R a = S'g` and `R' c = D a - gamma (Y'g - Y'Y a)` (Byrd, Nocedal and Schnabel, 1994, eq. 3.1).
-    gamma is `factor` times the sum of all s'y over that of all y'y. Pairs that are not `recent`, or whose curvature is not above `least`, take no part.
+    gamma is `factor` times the sum of all s'y over that of all y'y. Pairs that are not `recent`, or
+    whose curvature is not above `least`, take no part.
     """
     m = len(least)
     curvature, size = jnp.diagonal(sy), jnp.diagonal(yy)

@@ -1,0 +1,1 @@
+"""The paper's figures and tables (`advjax reproduce`), each a module: `targets` lists them."""

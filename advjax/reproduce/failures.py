@@ -1,0 +1,81 @@
+"""S7: networks whose images must be changed visibly, and Flickr Style, whose fc7 resists."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advjax.errors import AdvjaxError
+from advjax.reproduce.lab import Cell, Lab, failure_pools
+from advjax.reproduce.settings import Subject
+from advjax.reproduce.style import CYCLE, MARKERS, PAGE, panels
+from advjax.reproduce.table_s2 import HEADINGS, LABELS, labels
+from advjax.reproduce.tables import Made, columns, headed
+
+WANTED = (
+    "failures is not given; name the networks as NETWORK=WEIGHTS=FOLDER: lenet with MNIST, "
+    "cifar10_full and cifar10_quick with CIFAR-10, flickr_style with Flickr Style"
+)
+
+
+def cells(lab: Lab) -> list[Cell]:
+    """feature-opt at each network's last layer, of Flickr Style also at its output."""
+    subjects = failure_pools(lab.settings)
+    if not subjects:
+        raise AdvjaxError(WANTED)
+    return [
+        Cell(subject, "feature-opt", layer, delta, pool)
+        for subject, pool in subjects
+        for layer in layers(lab, subject)
+        for delta in lab.settings.failure_deltas
+    ]
+
+
+def layers(lab: Lab, subject: Subject) -> tuple[str, ...]:
+    """Where a network is attacked."""
+    if subject.network == "flickr_style":
+        return ("fc7", "fc8_flickr")
+    return lab.net(subject).check_layers(None)
+
+
+def make(lab: Lab) -> Made:
+    """A row for each network, layer and delta."""
+    rows = []
+    for cell in cells(lab):
+        found = lab.column(cell, "ratio", "mean_change", "psnr", *LABELS)
+        rows.append(
+            {
+                "network": cell.subject.name,
+                "layer": cell.layer,
+                "delta": cell.delta,
+                "pairs": len(found["ratio"]),
+                "ratio": float(found["ratio"].mean()),
+                **labels(found),
+                "mean_change": float(found["mean_change"].mean()),
+                "psnr": float(found["psnr"].mean()),
+            }
+        )
+    words = "The paper reports these as failures; its own numbers are not among those kept here."
+    return Made({"": columns(rows)}, headed(rows, HEADINGS), figure(rows), words)
+
+
+def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Ratio, and the share that takes the guide's label, against delta."""
+    drawn, axes = panels(1, 2, PAGE, 2.3, sharex=True)
+    lines = list(dict.fromkeys((row["network"], row["layer"]) for row in rows))
+    for i, line in enumerate(lines):
+        mine = [row for row in rows if (row["network"], row["layer"]) == line]
+        look: dict[str, Any] = {
+            "color": CYCLE[i % len(CYCLE)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "label": f"{line[0].split('-')[0]}, {line[1]}",
+        }
+        at = [row["delta"] for row in mine]
+        axes[0, 0].plot(at, [row["ratio"] for row in mine], **look)
+        axes[0, 1].plot(at, [row["takes_guide_label"] for row in mine], **look)
+    for panel, label in zip(
+        axes[0], ("mean d(a, g) / d(s, g)", "takes g's label (%)"), strict=True
+    ):
+        panel.set_xlabel("δ (levels of 255)")
+        panel.set_ylabel(label)
+        panel.set_ylim(0, None)
+    axes[0, 0].legend()
+    return drawn

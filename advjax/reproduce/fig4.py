@@ -1,0 +1,118 @@
+"""Figure 4: are adversarials inliers of the manifold around their guides?
+
+For PPCA of a guide's nearest neighbours: L(x) - L(g) against Omega(x, g), of the adversarials and
+of near and far neighbours, at a convolutional layer and at the last one.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from advjax.reproduce.lab import TRAIN, VALIDATION, Cell, Lab
+from advjax.reproduce.style import BLUE, GREY, ORANGE, PAGE, RED, panels
+from advjax.reproduce.tables import Made, columns, median
+
+POINTS = {"far": (GREY, "."), "near": (BLUE, "."), "adversarial": (RED, "x")}
+
+
+def cells(lab: Lab) -> list[Cell]:
+    """feature-opt at both layers, with guides of the training images and, if any, of others."""
+    subject, s = lab.settings.subject, lab.settings
+    pools = [TRAIN] if s.validation is None else [TRAIN, VALIDATION]
+    layers = dict.fromkeys((lab.layers(subject)[-1], lab.inner(subject)))
+    return [
+        Cell(subject, "feature-opt", layer, s.delta, pool) for layer in layers for pool in pools
+    ]
+
+
+def make(lab: Lab) -> Made:
+    """All points, their medians, and a panel for each layer and kind of guides."""
+    found, beside = {}, []
+    for cell in cells(lab):
+        found[cell.layer, cell.pool] = table = points(lab, cell)
+        for name in reversed(POINTS):
+            mine = table["set"] == name
+            beside.append(
+                {
+                    "layer": cell.layer,
+                    "guides": cell.pool,
+                    "points": name,
+                    "number": int(mine.sum()),
+                    "median delta L": median(table["delta_l"][mine]),
+                    "median Omega": median(table["omega"][mine]),
+                }
+            )
+    parts = [
+        {"layer": np.full(len(t["pair"]), layer, object)}
+        | {"guides": np.full(len(t["pair"]), pool, object)}
+        | t
+        for (layer, pool), t in found.items()
+    ]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Made(
+        {"": whole, "medians": columns(beside)},
+        beside,
+        figure(found),
+        "The paper shows clouds of points, without numbers.",
+    )
+
+
+def points(lab: Lab, cell: Cell) -> dict[str, np.ndarray]:
+    """Every adversarial and every neighbour: pair, set, id, delta_l, omega."""
+    measured = lab.measured(cell)
+    table, others = measured.table, measured.neighbours
+    count = len(table["pair"])
+    own = {
+        "pair": table["pair"],
+        "set": np.full(count, "adversarial", object),
+        "id": np.full(count, "", object),
+        "delta_l": table["delta_l"],
+        "omega": table["omega"],
+    }
+    return {name: np.concatenate([own[name], others[name]]) for name in own}
+
+
+def figure(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
+    """Delta L across, Omega up."""
+    layers = list(dict.fromkeys(layer for layer, _ in found))
+    pools = list(dict.fromkeys(pool for _, pool in found))
+    drawn, axes = panels(
+        len(pools),
+        len(layers),
+        PAGE if len(layers) > 1 else PAGE / 2,
+        1.9 * len(pools) + 0.3,
+        sharex="col",
+        sharey="col",
+    )
+    for (layer, pool), table in found.items():
+        panel = axes[pools.index(pool), layers.index(layer)]
+        scatter(panel, table)
+        panel.set_title(f"{layer}, {pool} guides", loc="left")
+        panel.label_outer(remove_inner_ticks=False)
+        panel.set_ylabel("Ω(x, g)" if layer == layers[0] else "")
+    drawn.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(POINTS)
+    )
+    return drawn
+
+
+def scatter(panel: Any, table: dict[str, np.ndarray], looks: Any = None) -> None:
+    """Points by set; the guide itself would be at (0, 1)."""
+    for name, (colour, marker) in (looks or POINTS).items():
+        mine = table["set"] == name
+        panel.plot(
+            table["delta_l"][mine],
+            table["omega"][mine],
+            linestyle="",
+            marker=marker,
+            color=colour,
+            markersize=4 if marker == "." else 3.5,
+            alpha=0.7,
+            markeredgewidth=0.8,
+            label=name,
+        )
+    panel.axvline(0, color=ORANGE, linewidth=0.6)
+    panel.set_xlabel("L(x) - L(g)")
+    panel.set_ylabel("Ω(x, g)")
+    panel.set_ylim(None, 1.02)
+    panel.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))

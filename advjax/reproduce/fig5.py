@@ -1,0 +1,101 @@
+"""Figure 5: how near the guide one comes within delta, by layer; and the linear hypothesis."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from advjax.reproduce import published
+from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.style import BLACK, COLUMN, CYCLE, GREY, MARKERS, panels
+from advjax.reproduce.tables import Made, columns
+
+ATTACKS = ("feature-opt", "feature-linear")
+
+
+def cells(lab: Lab) -> list[Cell]:
+    """Each attack at each layer within each delta."""
+    subject = lab.settings.subject
+    return [
+        Cell(subject, attack, layer, delta)
+        for attack in ATTACKS
+        for layer in lab.layers(subject)[::-1]
+        for delta in lab.settings.deltas
+    ]
+
+
+def make(lab: Lab) -> Made:
+    """Mean ratios."""
+    rows = []
+    for cell in cells(lab):
+        found = lab.column(cell, "ratio", "ratio_uint8", "max_change")
+        ratio = found["ratio"]
+        rows.append(
+            {
+                "attack": cell.attack,
+                "layer": cell.layer,
+                "delta": cell.delta,
+                "pairs": len(ratio),
+                "ratio": float(ratio.mean()),
+                "ratio_error": standard_error(ratio),
+                "ratio_uint8": float(found["ratio_uint8"].mean()),
+                "paper": paper(cell),
+            }
+        )
+    return Made({"": columns(rows)}, beside(rows), figure(rows))
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """Of the mean; None of a single value."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+
+
+def paper(cell: Cell) -> float | None:
+    """The published mean ratio, if this is what it is of."""
+    known = {"feature-opt": published.RATIO, "feature-linear": published.LINEAR_RATIO}
+    return known[cell.attack].get(cell.layer) if cell.published else None
+
+
+def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each attack and layer, a column for each delta."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        line = found.setdefault(
+            (row["attack"], row["layer"]), {"attack": row["attack"], "layer": row["layer"]}
+        )
+        line[f"delta {row['delta']:g}"] = row["ratio"]
+        line["paper, delta 10"] = line.pop("paper, delta 10", None) or row["paper"]
+    return list(found.values())
+
+
+def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A line for each layer, dashed and pale for the linear attack."""
+    drawn, axes = panels(1, 1, COLUMN, 2.5)
+    axes = axes[0, 0]
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    for attack, line in zip(ATTACKS, ("-", ":"), strict=True):
+        for i, layer in enumerate(layers):
+            mine = [row for row in rows if (row["attack"], row["layer"]) == (attack, layer)]
+            at = [row["delta"] for row in mine]
+            ratio = np.array([row["ratio"] for row in mine])
+            error = np.array([row["ratio_error"] or 0.0 for row in mine])
+            colour = CYCLE[i % len(CYCLE)]
+            axes.plot(
+                at,
+                ratio,
+                linestyle=line,
+                marker=MARKERS[i % len(MARKERS)],
+                color=colour,
+                markerfacecolor=colour if attack == ATTACKS[0] else "white",
+                label=layer if attack == ATTACKS[0] else None,
+            )
+            axes.fill_between(at, ratio - error, ratio + error, color=colour, alpha=0.15, lw=0)
+    for attack, line in zip(ATTACKS, ("-", ":"), strict=True):
+        axes.plot([], [], color=GREY, linestyle=line, label=attack)
+    axes.axhline(1, color=BLACK, linewidth=0.4)
+    axes.set_xlabel("δ (levels of 255)")
+    axes.set_ylabel("mean d(a, g) / d(s, g)")
+    axes.set_xticks(sorted({row["delta"] for row in rows}))
+    axes.set_ylim(0, None)
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return drawn

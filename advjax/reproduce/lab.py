@@ -1,0 +1,348 @@
+"""What all figures are made of: networks, pairs, attacks that are done once, and measurements."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from advjax import solvers
+from advjax.analysis import Adversarial, Analysis, analyse
+from advjax.analysis.subjects import find_subjects
+from advjax.bank import Bank, build_bank
+from advjax.data.images import decode_image
+from advjax.errors import AdvjaxError, UnknownName
+from advjax.networks import zoo
+from advjax.networks.network import Network
+from advjax.reproduce.pairs import PairSet, draw_pairs, write_pairs
+from advjax.reproduce.published import DELTA
+from advjax.reproduce.settings import LAYERS, Settings, Subject
+from advjax.runs import open_run
+from advjax.runs.images import TFDS, Reader
+from advjax.runs.pairs import Images, find_images
+from advjax.runs.schema import ERROR
+from advjax.runs.store import check_same, open_store
+from advjax.runs.work import Job
+
+TRAIN, VALIDATION, FAILURES = "train", "validation", "failures"
+READ = 8  # adversarials read from a file at a time
+
+
+class Interrupted(KeyboardInterrupt):
+    """The attacks were stopped; what is done is kept."""
+
+
+class Cell(NamedTuple):
+    """One run: all pairs of a pool by one attack at one layer within one delta."""
+
+    subject: Subject
+    attack: str
+    layer: str
+    delta: float
+    pool: str = TRAIN
+
+    @property
+    def name(self) -> str:
+        """Its folder's; label-opt has no delta."""
+        delta = "" if self.attack == "label-opt" else f"-delta{self.delta:g}"
+        return f"{self.pool}-{self.attack}-{self.layer.replace('/', '-')}{delta}"
+
+    @property
+    def published(self) -> bool:
+        """Whether what the paper says of CaffeNet, trained, is said of this."""
+        subject = self.subject
+        return subject.network == "caffenet" and subject.trained and self.delta == DELTA
+
+
+class Lab:
+    """The settings, and what has been loaded, attacked and measured with them.
+
+    Runs lie in OUT/runs/SUBJECT/CELL, so that targets which need the same attacks share them.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None] = print):
+        self.settings, self.say = settings, say
+        self._networks: dict[Subject, Network] = {}
+        self._pairs: dict[str, PairSet] = {}
+        self._analyses: dict[Cell, Analysis] = {}
+        # The layers whose neighbours will be searched: one pass over the images for all of them.
+        self._searched: dict[Subject, dict[str, None]] = {}
+
+    # What there is
+
+    def net(self, subject: Subject) -> Network:
+        """The network, loaded once."""
+        if subject not in self._networks:
+            s = self.settings
+            own = subject == s.subject
+            self._networks[subject] = zoo.load(
+                subject.network,
+                subject.weights,
+                seed=s.seed,
+                mean=s.mean if own else None,
+                resize=s.resize,
+            )
+        return self._networks[subject]
+
+    def layers(self, subject: Subject) -> tuple[str, ...]:
+        """Its layers, shallow to deep: those of the settings, of the main subject and its like."""
+        s = self.settings
+        mine = s.layers if s.layers and subject.network == s.network else ()
+        return self.net(subject).check_layers(mine or LAYERS[subject.network].shown)
+
+    def counted(self, subject: Subject) -> tuple[str, ...]:
+        """The layers of Table 2."""
+        s = self.settings
+        mine = s.counted_layers if subject.network == s.network else ()
+        return self.net(subject).check_layers(mine or LAYERS[subject.network].counted)
+
+    def inner(self, subject: Subject) -> str:
+        """The convolutional layer that stands beside the last one: CaffeNet's conv3."""
+        layers = self.layers(subject)
+        return layers[1 if len(layers) > 2 else 0]
+
+    @functools.cached_property
+    def training(self) -> Images:
+        """The training images, with their classes."""
+        if self.settings.images is None:
+            raise AdvjaxError(
+                "images is not given; name a folder of training images, in folders by class, with "
+                "--images"
+            )
+        found = _images(self.settings.images)
+        if None in found.classes:
+            missing = found.names[found.classes.index(None)]
+            raise AdvjaxError(
+                f"image {missing!r} of images is in no folder by class; give a folder of folders"
+            )
+        return found
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the training images."""
+        return tuple(sorted({name for name in self.training.classes if name is not None}))
+
+    def pairs(self, pool: str) -> PairSet:
+        """The pairs of a pool, drawn once; also written to OUT/pairs-POOL.csv."""
+        if pool not in self._pairs:
+            s = self.settings
+            if pool in (TRAIN, VALIDATION):
+                guides = self.training
+                if pool == VALIDATION:
+                    guides = _images(s.validation or "")
+                sources = self.training if s.sources is None else _images(s.sources)
+                classes = self.classes
+            else:
+                sources = guides = _images(failure_of(s, pool)[1])
+                classes = sorted({name for name in guides.classes if name is not None})
+            drawn = draw_pairs(
+                sources,
+                guides,
+                classes,
+                pairs=s.pairs,
+                source_count=s.source_count,
+                guide_count=s.guide_count,
+                seed=s.seed,
+            )
+            self._pairs[pool] = drawn
+            write_pairs(s.out / f"pairs-{pool}.csv", drawn)
+        return self._pairs[pool]
+
+    # Before any work
+
+    def check(self, cells: Iterable[Cell], measured: bool) -> None:
+        """Raises, before any attack, what would stop one or its measurement later."""
+        for cell in cells:
+            job = self._job(cell)
+            job.check(cell.layer)
+            pairs, there = self.pairs(cell.pool), open_store(self.folder(cell))
+            if there is not None:
+                check_same(there, job.settings(pairs.work))
+        if measured:
+            s = self.settings
+            if (s.images or "").startswith(TFDS):
+                raise AdvjaxError(
+                    f"images is {s.images!r}, but neighbours are searched in a folder of images by "
+                    "class; give one"
+                )
+            numbers = [self.classes.index(name or "") for name in self.training.classes]
+            ids = tuple(self._id(name) or "" for name in self.training.names)
+            listed = Bank(
+                Path(s.images or ""), "", "", {}, ids, np.array(numbers, np.int32), self.classes
+            )
+            for cell in cells:
+                self._searched.setdefault(cell.subject, {})[cell.layer] = None
+            for pool in {cell.pool for cell in cells}:
+                known = self._known(self.pairs(pool))
+                find_subjects(listed, len(self.pairs(pool).work), **known, protocol=s.protocol)
+
+    # Attacks
+
+    def attack(self, cells: Sequence[Cell]) -> None:
+        """Does every attack that is not there yet.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the same again goes on.
+        """
+        from advjax.runs.run import run
+
+        cells = list(dict.fromkeys(cells))
+        for number, cell in enumerate(cells, 1):
+            done = run(self._job(cell), self.pairs(cell.pool).work, self.folder(cell))
+            if not done.whole:
+                raise Interrupted
+            if done.failed == done.pairs:
+                error = open_run(self.folder(cell)).table(["error"])["error"][0].as_py()
+                raise AdvjaxError(f"no pair of {self.folder(cell)} could be attacked: {error}")
+            some = f"; {done.failed} could not be attacked" if done.failed else ""
+            if done.new or some:
+                where = f"{cell.subject.name}, {cell.name}"
+                self.say(f"[{number}/{len(cells)}] {where}: {done.new} pairs{some}")
+
+    def folder(self, cell: Cell) -> Path:
+        """The run's directory."""
+        return self.settings.out / "runs" / cell.subject.name / cell.name
+
+    def _job(self, cell: Cell) -> Job:
+        s = self.settings
+        solver = None
+        if not cell.attack.endswith("-fgrad"):
+            solver = solvers.BY_NAME[s.solver](max_evaluations=s.evaluations(cell.attack))
+        return Job(
+            net=self.net(cell.subject),
+            attack=cell.attack,
+            layer=cell.layer,
+            delta=cell.delta,
+            solver=solver,
+            # Lanes that no pair needs would be computed all the same.
+            batch_size=min(s.batch_size, s.pairs),
+            seed=s.seed,
+            precision=s.precision,
+            # Rounding undoes label-opt; and only attacks of this delta are measured.
+            keep_float32=cell.delta == s.delta and not cell.pool.startswith(FAILURES),
+        )
+
+    # Results
+
+    def column(self, cell: Cell, *names: str) -> dict[str, np.ndarray]:
+        """Columns of a run, less the pairs that could not be attacked."""
+        table = open_run(self.folder(cell)).table(["index", "status", *names])
+        good = table.filter(np.asarray(table["status"]) != ERROR)
+        return {name: np.asarray(good[name]) for name in ("index", *names)}
+
+    def adversarials(self, cell: Cell, count: int | None = None) -> Iterator[Adversarial]:
+        """The images of a run, in no order; with `count` those of the first pairs alone."""
+        import pyarrow.dataset as ds
+
+        data = open_run(self.folder(cell))
+        shape = tuple(data.settings["input_shape"])
+        filter = ds.field("status") != ERROR
+        if count is not None:
+            filter = filter & (ds.field("index") < count)
+        names = ["index", "adversarial_png", "adversarial_float32"]
+        for batch in data.dataset().to_batches(columns=names, filter=filter, batch_size=READ):
+            for i, png, exact in zip(*(batch[name] for name in names), strict=True):
+                rounded = decode_image(png.as_py(), f"adversarial {i}", shape[-1])
+                image = rounded.astype(np.float32)
+                if exact.is_valid:
+                    image = np.asarray(exact.values, np.float32).reshape(shape)
+                yield Adversarial(i.as_py(), image, rounded)
+
+    def image(self, cell: Cell, name: str) -> np.ndarray:
+        """An image of the work list as the network was given it."""
+        return Reader(self.net(cell.subject), self.pairs(cell.pool).work.root)(name)
+
+    def measured(self, cell: Cell) -> Analysis:
+        """The paper's figures of a run at its layer; computed once a process."""
+        if cell not in self._analyses:
+            s, pairs = self.settings, self.pairs(cell.pool)
+            net = self.net(cell.subject)
+            reader = Reader(net, pairs.work.root)
+            self._analyses[cell] = analyse(
+                self.adversarials(cell),
+                self._bank(cell.subject),
+                net,
+                _Lazy(reader, pairs.sources),
+                _Lazy(reader, pairs.guides),
+                layer=cell.layer,
+                sparsity_layers=self.counted(cell.subject),
+                protocol=s.protocol,
+                batch_size=s.batch_size,
+                progress=None,
+                **self._known(pairs),
+            )
+        return self._analyses[cell]
+
+    def _bank(self, subject: Subject) -> Bank:
+        s = self.settings
+        return build_bank(
+            self.net(subject),
+            Path(s.images or "").resolve(),
+            tuple(self._searched[subject]),
+            s.out / "banks" / subject.name,
+            batch_size=s.batch_size,
+            progress=sys.stderr.isatty(),
+        )
+
+    def _known(self, pairs: PairSet) -> dict[str, Any]:
+        """Ids and classes of the training images, as `analyse` takes them."""
+
+        def inside(names: list[str | None]) -> list[str | None]:
+            return [name if name in self.classes else None for name in names]
+
+        return {
+            "guide_ids": [self._id(name) for name in pairs.guides],
+            "source_ids": [self._id(name) for name in pairs.sources],
+            "guide_classes": inside(pairs.guide_classes),
+            "source_classes": inside(pairs.source_classes),
+        }
+
+    def _id(self, name: str) -> str | None:
+        top = Path(self.settings.images or "").resolve()
+        path = Path(name)
+        return path.relative_to(top).as_posix() if top in path.parents else None
+
+
+class _Lazy:
+    """Images that are read when they are asked for."""
+
+    def __init__(self, reader: Reader, names: Sequence[str]):
+        self.reader, self.names = reader, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.reader(self.names[i])
+
+
+def failure_of(settings: Settings, pool: str) -> tuple[Subject, str]:
+    """The subject and the images of a pool of `failures`."""
+    for word in settings.failures:
+        network, weights, folder = _three(word)
+        subject = Subject(network, weights)
+        if pool == f"{FAILURES}-{subject.name}":
+            return subject, folder
+    raise KeyError(pool)
+
+
+def failure_pools(settings: Settings) -> list[tuple[Subject, str]]:
+    """The subjects of `failures`, and the names of their pools."""
+    subjects = [Subject(*_three(word)[:2]) for word in settings.failures]
+    return [(subject, f"{FAILURES}-{subject.name}") for subject in subjects]
+
+
+def _three(word: str) -> tuple[str, str, str]:
+    parts = word.split("=")
+    if len(parts) != 3 or not all(parts):
+        raise AdvjaxError(f"failures has {word!r}; give NETWORK=WEIGHTS=FOLDER")
+    if parts[0] not in LAYERS:
+        raise UnknownName("network of failures", parts[0], LAYERS)
+    return parts[0], parts[1], parts[2]
+
+
+def _images(where: str) -> Images:
+    """The images of a folder, by whole paths, or of a tfds data set."""
+    return find_images(where if where.startswith(TFDS) else str(Path(where).resolve()))

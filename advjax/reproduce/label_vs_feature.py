@@ -1,0 +1,81 @@
+"""Label adversaries beside feature adversaries: ranks and the manifold around the guide."""
+
+from typing import Any
+
+import numpy as np
+
+from advjax.reproduce import fig4
+from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.style import BLUE, GREY, PAGE, RED, panels
+from advjax.reproduce.tables import Made, columns, mean, median, percent
+
+ATTACKS = ("feature-opt", "label-opt")
+LOOKS = {"near": (GREY, "."), "label-opt": (BLUE, "+"), "feature-opt": (RED, "x")}
+KEPT = ("pair", "delta_rank", "rank_adversarial", "common", "delta_l", "omega", "ratio")
+
+
+def cells(lab: Lab) -> list[Cell]:
+    """Both attacks; label-opt is measured at the last layer, too."""
+    subject, s = lab.settings.subject, lab.settings
+    return [Cell(subject, attack, lab.layers(subject)[-1], s.delta) for attack in ATTACKS]
+
+
+def make(lab: Lab) -> Made:
+    """Ranks, likelihoods and angles of each pair under both attacks."""
+    found = {cell.attack: lab.measured(cell) for cell in cells(lab)}
+    rows, parts = [], []
+    for attack, measured in found.items():
+        t = measured.table
+        rows.append(
+            {
+                "attack": attack,
+                "layer": measured.layer,
+                "median delta r": median(t["delta_rank"]),
+                "all neighbours in common %": measured.summary["table_1"]["all_common"],
+                "median delta L": median(t["delta_l"]),
+                "median Omega": median(t["omega"]),
+                "mean ratio": mean(t["ratio"]),
+                "takes guide's label %": percent(t["takes_guide_label"]),
+                "mean change": mean(t["mean_change"]),
+            }
+        )
+        parts.append(
+            {"attack": np.full(len(measured), attack, object)} | {name: t[name] for name in KEPT}
+        )
+    table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Made(
+        {"": table, "medians": columns(rows)},
+        rows,
+        figure(found),
+        "The paper shows histograms and clouds of points, without numbers, but for feature-opt's "
+        "median delta r of Table 1.",
+    )
+
+
+def figure(found: dict[str, Any]) -> Any:
+    """Histograms of delta r, and the manifold."""
+    drawn, axes = panels(1, 2, PAGE, 2.3)
+    left, right = axes[0]
+    ranks = {attack: measured.table["delta_rank"] for attack, measured in found.items()}
+    every = np.concatenate(list(ranks.values()))
+    edges = np.linspace(min(-5.0, every.min()), max(5.0, every.max()), 25).tolist()
+    for attack, values in ranks.items():
+        share = np.full(len(values), 100 / len(values))
+        left.hist(values, edges, weights=share, color=LOOKS[attack][0], alpha=0.6, label=attack)
+    left.set_xlabel("r(a) - r(g), percentiles")
+    left.set_ylabel("pairs (%)")
+    left.legend()
+    points: dict[str, list[Any]] = {"set": [], "delta_l": [], "omega": []}
+    for attack, measured in found.items():
+        sets = [(attack, measured.table, slice(None))]
+        if attack == ATTACKS[0]:
+            others = measured.neighbours
+            sets.append(("near", others, others["set"] == "near"))
+        for name, t, mine in sets:
+            values = t["delta_l"][mine]
+            points["set"].append(np.full(len(values), name, object))
+            points["delta_l"].append(values)
+            points["omega"].append(t["omega"][mine])
+    fig4.scatter(right, {n: np.concatenate(v) for n, v in points.items()}, LOOKS)
+    right.legend()
+    return drawn

@@ -1,0 +1,207 @@
+"""The paper's protocol as numbers that can be changed, and the layers each network is shown at."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from tyro.conf import Positional
+
+from advjax import solvers
+from advjax.analysis import Protocol
+from advjax.errors import AdvjaxError, UnknownName
+from advjax.metrics.manifold import COMPONENTS
+
+DRAWN = ("random", "orthonormal")  # weights that nobody has trained
+
+
+class Layers(NamedTuple):
+    """Where a network is looked at."""
+
+    shown: tuple[str, ...]  # shallow to deep, for Figure 5; the last one is the network's own
+    counted: tuple[str, ...]  # for Table 2: those with a ReLU
+
+
+_CAFFENET = Layers(("conv2", "conv3", "pool5", "fc7"), ("conv1", "conv3", "conv5", "fc7"))
+_CIFAR10 = Layers(("pool1", "pool2", "pool3", "ip1"), ("pool1", "conv2", "conv3"))
+LAYERS = {
+    **dict.fromkeys(
+        ("caffenet", "alexnet", "vgg_cnn_s", "places205_alexnet", "places_hybrid", "flickr_style"),
+        _CAFFENET,
+    ),
+    "googlenet": Layers(
+        ("conv2/3x3", "inception_3b/output", "inception_4e/output", "pool5/7x7_s1"),
+        ("conv1/7x7_s2", "inception_3b/output", "inception_4e/output", "pool5/7x7_s1"),
+    ),
+    "squeezenet": Layers(
+        ("fire3/concat", "fire5/concat", "fire9/concat", "pool10"),
+        ("conv1", "fire3/concat", "fire5/concat", "fire7/concat", "fire9/concat"),
+    ),
+    "efficientnet_lite0": Layers(("block4", "block9", "block15", "pool"), ("stem", "head")),
+    "lenet": Layers(("pool1", "pool2", "ip1"), ("ip1",)),
+    "cifar10_full": _CIFAR10,
+    "cifar10_quick": _CIFAR10,
+}
+
+
+class Subject(NamedTuple):
+    """A network with its weights."""
+
+    network: str
+    weights: str | None
+
+    @property
+    def name(self) -> str:
+        """For folders and tables.
+
+        Example:
+            >>> Subject("squeezenet", "files/squeezenet_v1.0.caffemodel").name
+            'squeezenet-squeezenet_v1.0'
+        """
+        return self.network if self.weights is None else f"{self.network}-{Path(self.weights).stem}"
+
+    @property
+    def trained(self) -> bool:
+        """Whether what the paper says of a trained network of this name can be put beside it."""
+        return self.weights not in DRAWN
+
+
+def subject_of(word: str) -> Subject:
+    """The subject that NAME or NAME=WEIGHTS stands for.
+
+    Example:
+        >>> subject_of("caffenet=orthonormal")
+        Subject(network='caffenet', weights='orthonormal')
+    """
+    network, _, weights = word.partition("=")
+    if network not in LAYERS:
+        raise UnknownName("network", network, LAYERS)
+    return Subject(network, weights or None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a reproduction is made of; the defaults are the paper's protocol.
+
+    Attributes:
+        targets: Names of figures and tables, or 'all'; without any they are listed.
+        out: Where everything is kept. The same command again goes on where it stopped.
+        network: The network's name ('advjax weights list' shows them).
+        weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
+            fetch' has brought when not given.
+        mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
+        resize: Resize files straight to the network's input, as the paper's authors did.
+        images: The training images, in folders by class: the guides, and among which neighbours are
+            searched. Without neighbours (fig1, fig2, fig5, tableS2, figS3) tfds:NAME:SPLIT as well.
+        validation: Other images in folders of the same names: further guides of fig4.
+        sources: A folder, or tfds:NAME:SPLIT, of sources; 'images' when not given.
+        networks: Further networks of table1, as NAME or NAME=WEIGHTS.
+        layers: The layers of the figures, shallow to deep; the last one is the one most is said of.
+        counted_layers: Where table2 counts active units.
+        pairs: How many pairs, drawn from the sources and the guides; each source in turn.
+        source_count: How many sources are drawn.
+        guide_count: How many guides are drawn, spread over the classes.
+        delta: The most a pixel may change, in levels of 255.
+        deltas: Those of fig5.
+        solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
+        max_evaluations: Evaluations of the network and its gradient, for each pair.
+        linear_evaluations: Those of feature-linear; as max_evaluations when not given.
+        label_evaluations: Those of label-opt for each of the 8 c that it tries; as max_evaluations
+            when not given.
+        invert_evaluations: Those of each inversion of fig2.
+        rows: Pairs shown in fig1.
+        inverted: Pairs shown in fig2.
+        neighbours: K of the nearest neighbours and of the rank r_K.
+        near: The neighbours of a guide that count as near, by cosine distance.
+        reference: How many of them the PPCA is fitted to.
+        far: N_f is the neighbours beyond the first number, up to the second.
+        components: Of the PPCA; the paper does not give their number.
+        within: Near and far neighbours among all images ('bank') or in the guide's class ('class').
+        failures: Networks that the attack fails on, as NAME=WEIGHTS=FOLDER, the folder's images in
+            folders by class.
+        failure_deltas: Those of the target 'failures'.
+        seed: Of pairs, random weights and the draw of reference neighbours.
+        precision: Of matrix products: 'highest', 'tensorfloat32' or 'bfloat16'.
+        batch_size: Pairs attacked at once.
+    """
+
+    targets: Positional[tuple[str, ...]] = ()
+    out: Path = Path("advjax-reproduce")
+    network: str = "caffenet"
+    weights: str | None = None
+    mean: Path | None = None
+    resize: bool = False
+    images: str | None = None
+    validation: str | None = None
+    sources: str | None = None
+    networks: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    counted_layers: tuple[str, ...] = ()
+    pairs: int = 1000
+    source_count: int = 20
+    guide_count: int = 3000
+    delta: float = 10.0
+    deltas: tuple[float, ...] = (5.0, 10.0, 15.0, 20.0, 25.0)
+    solver: str = "lbfgs"
+    max_evaluations: int = 500
+    linear_evaluations: int | None = None
+    label_evaluations: int | None = None
+    invert_evaluations: int = 500
+    rows: int = 4
+    inverted: int = 1
+    neighbours: int = 3
+    near: int = 20
+    reference: int = 15
+    far: tuple[int, int] = (40, 50)
+    components: int = COMPONENTS
+    within: str = "bank"
+    failures: tuple[str, ...] = ()
+    failure_deltas: tuple[float, ...] = (5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 150.0)
+    seed: int = 0
+    precision: str = "highest"
+    batch_size: int = 32
+
+    def __post_init__(self):
+        if self.network not in LAYERS:
+            raise UnknownName("network", self.network, LAYERS)
+        if self.solver not in solvers.BY_NAME:
+            raise UnknownName("solver", self.solver, solvers.BY_NAME)
+        for name in (
+            "pairs",
+            "source_count",
+            "guide_count",
+            "max_evaluations",
+            "linear_evaluations",
+            "label_evaluations",
+            "invert_evaluations",
+            "rows",
+            "inverted",
+            "batch_size",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise AdvjaxError(f"{name} is {value}; give 1 or more")
+        if not self.deltas or not self.failure_deltas:
+            raise AdvjaxError("deltas or failure_deltas is empty; give one or more")
+        for delta in (self.delta, *self.deltas, *self.failure_deltas):
+            if not 0 < delta < math.inf:
+                raise AdvjaxError(f"delta is {delta}; give a number of levels above 0")
+        if self.seed < 0:
+            raise AdvjaxError(f"seed is {self.seed}; give a whole number, 0 or more")
+        _ = self.protocol  # are its numbers possible?
+
+    @property
+    def subject(self) -> Subject:
+        """The network that all targets but 'failures' are about."""
+        return Subject(self.network, self.weights)
+
+    @property
+    def protocol(self) -> Protocol:
+        """The numbers of the analysis."""
+        names = ("neighbours", "near", "reference", "far", "components", "within", "seed")
+        return Protocol(**{name: getattr(self, name) for name in names})
+
+    def evaluations(self, attack: str) -> int:
+        """The solver's budget for an attack."""
+        own = {"feature-linear": self.linear_evaluations, "label-opt": self.label_evaluations}
+        return own.get(attack) or self.max_evaluations

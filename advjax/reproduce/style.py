@@ -1,0 +1,122 @@
+"""How the figures look: the page's column widths, one palette, nothing that is not needed."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito: told apart by colour-blind eyes.
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#777777"
+CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
+MARKERS = "osD^vPX"
+COLUMN, PAGE = 3.3, 6.8  # inches
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The figures' own settings, whatever the user's are."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "font.size": 8,
+                "axes.labelsize": 8,
+                "axes.titlesize": 8,
+                "xtick.labelsize": 7,
+                "ytick.labelsize": 7,
+                "legend.fontsize": 7,
+                "legend.frameon": False,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.linewidth": 0.6,
+                "xtick.major.width": 0.6,
+                "ytick.major.width": 0.6,
+                "lines.linewidth": 1.2,
+                "lines.markersize": 3.5,
+                "savefig.dpi": 200,
+                "figure.constrained_layout.use": True,
+                "figure.constrained_layout.w_pad": 0.02,
+                "figure.constrained_layout.h_pad": 0.02,
+            }
+        )
+        yield
+
+
+def panels(rows: int, columns: int, width: float, height: float, **more: Any) -> tuple[Any, Any]:
+    """A figure and its axes, always as an array [rows, columns]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **more)
+
+
+def histogram(axes: "Axes", values: Any, label: str, colour: str = BLUE, bins: int = 20) -> None:
+    """Shares of pairs, from 0 on, the mean marked."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    axes.set_xlabel(label)
+    if not len(values):
+        axes.text(0.5, 0.5, "no such pair", ha="center", transform=axes.transAxes, color=GREY)
+        return
+    edges = np.linspace(0, max(1.0, float(values.max())), bins + 1).tolist()
+    axes.hist(values, edges, weights=np.full(len(values), 100 / len(values)), color=colour)
+    axes.axvline(values.mean(), color=BLACK, linewidth=0.8, linestyle="--")
+    axes.set_xlim(0, edges[-1])
+
+
+def picture(axes: "Axes", image: np.ndarray) -> None:
+    """An image [h, w, 1 or 3] in 0..255, without axes."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    small = max(pixels.shape[:2]) <= 64
+    axes.imshow(
+        shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "lanczos"
+    )
+
+
+def gallery(
+    pictures: Sequence[Sequence[Any]], names: Sequence[str], captions: Any = (), most: float = PAGE
+) -> Any:
+    """Rows of pictures, the columns named above, captions below; a picture is `most` inches wide.
+
+    A picture or a caption may be missing: None, and "".
+    """
+    columns = len(names)
+    each = min(most, PAGE / columns)
+    captioned = any(any(row) for row in captions)
+    figure, axes = panels(
+        len(pictures), columns, each * columns, len(pictures) * (each + 0.16 * captioned) + 0.2
+    )
+    for r, row in enumerate(pictures):
+        for c, image in enumerate(row):
+            if image is None:
+                axes[r, c].set_axis_off()
+            else:
+                picture(axes[r, c], image)
+            if r == 0:
+                axes[r, c].set_title(names[c], pad=3, fontsize=7)
+            if captioned and captions[r][c]:
+                axes[r, c].set_xlabel(captions[r][c], fontsize=6, labelpad=2)
+    return figure
+
+
+def save(figure: "Figure", path: Any) -> None:
+    """Writes a PNG file, atomically."""
+    from advjax.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,43 @@
+"""Table 2: how an attack changes which units are active."""
+
+from advjax.reproduce import published
+from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.label_vs_feature import cells as cells
+from advjax.reproduce.tables import Made, columns, shown
+
+
+def make(lab: Lab) -> Made:
+    """A row for each layer: delta S and I/U with the source, of feature-opt and of label-opt."""
+    rows, beside = [], {}
+    for cell in cells(lab):
+        counted = lab.measured(cell).summary["table_2"]
+        for layer in reversed(lab.counted(cell.subject)):
+            change, overlap = counted[layer]["active_change"], counted[layer]["active_overlap"]
+            known = paper(cell, layer) or (None, None)
+            rows.append(
+                {
+                    "attack": cell.attack,
+                    "layer": layer,
+                    "active_change": change,
+                    "paper_active_change": known[0],
+                    "active_overlap": overlap,
+                    "paper_active_overlap": known[1],
+                }
+            )
+            beside.setdefault(layer, {"layer": layer})[f"{cell.attack} delta S, I/U %"] = (
+                f"{shown(change)}, {shown(overlap)}"
+            )
+            beside[layer][f"{cell.attack}, paper"] = (
+                ", ".join(map(str, known)) if known[0] is not None else None
+            )
+    both = [
+        f"{attack} " + ", ".join(f"{layer} {s} and {u}" for layer, (s, u) in table.items())
+        for attack, table in published.TABLE_2.items()
+    ]
+    words = "The paper's trained CaffeNet, delta S and I/U: " + "; ".join(both) + "."
+    return Made({"": columns(rows)}, list(beside.values()), words=words)
+
+
+def paper(cell: Cell, layer: str) -> tuple[int, int] | None:
+    """The published numbers, if this is what they are of."""
+    return published.TABLE_2[cell.attack].get(layer) if cell.published else None

@@ -1,0 +1,123 @@
+"""Tables: columns to CSV, rows beside the paper's numbers for people."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from advjax.analysis.tables import write_table
+
+DASH = "-"
+Columns = Mapping[str, Any]  # arrays or lists of one length, by name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Made:
+    """What a target has come to.
+
+    Attributes:
+        tables: By what is added to the target's name; "" for the target's own table.
+        beside: The numbers to be printed, rows as dicts, with the paper's among them.
+        figure: A matplotlib figure, or None.
+        words: A line below the table.
+    """
+
+    tables: Mapping[str, Columns]
+    beside: Sequence[Mapping[str, Any]]
+    figure: Any = None
+    words: str = ""
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns; what a row does not have is None.
+
+    Example:
+        >>> columns([{"a": 1}, {"a": 2, "b": 3}])
+        {'a': [1, 2], 'b': [None, 3]}
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def headed(rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows with headings for people, where there are any.
+
+    Example:
+        >>> headed([{"layer": "fc7", "ratio": 0.5}], {"ratio": "mean ratio"})
+        [{'layer': 'fc7', 'mean ratio': 0.5}]
+    """
+    return [{headings.get(name, name): value for name, value in row.items()} for row in rows]
+
+
+def write_csv(path: Any, table: Columns) -> None:
+    """Writes columns as CSV, atomically."""
+    import pyarrow
+
+    write_table(path, pyarrow.table({name: _plain(values) for name, values in table.items()}))
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a table for people, and for Markdown; a dash where there is nothing.
+
+    Example:
+        >>> print(markdown([{"layer": "fc7", "ratio": 0.1234, "paper": None}]))
+        | layer | ratio | paper |
+        |-------|-------|-------|
+        | fc7   | 0.123 | -     |
+    """
+    table = columns(rows)
+    texts = {name: [name, *map(shown, values)] for name, values in table.items()}
+    width = {name: max(map(len, column)) for name, column in texts.items()}
+    lines = []
+    for i in range(len(rows) + 1):
+        lines.append("| " + " | ".join(t[i].ljust(width[n]) for n, t in texts.items()) + " |")
+        if not i:
+            lines.append("|" + "|".join("-" * (w + 2) for w in width.values()) + "|")
+    return "\n".join(lines)
+
+
+def shown(value: Any) -> str:
+    """A number with three digits, words as they are.
+
+    Example:
+        >>> shown(0.00123), shown(-374.4), shown(659123.0), shown(20), shown(None), shown("a")
+        ('0.00123', '-374', '659,000', '20', '-', 'a')
+    """
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return DASH
+    if isinstance(value, float | np.floating):
+        if not math.isfinite(value) or value == 0:
+            return f"{value:g}"
+        digits = 2 - math.floor(math.log10(abs(value)))
+        value = round(float(value), digits)
+        return (
+            f"{value:,.0f}"
+            if digits <= 0
+            else f"{value:.{max(0, digits)}f}".rstrip("0").rstrip(".")
+        )
+    return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
+
+
+def mean(values: Any) -> float | None:
+    """The mean without NaN; None where there is nothing else."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def median(values: Any) -> float | None:
+    """The median, likewise."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else None
+
+
+def percent(values: Any) -> float:
+    """The share of what is true, in percent."""
+    return float(100 * np.mean(np.asarray(values)))
+
+
+def _plain(values: Any) -> Any:
+    return values.tolist() if isinstance(values, np.ndarray) and values.dtype == object else values

@@ -1,0 +1,107 @@
+"""The paper's figures and tables, each a module: which attacks it needs, and what is made of them.
+
+A module has `cells(lab)`, the attacks as data, and `make(lab)`, tables and a figure of their
+results. `Lab` does the attacks, once for all targets, and measures them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from advjax import files
+from advjax.errors import AdvjaxError, UnknownName
+from advjax.reproduce import (
+    failures,
+    fig1,
+    fig2,
+    fig3,
+    fig4,
+    fig5,
+    fig_s3,
+    label_vs_feature,
+    table1,
+    table2,
+    table_s1,
+    table_s2,
+)
+from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.settings import Settings
+from advjax.reproduce.style import save, style
+from advjax.reproduce.tables import Made, markdown, write_csv
+
+
+class Target(NamedTuple):
+    """A figure or table of the paper."""
+
+    what: str
+    cells: Callable[[Lab], list[Cell]]
+    make: Callable[[Lab], Made]
+    measured: bool = False  # beside the training images
+
+
+TARGETS: dict[str, Target] = {
+    "fig1": Target("sources, guides, adversarials and their differences", fig1.cells, fig1.make),
+    "fig2": Target("inversions of source, guide and adversarial", fig2.cells, fig2.make),
+    "fig3": Target("histograms of the three distance ratios", fig3.cells, fig3.make, True),
+    "fig4": Target("likelihood and angles on the manifold", fig4.cells, fig4.make, True),
+    "fig5": Target("ratio against delta by layer; the linear attack", fig5.cells, fig5.make),
+    "label-vs-feature": Target(
+        "ranks and manifold under label-opt and feature-opt",
+        label_vs_feature.cells,
+        label_vs_feature.make,
+        True,
+    ),
+    "table1": Target("neighbours in common, and ranks", table1.cells, table1.make, True),
+    "table2": Target("active units", table2.cells, table2.make, True),
+    "tableS1": Target("dimensions of the layers", table_s1.cells, table_s1.make),
+    "tableS2": Target("random and orthonormal weights", table_s2.cells, table_s2.make),
+    "figS3": Target("one-step attacks", fig_s3.cells, fig_s3.make),
+    "failures": Target("where the attack fails", failures.cells, failures.make),
+}
+ALL = "all"
+
+
+def reproduce(settings: Settings) -> None:
+    """Makes the targets of the settings; attacks that are there already are not done again.
+
+    Writes OUT/TARGET.csv (some write several), OUT/TARGET.png and OUT/TARGET.md, and prints the
+    latter: the numbers beside the published ones.
+
+    Raises:
+        UnknownName: No such target.
+        AdvjaxError: Images that are missing or too few, before any attack.
+        KeyboardInterrupt: The attacks were stopped; the same again goes on.
+    """
+    names = _names(settings)
+    lab = Lab(settings)
+    wanted = {name: TARGETS[name].cells(lab) for name in names}
+    for name, cells in wanted.items():
+        lab.check(cells, TARGETS[name].measured)
+    for name in names:
+        lab.attack(wanted[name])
+        with style():
+            made = TARGETS[name].make(lab)
+            write(settings, name, made)
+
+
+def write(settings: Settings, name: str, made: Made) -> None:
+    """A target's files, and its numbers on standard output."""
+    for more, table in made.tables.items():
+        write_csv(settings.out / f"{name}{'-' if more else ''}{more}.csv", table)
+    if made.figure is not None:
+        save(made.figure, settings.out / f"{name}.png")
+    text = markdown(made.beside) + (f"\n\n{made.words}" if made.words else "")
+    files.write_text(settings.out / f"{name}.md", text + "\n")
+    print(f"\n{name}: {TARGETS[name].what}\n\n{text}\n", flush=True)
+
+
+def _names(settings: Settings) -> list[str]:
+    targets = settings.targets
+    if not targets:
+        listed = "; ".join(f"{name}: {target.what}" for name, target in TARGETS.items())
+        raise AdvjaxError(f"targets is empty; give 'all' or some of {listed}")
+    for name in targets:
+        if name not in TARGETS and name != ALL:
+            raise UnknownName("target", name, (*TARGETS, ALL))
+    if ALL not in targets:
+        return list(dict.fromkeys(targets))
+    return [name for name in TARGETS if name != "failures" or settings.failures]
