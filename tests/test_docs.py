@@ -1,15 +1,19 @@
 """The guides' code runs: every ```python block of a page, one after the other, as a reader would.
 
 Blocks marked ```python no-run need something that is not here, such as a file of the reader's;
-they must still be Python.
+they must still be Python. Each line of a block marked ```sh run is a command of advjax that
+succeeds.
 """
 
 import re
+import shlex
 import textwrap
 from pathlib import Path
 
 import jax
 import pytest
+
+from advjax import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -31,6 +35,7 @@ def test_blocks_are_found():
     infos = [info for info, _ in blocks(ROOT / "docs" / "own-network.md")]
     assert infos.count("python") >= 5
     assert "python no-run" in infos
+    assert "sh run" in [info for info, _ in blocks(ROOT / "docs" / "tutorial.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -43,3 +48,19 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
                 program = compile(code, str(page), "exec")
                 if info == "python":
                     exec(program, namespace)
+            elif info == "sh run":
+                for line in code.split("\n"):
+                    if line:
+                        program, *words = shlex.split(line)
+                        assert program == "advjax"
+                        assert cli.main(words) == 0, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_are_commands(page):
+    for info, code in blocks(page):
+        if info.split()[:1] == ["sh"]:
+            for line in code.replace("\\\n", " ").split("\n"):
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["advjax"]:
+                    cli._parse(words[1:])  # raises AdvjaxError for what it does not know

@@ -24,6 +24,7 @@ from advjax.metrics import psnr, ssim
 from advjax.runs import lock
 from advjax.runs import store as stores
 from advjax.runs.pairs import WorkList, work_list
+from advjax.runs.plan import dry_run
 from advjax.runs.run import run, run_share
 from advjax.runs.store import RunError, open_store, verify
 from advjax.runs.work import Job, Task, attack_blocks
@@ -493,6 +494,21 @@ def test_a_dry_run_writes_nothing(command, digits, tmp_path, monkeypatch):
     assert "3 batches of 4" in said
     assert "time: at most" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_more_lanes_than_pairs(command, digits, tmp_path):
+    words = ("run", digits / "pairs.csv", "--out", tmp_path, *LENET.split(), "--batch-size", "32")
+    for _ in range(2):  # resuming, it is the same again
+        status, _, err = command(*words)
+        assert (status, err) == (1, "")
+    assert advjax.open_run(tmp_path).settings["batch_size"] == 9
+
+
+def test_a_dry_run_counts_the_lanes_that_stay_empty(net, pairs, monkeypatch):
+    monkeypatch.setattr("advjax.runs.plan.MEASURED", 0.1)
+    job = job_of(net, batch_size=len(pairs) + 5)
+    found = dry_run(job, pairs)
+    assert found["seconds"] * found["rate"] == pytest.approx((len(pairs) + 5) * job.budget)
 
 
 def test_killed_at_random_moments(tmp_path):

@@ -48,7 +48,7 @@ class Run:
         start: Start from the source, or from a random point of the box.
         seed: For random pairs, weights and starts.
         precision: Of matrix products: 'highest', 'tensorfloat32' or 'bfloat16'.
-        batch_size: Pairs attacked at once, over all devices of a process.
+        batch_size: Pairs attacked at once, over all devices of a process; no more than there are.
         trace: Keep the distance at each evaluation.
         keep_float32: Keep the adversarial before rounding, too.
         shard_size: Pairs in a file.
@@ -126,7 +126,7 @@ class Run:
         pairs = work_list(
             words, self.guides, pairing=found.pairing, count=self.count, seed=self.seed
         )
-        job = self._job()
+        job = self._job(most=len(pairs))
         if self.dry_run:
             print(told(dry_run(job, pairs), job))
             return 0
@@ -161,7 +161,7 @@ class Run:
             return run_share(job, pairs, out, *share, **options)
         return run(job, pairs, out, **options)
 
-    def _job(self) -> Any:
+    def _job(self, most: int) -> Any:
         from advjax.runs.work import Job
 
         if self.solver not in solvers.BY_NAME:
@@ -176,7 +176,8 @@ class Run:
             solver=None
             if self.attack.endswith("-fgrad")  # one step, without a solver
             else solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
-            batch_size=self.batch_size,
+            # Lanes that no pair of the list could fill would be computed all the same.
+            batch_size=min(self.batch_size, most),
             target_ratio=self.target_ratio,
             until_label=self.until_label,
             start=self.start,  # pyright: ignore[reportArgumentType]  # checked by the engine

@@ -74,14 +74,16 @@ def dry_run(job: Job, pairs: WorkList, seconds: float = MEASURED) -> dict[str, A
     (first, before), (last, after) = begun[0], begun[-1]
     rate = (after - before) / (last - first)
     pixels = 4 * int(np.prod(job.net.input_shape)) if job.keep_float32 else 0
+    batches = math.ceil(len(pairs) / job.batch_size)
     return {
         "pairs": len(pairs),
-        "batches": math.ceil(len(pairs) / job.batch_size),
+        "batches": batches,
         "images": len(names),
         "bytes_in": int(each * len(names)),
         "bytes_out": int((float(np.mean(sizes)) + pixels) * len(pairs)),
         "rate": rate,
-        "seconds": len(pairs) * budget / rate,
+        # The last batch takes as long as the others, however many of its lanes are empty.
+        "seconds": batches * job.batch_size * budget / rate,
     }
 
 
