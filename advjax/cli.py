@@ -35,9 +35,11 @@ class Attack:
         network: The network's name ('advjax weights list' shows them).
         weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
             fetch' has brought when not given.
+        attack: 'feature-opt', 'feature-linear', 'feature-fgrad', 'label-opt' or 'label-fgrad'.
         layer: The layer to match; the network's customary one when not given.
-        delta: The most a pixel may change, in levels of 255.
-        max_evaluations: Evaluations of the network and its gradient.
+        delta: The most a pixel may change, in levels of 255; nothing to label-opt.
+        max_evaluations: Evaluations of the network and its gradient (of label-opt: for each c that
+            it tries; the fast gradients take one step).
         solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
         start: Start from the source, or from a random point of the box.
         seed: For random weights and a random start.
@@ -50,6 +52,7 @@ class Attack:
 
     source: Positional[Path]
     guide: Positional[Path]
+    attack: str = "feature-opt"
     network: str = "efficientnet_lite0"
     weights: str | None = None
     layer: str | None = None
@@ -74,9 +77,12 @@ class Attack:
             self.source,
             self.guide,
             self.out,
+            attack=self.attack,
             layer=self.layer,
             delta=self.delta,
-            solver=solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
+            solver=None
+            if self.attack.endswith("-fgrad")  # one step, without a solver
+            else solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
             start=self.start,
             seed=self.seed,
             settings={
@@ -292,11 +298,21 @@ Command = (
 
 def _tell(record: dict[str, Any], out: Path) -> None:
     figures, labels = record["figures"], record["labels"]
+    attack = record["settings"]["attack"]
+    ended = f"after {figures['evaluations']} evaluations"
+    why = f" ({figures['status_text']})"
+    if attack.endswith("-fgrad"):  # no budget that could be raised
+        ended, why = "by one step", ""
     print(
         f"distance {figures['initial_distance']:.4g} -> {figures['distance']:.4g}, "
-        f"ratio {figures['ratio']:.3f} after {figures['evaluations']} evaluations "
-        f"in {figures['seconds']:.1f} s ({figures['status_text']})"
+        f"ratio {figures['ratio']:.3f} {ended} in {figures['seconds']:.1f} s{why}"
     )
+    if attack.startswith("label-"):
+        said = {True: "yes", False: "no"}
+        print(
+            f"takes the guide's label: {said[figures['takes_label']]}, rounded to 8 bits: "
+            f"{said[figures['takes_label_uint8']]}"
+        )
     if labels:
         tops = {name: f"{top[0][0]} {top[0][1]:.0%}" for name, top in labels.items()}
         print(", ".join(f"{name}: {top}" for name, top in tops.items()))

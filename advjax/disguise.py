@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from advjax import files
+from advjax import engine, files
+from advjax.attacks.label import LabelFgrad, LabelOpt
 from advjax.data.images import write_png
-from advjax.engine import AttackResult, attack
-from advjax.errors import AdvjaxError
+from advjax.engine import ATTACKS, LABEL_SOLVER, AttackResult
+from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 from advjax.sheet import Labels, Sheet, draw_sheet
 from advjax.solvers import ProjectedLBFGS, Status
 
 MOST_EVALUATIONS = 1_000_000  # for each of which a distance is kept
+# The attacks whose descent is drawn, and what falls in it where that is not the distance.
+_TRACED = {"feature-opt": None, "feature-linear": "Distance by linear map"}
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy")
 
 
@@ -32,6 +35,7 @@ def disguise(
     guide: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    attack: str = "feature-opt",
     layer: str | None = None,
     delta: float = 10.0,
     solver: Any = None,
@@ -50,9 +54,12 @@ def disguise(
         source: The image file to change.
         guide: The image file whose representation to take.
         out: A folder, made when missing.
-        layer: The layer to match; the network's customary one when None.
-        delta: Half-width of the box in levels of 255.
-        solver: `advjax.ProjectedLBFGS()` when None.
+        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad".
+        layer: The layer to match, by attacks on labels only measured; the network's customary one
+            when None.
+        delta: Half-width of the box in levels of 255; label-opt has none.
+        solver: The attack's own when None (see `advjax.attack_stream`); the fast gradients take
+            none.
         start: "source" or "random" (see `advjax.attack_stream`).
         seed: For a random start.
         settings: What else result.json should say of the settings (weights, ...).
@@ -65,9 +72,13 @@ def disguise(
         AdvjaxError: A file that cannot be read or written, or an argument that cannot be used.
     """
     out = Path(out)
-    solver = ProjectedLBFGS() if solver is None else solver
+    if attack not in ATTACKS:
+        raise UnknownName("attack", attack, ATTACKS)
+    kind = ATTACKS[attack]
+    if solver is None and not kind.one_step:
+        solver = LABEL_SOLVER if kind is LabelOpt else ProjectedLBFGS()
     (layer,) = net.check_layers(layer)
-    if solver.max_evaluations > MOST_EVALUATIONS:
+    if solver is not None and solver.max_evaluations > MOST_EVALUATIONS:
         raise AdvjaxError(
             f"max_evaluations is {solver.max_evaluations}; give at most {MOST_EVALUATIONS}"
         )
@@ -75,10 +86,11 @@ def disguise(
     inputs = {"source": _file(source), "guide": _file(guide)}
     _check_writable(out)
     begin = time.perf_counter()
-    result = attack(
+    result = engine.attack(
         net,
         images[0],
         images[1],
+        attack=attack,
         layer=layer,
         delta=delta,
         solver=solver,
@@ -95,15 +107,17 @@ def disguise(
             f"{distances[0]:g}); give other weights or another layer"
         )
     labels = _labels(net, np.stack([images[0], images[1], result.adversarial_uint8[0]]))
+    bound = None if kind is LabelOpt else float(delta)
     record = {
         "figures": figures(result, seconds),
         "labels": labels and dict(zip(("source", "guide", "adversarial"), labels, strict=True)),
         "settings": inputs
         | {
+            "attack": attack,
             "network": net.name,
             "layer": layer,
-            "delta": float(delta),
-            "solver": {"name": type(solver).__name__} | dataclasses.asdict(solver),
+            "delta": bound,
+            "solver": solver and {"name": type(solver).__name__} | dataclasses.asdict(solver),
             "start": start,
             "seed": seed,
         }
@@ -118,14 +132,18 @@ def disguise(
         source=images[0],
         guide=images[1],
         adversarial=result.adversarial_uint8[0],
-        delta=float(delta),
+        delta=bound,
         initial_distance=float(result.initial_distance[0]),
         distance=float(result.distance[0]),
         network=net.name,
         layer=layer,
         labels=labels,
-        trace=None if result.trace is None else result.trace[0],
+        # One step is no descent, and the objectives of label-opt's many c are not to be compared.
+        trace=result.trace[0] if result.trace is not None and attack in _TRACED else None,
+        trace_title=_TRACED.get(attack),
         names=(_shown(source), _shown(guide)),
+        attack=attack,
+        verdict=_verdict(record["figures"]) if kind in (LabelOpt, LabelFgrad) else "",
     )
     # Last: a folder with a result.json is whole. One of an earlier run must not speak for this one.
     _remove(out / "result.json")
@@ -147,6 +165,7 @@ def figures(result: AttackResult, seconds: float) -> dict[str, Any]:
         "distance": float(result.distance[0]),
         "distance_uint8": float(result.distance_uint8[0]),
         "initial_distance": initial,
+        "objective": float("nan") if result.objective is None else float(result.objective[0]),
         "seconds": round(seconds, 3),
         "trace": [] if result.trace is None else [float(d) for d in result.trace[0]],
     }
@@ -156,12 +175,27 @@ def figures(result: AttackResult, seconds: float) -> dict[str, Any]:
         else (value if np.isfinite(value) else None)
         for name, value in numbers.items()
     }
+
+    def taken(label: Any) -> bool | None:
+        wanted = result.guide_label
+        return None if label is None or wanted is None else bool(label[0] == wanted[0])
+
     ended = {
+        "takes_label": taken(result.label),
+        "takes_label_uint8": taken(result.label_uint8),
         "evaluations": int(result.evaluations[0]),
         "status": status.name,
         "status_text": status.text,
     }
     return ended | finite
+
+
+def _verdict(figures: dict[str, Any]) -> str:
+    if figures["takes_label_uint8"]:
+        return "Takes the guide's label"
+    if figures["takes_label"]:
+        return "Takes the guide's label, but not when rounded to 8 bits"
+    return "Does not take the guide's label"
 
 
 def _labels(net: Network, images: np.ndarray) -> tuple[Labels, Labels, Labels] | None:

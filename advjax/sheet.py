@@ -39,7 +39,7 @@ class Sheet:
         source: The image that was changed, [h, w, 3] or [h, w, 1], 0..255.
         guide: The image whose representation was approached; the same shape.
         adversarial: The result; the same shape.
-        delta: The bound on the change of a pixel, in levels of 0..255.
+        delta: The bound on the change of a pixel, in levels of 0..255; None: only the range.
         initial_distance: Distance between source and guide in the layer.
         distance: Distance between adversarial and guide in the layer.
         network: Name of the network; may be empty.
@@ -48,13 +48,16 @@ class Sheet:
             best first (three are shown); None for a network without classes.
         trace: Distance at each evaluation, from the source's own on; what is not finite is left
             out. None for a sheet without the plot.
+        trace_title: What the trace is of, where it is not the distance to the guide.
         names: Captions of source and guide, such as the names of their files; may be empty.
+        attack: Name of the attack; may be empty.
+        verdict: What to say first, before the distances; may be empty.
     """
 
     source: Shaped[np.ndarray, "h w c"]
     guide: Shaped[np.ndarray, "h w c"]
     adversarial: Shaped[np.ndarray, "h w c"]
-    delta: float
+    delta: float | None
     initial_distance: float
     distance: float
     network: str = ""
@@ -62,16 +65,19 @@ class Sheet:
     labels: tuple[Labels, Labels, Labels] | None = None
     trace: Float[np.ndarray, "evaluations"] | Sequence[float] | None = None
     names: tuple[str, str] = ("", "")
+    trace_title: str | None = None
+    attack: str = ""
+    verdict: str = ""
 
 
 def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
     """Draws an attack on one sheet and writes it as PNG, atomically.
 
     One row: source, guide, adversarial, and the difference between adversarial and source,
-    magnified about mid-grey by the largest whole factor that keeps `delta` in range. Under the
-    first three, the likeliest classes; the source's own top class is blue wherever it appears, the
-    guide's orange. Beside them the distance to the guide over the evaluations: pale, at each
-    evaluation; dark, the smallest so far.
+    magnified about mid-grey by the largest whole factor that keeps `delta` (without one, the
+    largest change) in range. Under the first three, the likeliest classes; the source's own top
+    class is blue wherever it appears, the guide's orange. Beside them the distance to the guide
+    over the evaluations: pale, at each evaluation; dark, the smallest so far.
 
     Args:
         path: The PNG file.
@@ -127,8 +133,19 @@ def _pictures(sheet: Sheet) -> list[np.ndarray]:
         if not np.isfinite(image).all():
             raise ImageError(f"{name} holds NaN or infinity; give values in 0..255")
         images.append(image)
-    difference = 127.5 + magnification(sheet.delta) * (images[2] - images[0])
+    difference = 127.5 + _factor(sheet) * (images[2] - images[0])
     return [np.clip(image, 0, 255) for image in (*images, difference)]
+
+
+def _factor(sheet: Sheet) -> int:
+    if sheet.delta is not None:
+        return magnification(sheet.delta)
+    # Less than a level is no change of an 8-bit image: a source that stayed has no difference.
+    return magnification(max(1.0, float(_changes(sheet).max())))
+
+
+def _changes(sheet: Sheet) -> np.ndarray:
+    return np.abs(np.asarray(sheet.adversarial, np.float64) - np.asarray(sheet.source))
 
 
 def magnification(delta: float) -> int:
@@ -174,7 +191,7 @@ def _draw(sheet: Sheet, pictures: list[np.ndarray]) -> "Figure":
         "Source",
         "Guide",
         "Adversarial",
-        f"Difference {TIMES} {magnification(sheet.delta)}",
+        f"Difference {TIMES} {_factor(sheet)}",
     ]
     colours = [SOURCE, GUIDE, INK, INK]
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -198,7 +215,8 @@ def _draw(sheet: Sheet, pictures: list[np.ndarray]) -> "Figure":
     _change(page, MARGIN + 3 * (PICTURE + GAP), sheet)
     if trace is not None:
         left = width - MARGIN - TRACE_RIGHT - TRACE
-        _text(page, left, HEADER - 0.14, "Distance to the guide", CAPTION, INK, weight="bold")
+        title = sheet.trace_title or "Distance to the guide"
+        _text(page, left, HEADER - 0.14, title, CAPTION, INK, weight="bold")
         # Down to the lowest bar of the labels, or to the pictures' edge.
         bottom = HEADER + PICTURE + (below - 0.6 if rows else -0.15)
         box = (left / width, 1 - bottom / height, TRACE / width, (bottom - HEADER) / height)
@@ -232,9 +250,11 @@ def _header(page: "Axes", sheet: Sheet, room: float, trace: np.ndarray | None) -
     if sheet.initial_distance > 0:
         ratio = sheet.distance / sheet.initial_distance
         title += f", ratio {ratio:.3f}" if ratio > 0.01 else f", ratio {ratio:.2g}"
-    _text(page, MARGIN, 0.72, title, TITLE, INK, room, weight="bold")
-    setting = [sheet.network, f"layer {sheet.layer}" if sheet.layer else ""]
-    setting.append(f"δ = {sheet.delta:g} of 255")
+    _text(page, MARGIN, 0.72, sheet.verdict or title, TITLE, INK, room, weight="bold")
+    setting = [sheet.network, sheet.attack, f"layer {sheet.layer}" if sheet.layer else ""]
+    if sheet.verdict:
+        setting.append(title[0].lower() + title[1:])
+    setting.append("" if sheet.delta is None else f"δ = {sheet.delta:g} of 255")
     if trace is not None:
         setting.append(f"{np.isfinite(trace).sum()} evaluations")
     _text(page, MARGIN, 1.08, "  ·  ".join(filter(None, setting)), CAPTION, QUIET, room)
@@ -279,7 +299,7 @@ def _percent(probability: float) -> str:
 
 
 def _change(page: "Axes", left: float, sheet: Sheet) -> None:
-    change = np.abs(np.asarray(sheet.adversarial, np.float64) - np.asarray(sheet.source))
+    change = _changes(sheet)
     y = HEADER + PICTURE + 0.37
     _text(page, left, y, f"largest {change.max():.1f} of 255", TEXT, QUIET)
     _text(page, left + PICTURE, y, f"mean {change.mean():.1f}", TEXT, QUIET, align="right")
@@ -295,6 +315,8 @@ def _trace(axes: "Axes", sheet: Sheet, trace: np.ndarray) -> None:
     # The starting point may be another than the source, and the trace is of lower precision: what
     # is marked is what the title says. Right of its point, where a falling curve never is.
     first, last = sheet.initial_distance, sheet.distance
+    if sheet.trace_title is not None:
+        first, last = float(values[0]), float(values.min())
     for x, y, colour, weight in ((1, first, SOURCE, "normal"), (at[-1], last, INK, "bold")):
         axes.plot([x], [y], "o", color=colour, markersize=8, clip_on=False, zorder=3)
         style = {"color": colour, "weight": weight, "size": TEXT, "va": "center"}

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+import advjax
 from advjax import cli
 from advjax.checkpoints.caffemodel import write_binaryproto, write_caffemodel
 from advjax.networks import conversion, zoo
@@ -378,3 +379,37 @@ def test_importing_advjax_is_quiet_and_light():
     code = f"import sys, advjax, advjax.cli; print(*({set(heavy)} & sys.modules.keys()), end='')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "attack", ["feature-opt", "feature-linear", "feature-fgrad", "label-opt", "label-fgrad"]
+)
+def test_every_attack_by_name(attack, run, folder, tmp_path):
+    out = tmp_path / "out"
+    status, said, err = run(*lenet(out, "--attack", attack, "--layer", "ip1", "--delta", 30))
+    assert (status, err) == (0, "")
+    assert sorted(os.listdir(out)) == FILES
+    record = json.loads((out / "result.json").read_text())
+    figures, settings = record["figures"], record["settings"]
+    assert settings["attack"] == attack
+    assert (settings["delta"] is None) == (attack == "label-opt")
+    assert (settings["solver"] is None) == attack.endswith("-fgrad")
+    assert ("takes the guide's label: " in said) == attack.startswith("label-")
+    assert ("by one step" in said) == attack.endswith("-fgrad")
+    # The same by the library, whose objectives and labels are tested elsewhere.
+    net = zoo.load("lenet", "lenet.safetensors")
+    images = [net.read(f"{name}.png") for name in ("source", "guide")]
+    solver = None if attack.endswith("-fgrad") else advjax.ProjectedLBFGS(max_evaluations=3)
+    options = {"attack": attack, "layer": "ip1", "delta": 30, "solver": solver}
+    result = advjax.attack(net, images[0], images[1], **options)
+    exact = load_file(out / "adversarial.safetensors")["adversarial"]
+    np.testing.assert_allclose(exact, result.adversarial[0], atol=1e-2)
+    assert figures["ratio"] == pytest.approx(float(result.ratio[0]), rel=1e-3)
+    assert figures["objective"] == pytest.approx(float(result.objective[0]), rel=1e-3, nan_ok=True)
+    assert figures["takes_label"] == bool(result.label[0] == result.guide_label[0])
+    assert figures["takes_label_uint8"] == bool(result.label_uint8[0] == result.guide_label[0])
+
+
+def test_an_attack_that_is_not_one(fail, tmp_path):
+    line = fail(*lenet(tmp_path / "out"), "--attack", "label-opd")
+    assert "attack 'label-opd' is not known; did you mean 'label-opt'?" in line

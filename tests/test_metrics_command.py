@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pyarrow.csv
@@ -10,8 +11,10 @@ from safetensors.numpy import load_file, save_file
 import advjax
 from advjax import cli
 from advjax.analysis.cases import ids_of, read_cases
+from advjax.analysis.runs import run_pairs
 from advjax.bank import build_bank, open_bank
 from advjax.data import read_image, write_png
+from advjax.errors import AdvjaxError
 
 PAIRS = [("outside/s.png", "photos/a/00.png"), ("photos/b/03.png", "outside/a/g.png")]
 LENET = ("--network", "lenet", "--weights", "orthonormal", "--layer", "ip1")
@@ -231,3 +234,88 @@ def test_inputs_that_are_nothing_of_the_kind(run, folder):
         assert status == 2
         assert message in err
         assert len(err.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """A run of three pairs and one that fails, and one of two layers."""
+    rows = ["source,guide,label,layer,delta", *(",".join([*pair, "b,,"]) for pair in PAIRS)]
+    rows += ["outside/s.png,outside/few/f.png,a,,5", "nothing.png,photos/a/00.png,,,"]
+    write(folder, "list.csv", *rows[1:], head=rows[0])
+    write(folder, "two.csv", *rows[1:3], rows[1].replace("b,,", ",ip2,"), head=rows[0])
+    words = ("--max-evaluations", "3", "--delta", "20", "--keep-float32", "--shard-size", "2")
+    for name, code in (("list", 1), ("two", 0)):
+        run = ("run", folder / f"{name}.csv", "--out", folder / name, *LENET, *words)
+        assert cli.main([str(word) for word in run]) == code
+    return folder
+
+
+def test_a_run_is_measured_as_its_attacks_one_by_one(run, runs, tmp_path):
+    out = tmp_path / "t.parquet"
+    status, said, err = run("list", "--bank-images", "photos", "--bank", "bank", "--out", out)
+    assert status == 2  # the third pair's guide is of a class with too few images
+    assert "class 'few' leaves 3 neighbours for guide 2" in err
+    words = ("--bank-images", "photos", "--neighbours", 2, "--out", out, "--batch-size", 2)
+    status, said, _ = run("list", *words)
+    assert status == 0
+    assert "3 pairs at ip1 of lenet, bank of 58 images" in said
+    assert "left out: 1 pairs that could not be attacked" in said
+    table = pyarrow.parquet.read_table(out).to_pydict()
+    rows = advjax.open_run("list").table().to_pylist()[:3]
+    for name in ("ratio", "ratio_uint8", "distance", "initial_distance", "max_change"):
+        np.testing.assert_allclose(table[name], [row[name] for row in rows], rtol=1e-4)
+    assert table["id"] == [row["id"] for row in rows]
+    assert table["delta"] == [20, 20, 5]
+    assert table["guide_class"] == ["a", "a", "few"]
+    assert run("attacks", *words, "--images", "outside", "--out", tmp_path / "a.parquet")[0] == 0
+    alone = pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pydict()
+    for name in ("nearest_ratio", "common", "delta_rank", "delta_l", "omega", "ssim"):
+        np.testing.assert_allclose(table[name][:2], alone[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_of_several_layers_is_measured_at_the_one_named(run, runs, tmp_path):
+    words = ("two", "--bank-images", "photos", "--out", tmp_path / "t.csv")
+    status, _, err = run(*words)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "has pairs at ip1, ip2; name one with --layer" in err
+    status, _, err = run(*words, "--layer", "pool1")
+    assert status == 2
+    assert "layer of the run 'pool1' is not known" in err
+    status, said, err = run(*words, "--layer", "ip2", "--components", 4)
+    assert status == 0, err
+    assert "1 pairs at ip2" in said
+
+
+def test_a_run_whose_images_were_moved_and_other_weights(run, runs, tmp_path):
+    shutil.copytree(runs / "two", tmp_path / "run")
+    (runs / "outside").rename(tmp_path / "there")
+    try:
+        words = (tmp_path / "run", "--bank-images", "photos", "--layer", "ip1")
+        words = (*words, "--out", tmp_path / "t.csv")
+        status, _, err = run(*words)
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert "image 'outside/s.png' of the run is not in" in err
+        assert run(*words, "--images", tmp_path / "there")[0] == 0
+    finally:
+        (tmp_path / "there").rename(runs / "outside")
+    status, _, err = run(*words, "--weights", "random")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "weights 'random' are other ones: name the file with --weights" in err
+
+
+def test_a_run_from_python(runs):
+    net = lenet()
+    pairs = run_pairs(advjax.open_run(runs / "two"), net, layer="ip1")
+    bank = open_bank(runs / "bank", net)
+    found = advjax.analyse(
+        pairs.results(),
+        bank,
+        net,
+        pairs.sources,
+        pairs.guides,
+        layer=pairs.layer,
+        **pairs.ids(bank, runs / "photos"),
+    )
+    assert found.table["guide_id"].tolist() == ["a/00.png", ""]
+    with pytest.raises(AdvjaxError, match="is of weights"):
+        run_pairs(advjax.open_run(runs / "two"), advjax.load("lenet", "random"))

@@ -44,6 +44,7 @@ SHEET = Sheet(
 
 
 def drawn(path, sheet: Sheet) -> np.ndarray:
+    path.parent.mkdir(exist_ok=True)
     draw_sheet(path, sheet)
     assert os.listdir(path.parent) == [path.name]
     return read_image(path)
@@ -202,3 +203,22 @@ def test_a_sheet_of_photographs_is_small_enough_to_send(shared, tmp_path):
     draw_sheet(tmp_path / "sheet.png", sheet)
     assert (tmp_path / "sheet.png").stat().st_size < 1.5e6
     assert cv2.imread(str(tmp_path / "sheet.png")).shape[1] == 1920
+
+
+def test_without_a_bound_the_largest_change_is_magnified(tmp_path):
+    unbounded = dataclasses.replace(SHEET, delta=None, trace=None, verdict="Taken", attack="one")
+    image = drawn(tmp_path / "sheet.png", unbounded)
+    # Its changes are +10, 0 and -6: the same as under a bound of 10.
+    colours = (128 + 120, 128, 128 - 72)
+    assert len(where(image, colours)[0]) > 1000
+
+
+def test_what_is_not_the_distance_is_marked_with_its_own_ends(tmp_path):
+    own = {"trace": np.array([9.0, 3.0, 4.0]), "trace_title": "By another map"}
+    given = dataclasses.replace(SHEET, **own)
+    same = dataclasses.replace(given, initial_distance=9.0, distance=3.0, trace_title=None)
+    one = drawn(tmp_path / "a" / "sheet.png", given)
+    other = drawn(tmp_path / "b" / "sheet.png", same)
+    # The plots below their titles agree, although the distances do not.
+    top, left = one.shape[0] // 3, 3 * one.shape[1] // 4
+    np.testing.assert_array_equal(one[top:, left:], other[top:, left:])

@@ -176,7 +176,7 @@ def _adversarials(results: Any, net: Network, count: int) -> Iterator[Any]:
             np.asarray(net.check_images(image, f"adversarial of result {index}"))[0]
             for image in pair
         ]
-        names = ("evaluations", "status")
+        names = ("id", "delta", "evaluations", "status")  # a run's rows have the first two
         more = {name: getattr(one, name) for name in names if hasattr(one, name)}
         yield Result(index, images[0], images[1], more)
 

@@ -32,6 +32,7 @@ class Case(NamedTuple):
     guide_class: str | None = None
     source_id: str | None = None
     guide_id: str | None = None
+    label: str | None = None  # of the pair, in a run's work list
 
 
 class Adversarial(NamedTuple):
@@ -65,7 +66,7 @@ def read_cases(
         if not found:
             raise AdvjaxError(
                 f"{str(path)!r} has no {RESULT} of 'advjax attack', nor have its folders; give "
-                "such a folder, or a CSV file of source, guide, adversarial"
+                "such a folder, the directory of a run, or a CSV file of source, guide, adversarial"
             )
         return _of_attacks(found, [Path(folder) for folder in images])
     return _of_table(path), {}
@@ -194,7 +195,8 @@ def ids_of(cases: Sequence[Case], bank: Bank, folder: Path | None) -> dict[str, 
     """Which images of the bank the sources and guides are, and their classes.
 
     A file in the bank's folder is that image of the bank. The class of another is the one given,
-    or that of the folder it is in, if the bank has such a class.
+    or that of the folder it is in, if the bank has such a class; or, of a guide, the pair's label,
+    if that is one.
     """
     found: dict[str, list[str | None]] = {}
     top = None if folder is None else folder.resolve()
@@ -210,4 +212,8 @@ def ids_of(cases: Sequence[Case], bank: Bank, folder: Path | None) -> dict[str, 
             label or (file.parent.name if file.parent.name in bank.classes else None)
             for label, file in zip(labels, files, strict=True)
         ]
+    for i, case in enumerate(cases):
+        nothing = found["guide_ids"][i] is None and found["guide_classes"][i] is None
+        if nothing and case.label in bank.classes:
+            found["guide_classes"][i] = case.label
     return found

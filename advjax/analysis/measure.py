@@ -88,7 +88,10 @@ def measure(
         figures |= _labels(**labels)
     figures |= _visibility(*(np.asarray(images.pop(name), np.float32) for name in _SHOWN))
     table = _names(setting, index)
-    table |= {name: np.array([int(one.more[name]) for one in batch]) for name in batch[0].more}
+    for name in batch[0].more:
+        values = [one.more[name] for one in batch]
+        kind = {"id": object, "delta": np.float64}.get(name, np.int64)
+        table[name] = np.array(values, kind)
     table |= {name: np.asarray(value)[:real] for name, value in figures.items()}
     table |= _neighbourhoods(setting, index, **features)
     table |= _means(setting.protocol, points)

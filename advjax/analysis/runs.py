@@ -1,0 +1,262 @@
+"""A run of `advjax run` to be measured: its pairs' files, and its adversarials one at a time."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import Float, UInt8
+
+from advjax.analysis.cases import Case, ids_of
+from advjax.bank import Bank
+from advjax.bank.store import network_key
+from advjax.data import Preprocessing, list_images
+from advjax.data.images import decode_image
+from advjax.errors import AdvjaxError, UnknownName, WeightsError
+from advjax.networks import zoo
+from advjax.networks.network import Network
+from advjax.runs.images import TFDS, Reader
+from advjax.runs.reading import RunData
+from advjax.runs.store import MANIFEST
+
+READ = 16  # adversarials decoded at a time
+ROW = ("index", "id", "source", "guide", "pair_label", "layer", "delta", "error")
+
+
+class RunResult(NamedTuple):
+    """One row of a run, as `analyse` takes it."""
+
+    index: int  # the place of its source and guide in `RunPairs`
+    adversarial: Float[np.ndarray, "h w c"]
+    adversarial_uint8: UInt8[np.ndarray, "h w c"]
+    id: str
+    delta: float
+    evaluations: int
+
+
+class Images(Sequence):
+    """Images that are read when they are asked for, the latest kept."""
+
+    def __init__(self, reader: Reader, names: list[str]):
+        self.reader, self.names = reader, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.reader(self.names[i])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunPairs:
+    """The pairs of a run that were attacked at one layer.
+
+    Attributes:
+        run: The run.
+        net: The network it was made with.
+        layer: The layer to measure.
+        cases: Files, classes and labels of the pairs, in the order of the work list.
+        places: The places of the pairs in the work list.
+        failed: Rows left out because the pair could not be attacked.
+        missing: Pairs that have no row yet.
+    """
+
+    run: RunData
+    net: Network
+    layer: str
+    cases: list[Case]
+    places: list[int]
+    failed: int
+    missing: int
+
+    @property
+    def sources(self) -> Images:
+        """The sources, read when they are asked for."""
+        return self._images("source")
+
+    @property
+    def guides(self) -> Images:
+        """The guides, likewise."""
+        return self._images("guide")
+
+    def ids(self, bank: Bank, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+        """Which images of the bank the pairs are, and their classes: arguments of `analyse`.
+
+        Args:
+            bank: The bank.
+            folder: The folder it was built from.
+        """
+        return ids_of(self.cases, bank, None if folder is None else Path(folder))
+
+    def results(self) -> Iterator[RunResult]:
+        """The adversarials, a few in memory at a time; float32 where the run kept it."""
+        place_of = {place: i for i, place in enumerate(self.places)}
+        shape = self.net.input_shape
+        pixels = ["adversarial_png", "adversarial_float32"]
+        for path in (*self.run.store.shards().values(), *self.run.store.unfinished().values()):
+            columns = ["index", "id", "delta", "evaluations", *pixels]
+            for batch in pq.ParquetFile(path).iter_batches(READ, columns=columns):
+                exact = batch["adversarial_float32"]
+                for row, known in enumerate(batch.drop_columns(pixels).to_pylist()):
+                    place = known.pop("index")
+                    if place not in place_of:
+                        continue
+                    png = batch["adversarial_png"][row].as_py()
+                    rounded = decode_image(png, f"adversarial {place}", shape[-1])
+                    image = rounded.astype(np.float32)
+                    if exact[row].is_valid:
+                        image = exact[row].values.to_numpy().reshape(shape)
+                    yield RunResult(place_of[place], image, rounded, **known)
+
+    def _images(self, name: str) -> Images:
+        names = [str(getattr(case, name)) for case in self.cases]
+        return Images(self.run.reader(self.net), names)
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the directory of a run."""
+    return Path(path, MANIFEST).is_file() and Path(path, "pairs.parquet").is_file()
+
+
+def run_network(
+    run: RunData,
+    *,
+    network: str | None = None,
+    weights: Any = None,
+    mean: Any = None,
+    resize: bool | None = None,
+) -> Network:
+    """The network that a run was made with.
+
+    A run notes the SHA-256 of its weights, not where they lie: name the file, unless they are those
+    of the catalogue, or random or orthonormal ones.
+
+    Raises:
+        AdvjaxError: Another network, other weights or another mean.
+    """
+    noted = run.settings
+    name = network or noted["network"]
+    if name not in zoo.ARCHITECTURES and network is None:
+        raise AdvjaxError(
+            f"the run {str(run.path)!r} is of network {name!r}, which is not advjax's own; measure "
+            "it from Python, with advjax.analysis.runs.run_pairs"
+        )
+    tried = (None, "random", "orthonormal") if weights is None else (weights,)
+    for each in tried:
+        try:
+            net = zoo.load(name, each, seed=noted["seed"], mean=mean, resize=bool(resize))
+        except WeightsError:
+            if weights is not None:
+                raise
+            continue
+        if resize is None and noted["preprocessing"] is not None:
+            made = Preprocessing(**noted["preprocessing"])
+            net = dataclasses.replace(net, preprocessing=made)
+        if network_key(net)["weights"] == noted["weights"]:
+            break
+    else:
+        what = "are not given" if weights is None else f"{str(weights)!r} are other ones"
+        raise AdvjaxError(
+            f"the run {str(run.path)!r} has weights with SHA-256 {noted['weights'][:12]}..., mean "
+            f"included; weights {what}: name the file with --weights (and --mean, where the run "
+            "had one)"
+        )
+    return net
+
+
+def run_pairs(
+    run: RunData,
+    net: Network,
+    *,
+    layer: str | None = None,
+    images: Sequence[str | os.PathLike[str]] = (),
+) -> RunPairs:
+    """The pairs of a run, finished or not, for `advjax.analyse`.
+
+    Args:
+        run: What `advjax.open_run` gave.
+        net: The network the run was made with.
+        layer: The layer to measure. In a run of several layers, the pairs attacked at that one are
+            taken; in a run of one, all of them, and that layer when None.
+        images: Folders to look for sources and guides in, when they have been moved.
+
+    Raises:
+        AdvjaxError: Another network's run, several layers and none named, an image that is not
+            found, or no pair that was attacked.
+
+    Example:
+        `pairs = run_pairs(advjax.open_run("run"), net)`, then `advjax.analyse(pairs.results(),
+        bank, net, pairs.sources, pairs.guides, layer=pairs.layer, **pairs.ids(bank, "photos"))`
+    """
+    key = network_key(net)
+    for name in ("network", "input_shape", "weights"):
+        if run.settings[name] != key[name]:
+            raise AdvjaxError(
+                f"the run {str(run.path)!r} is of {name} {run.settings[name]!r}, not {key[name]!r};"
+                " give the network it was made with"
+            )
+    rows = run.table(ROW).to_pylist()
+    layers = sorted({row["layer"] for row in rows})
+    if len(layers) > 1:
+        if layer is None:
+            raise AdvjaxError(
+                f"the run {str(run.path)!r} has pairs at {', '.join(layers)}; name one with --layer"
+            )
+        if layer not in layers:
+            raise UnknownName("layer of the run", layer, layers)
+        rows = [row for row in rows if row["layer"] == layer]
+    good = [row for row in rows if row["error"] is None]
+    if not good:
+        raise AdvjaxError(
+            f"the run {str(run.path)!r} has no pair that was attacked ({len(rows)} failed); see "
+            "'advjax run status'"
+        )
+    find = _Finder(Path(run.store.manifest["root"]), [Path(folder) for folder in images])
+    cases = [
+        Case(find(row["source"]), find(row["guide"]), Path(), label=row["pair_label"])
+        for row in good
+    ]
+    return RunPairs(
+        run=run,
+        net=net,
+        layer=layer or layers[0],
+        cases=cases,
+        places=[row["index"] for row in good],
+        failed=len(rows) - len(good),
+        missing=run.pairs - len(run),
+    )
+
+
+class _Finder:
+    """Where the images of a work list are now."""
+
+    def __init__(self, root: Path, folders: list[Path]):
+        self.root, self.folders = root, folders
+        self.found: dict[str, Path] = {}
+        self.by_name: dict[str, list[Path]] | None = None
+
+    def __call__(self, name: str) -> Path:
+        if name not in self.found:
+            self.found[name] = Path(name) if name.startswith(TFDS) else self._find(name)
+        return self.found[name]
+
+    def _find(self, name: str) -> Path:
+        for folder in (self.root, *self.folders):
+            if (folder / name).is_file():
+                return folder / name
+        if self.by_name is None:
+            self.by_name = {}
+            for file in {file for folder in self.folders for file in list_images(folder)}:
+                self.by_name.setdefault(file.name, []).append(file)
+        there = self.by_name.get(Path(name).name, [])
+        if len(there) == 1:
+            return there[0]
+        what = f"in {len(there)} places" if there else "not"
+        raise AdvjaxError(
+            f"image {name!r} of the run is not in {str(self.root)!r}, and {what} in "
+            f"{', '.join(map(str, self.folders)) or 'any other folder'}; name its folder with "
+            "--images"
+        )
