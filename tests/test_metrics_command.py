@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.csv
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import advjax
 from advjax import cli
-from advjax.analysis.cases import ids_of, read_cases
+from advjax.analysis.cases import Case, ids_of, read_cases
 from advjax.analysis.runs import run_pairs
 from advjax.bank import build_bank, open_bank
 from advjax.data import read_image, write_png
@@ -319,3 +320,22 @@ def test_a_run_from_python(runs):
     assert found.table["guide_id"].tolist() == ["a/00.png", ""]
     with pytest.raises(AdvjaxError, match="is of weights"):
         run_pairs(advjax.open_run(runs / "two"), advjax.load("lenet", "random"))
+
+
+def test_an_image_of_the_bank_is_known_through_links(tmp_path):
+    real = tmp_path / "elsewhere" / "1.png"
+    bank = tmp_path / "bank"
+    for folder in (real.parent, bank / "cat"):
+        folder.mkdir(parents=True)
+    real.touch()
+    (bank / "cat" / "a.png").symlink_to(real)
+    (tmp_path / "link").symlink_to(bank)
+    classes = SimpleNamespace(classes=("cat",))
+    for folder in (bank, tmp_path / "link"):
+        for within in (bank, tmp_path / "link"):
+            case = Case(real, within / "cat" / "a.png", real)
+            found = ids_of([case], classes, folder)
+            assert found["guide_classes"] == ["cat"]
+            assert found["source_ids"] == [None]
+            if folder == within:
+                assert found["guide_ids"] == ["cat/a.png"]

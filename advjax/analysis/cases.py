@@ -199,17 +199,16 @@ def ids_of(cases: Sequence[Case], bank: Bank, folder: Path | None) -> dict[str, 
     if that is one.
     """
     found: dict[str, list[str | None]] = {}
-    top = None if folder is None else folder.resolve()
     for name in ("source", "guide"):
-        files = [getattr(case, name).resolve() for case in cases]
+        files = [getattr(case, name) for case in cases]
         given = [getattr(case, f"{name}_id") for case in cases]
         found[f"{name}_ids"] = [
-            id or (file.relative_to(top).as_posix() if top and top in file.parents else None)
-            for id, file in zip(given, files, strict=True)
+            id or _id_of(file, folder) for id, file in zip(given, files, strict=True)
         ]
         labels = [getattr(case, f"{name}_class") for case in cases]
         found[f"{name}_classes"] = [
-            label or (file.parent.name if file.parent.name in bank.classes else None)
+            label
+            or next((w.parent.name for w in _ways(file) if w.parent.name in bank.classes), None)
             for label, file in zip(labels, files, strict=True)
         ]
     for i, case in enumerate(cases):
@@ -217,3 +216,15 @@ def ids_of(cases: Sequence[Case], bank: Bank, folder: Path | None) -> dict[str, 
         if nothing and case.label in bank.classes:
             found["guide_classes"][i] = case.label
     return found
+
+
+def _id_of(file: Path, folder: Path | None) -> str | None:
+    """The file's path in the folder, if it is there; each may be reached through links."""
+    tops = () if folder is None else _ways(folder)
+    inside = (w.relative_to(top) for w in _ways(file) for top in tops if top in w.parents)
+    return next((path.as_posix() for path in inside), None)
+
+
+def _ways(path: Path) -> tuple[Path, Path]:
+    """As it is named, and where its links lead."""
+    return Path(os.path.abspath(path)), path.resolve()
