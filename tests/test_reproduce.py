@@ -5,14 +5,17 @@ import io
 import signal
 from contextlib import redirect_stdout
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import advjax
 from advjax import cli
 from advjax.bank import build_bank
 from advjax.data import write_png
+from advjax.networks import zoo
 from advjax.reproduce import fig5, published, table1, table2
 from advjax.reproduce.lab import Cell, Lab
 from advjax.reproduce.pairs import draw_pairs
@@ -25,6 +28,18 @@ PROTOCOL = ("--near", 8, "--reference", 6, "--far", 10, 14, "--components", 3)
 BUDGET = ("--pairs", 5, "--max-evaluations", 6, "--batch-size", 5, "--deltas", 10, 25)
 MORE = ("--linear-evaluations", 3, "--label-evaluations", 2, "--invert-evaluations", 3)
 EVALUATIONS = {"feature-opt": 6, "feature-linear": 3, "label-opt": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """The tests compare with attacks that the command has compiled already."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +57,8 @@ def images(tmp_path_factory):
 
 
 def words(images, out, *targets, more=()):
-    given = (*targets, *LENET, *PROTOCOL, *BUDGET, *MORE, "--out", out, *more)
-    return ["reproduce", *map(str, given), "--images", str(images / "train")]
+    given = (*targets, *LENET, *PROTOCOL, *BUDGET, *MORE, "--out", out)
+    return ["reproduce", *map(str, (*given, "--images", images / "train", *more))]
 
 
 @pytest.fixture(scope="module")
@@ -232,14 +247,16 @@ def test_an_interrupted_command_goes_on(images, made, tmp_path, monkeypatch, cap
         return original(*args, watch=watch, **more)
 
     monkeypatch.setattr(run, "attack_blocks", interrupted)
-    assert cli.main(words(images, tmp_path, "fig5")) == 130
+    command = words(images, tmp_path, "fig5", more=("--layers", "ip1"))
+    assert cli.main(command) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len(calls) == 2
     assert not (tmp_path / "fig5.csv").exists()
-    assert cli.main(words(images, tmp_path, "fig5")) == 0
-    assert len(calls) <= 1 + 8  # the first cell was done, and maybe the second
+    assert cli.main(command) == 0
+    assert len(calls) in (4, 5)  # of four cells the first was done; the second, if it was quicker
     there, here = (table(at / "fig5.csv") for at in (made[0], tmp_path))
-    np.testing.assert_allclose(column(here, "ratio"), column(there, "ratio"), rtol=1e-5)
+    expected = [float(row["ratio"]) for row in there if row["layer"] == "ip1"]
+    np.testing.assert_allclose(column(here, "ratio"), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +265,7 @@ def test_an_interrupted_command_goes_on(images, made, tmp_path, monkeypatch, cap
         (("fig9",), "target 'fig9' is not known; did you mean 'fig"),
         ((), "targets is empty; give 'all' or some of fig1: "),
         (("fig3", "--images", "few"), "class 'a' leaves 2 neighbours"),
-        (("fig3", "--far", "40", "50"), "leaves 26 neighbours for guide 0"),
+        (("fig3", "--far", "40", "50"), "leaves 25 neighbours for guide 0"),
         (("fig4", "--reference", "9"), "reference, near and far are 9, 8, (10, 14)"),
         (("fig5", "--pairs", "100000"), "make 360 of different classes"),
         (("fig5", "--images", "flat"), "is in no folder by class"),
@@ -269,14 +286,12 @@ def test_mistakes_are_one_line_before_any_attack(
 ):
     monkeypatch.chdir(images)
     write_png(images / "flat" / "0.png", np.zeros((28, 28, 1), np.uint8))
-    command = words(images, tmp_path, *given)
-    if "--images" in given:
-        command = command[:-2]
-    assert cli.main(command) == 2
+    target, more = given[:1], given[1:]
+    assert cli.main(words(images, tmp_path, *target, more=more)) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_images_must_be_given(tmp_path, capsys):
@@ -286,8 +301,11 @@ def test_images_must_be_given(tmp_path, capsys):
 
 def test_another_protocol_does_not_mix_with_what_is_there(images, made, capsys):
     out, _ = made
+    before = {path: path.read_bytes() for path in out.glob("*.*")}
     assert cli.main([*words(images, out, "fig5"), "--max-evaluations", "7"]) == 2
     assert "holds a run with other settings (solver" in capsys.readouterr().err
+    assert cli.main([*words(images, out, "fig5"), "--pairs", "4"]) == 2
+    assert {path: path.read_bytes() for path in out.glob("*.*")} == before
 
 
 def test_dimensions_are_those_of_the_paper(tmp_path, capsys):
@@ -316,12 +334,15 @@ def test_published_numbers_stand_beside_their_own_network_only():
 
 @pytest.mark.parametrize("network", LAYERS)
 def test_layers_exist_and_are_in_order(network):
-    net = advjax.load(network, "random")
-    at = list(net.layers)
+    row = zoo.architecture(network)
+    module = nnx.eval_shape(lambda: row.build(None))
+    image = jax.ShapeDtypeStruct((1, *row.input_shape), np.float32)
+    at = []
+    nnx.eval_shape(lambda module, image: at.extend(module(image)), module, image)
     for names in LAYERS[network]:
         places = [at.index(name) for name in names]
         assert places == sorted(places)
-    assert LAYERS[network].shown[-1] == net.layer
+    assert LAYERS[network].shown[-1] == row.layer
 
 
 def folder(classes, each):
@@ -341,7 +362,7 @@ def test_pairs_differ_spread_over_sources_and_classes_and_depend_on_the_seed():
     assert all(source[0] != guide[0] for source, guide in both)
     assert len(set(first.sources)) == 4
     assert len(set(first.guides)) == 9
-    assert {first.guide_classes.count(label) for label in "abc"} <= {5, 6, 7, 8}
+    assert min(first.guide_classes.count(label) for label in "abc") >= 5
     assert first.source_classes == [name[0] for name in first.sources]
     assert both == list(zip(pairs[1].sources, pairs[1].guides, strict=True))
     assert both != list(zip(pairs[2].sources, pairs[2].guides, strict=True))
@@ -353,7 +374,7 @@ def test_every_second_source_is_of_a_class_of_the_training_images():
     )
     guides = Images(["n01440764/a", "other/b"], ["n01440764", "other"])
     found = draw_pairs(
-        sources, guides, guides.classes, pairs=7, source_count=4, guide_count=9, seed=0
+        sources, guides, guides.classes, pairs=6, source_count=4, guide_count=9, seed=0
     )
     known = dict(zip(found.sources, found.source_classes, strict=True))
     assert sorted(map(str, known.values())) == ["None", "None", "n01440764", "n01440764"]

@@ -88,8 +88,9 @@ def figure(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
         panel = axes[pools.index(pool), layers.index(layer)]
         scatter(panel, table)
         panel.set_title(f"{layer}, {pool} guides", loc="left")
-        panel.label_outer(remove_inner_ticks=False)
         panel.set_ylabel("Ω(x, g)" if layer == layers[0] else "")
+        if pool != pools[-1]:
+            panel.set_xlabel("")
     drawn.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(POINTS)
     )

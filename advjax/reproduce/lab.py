@@ -125,7 +125,7 @@ class Lab:
         return tuple(sorted({name for name in self.training.classes if name is not None}))
 
     def pairs(self, pool: str) -> PairSet:
-        """The pairs of a pool, drawn once; also written to OUT/pairs-POOL.csv."""
+        """The pairs of a pool, drawn once."""
         if pool not in self._pairs:
             s = self.settings
             if pool in (TRAIN, VALIDATION):
@@ -137,7 +137,7 @@ class Lab:
             else:
                 sources = guides = _images(failure_of(s, pool)[1])
                 classes = sorted({name for name in guides.classes if name is not None})
-            drawn = draw_pairs(
+            self._pairs[pool] = draw_pairs(
                 sources,
                 guides,
                 classes,
@@ -146,14 +146,18 @@ class Lab:
                 guide_count=s.guide_count,
                 seed=s.seed,
             )
-            self._pairs[pool] = drawn
-            write_pairs(s.out / f"pairs-{pool}.csv", drawn)
         return self._pairs[pool]
 
     # Before any work
 
     def check(self, cells: Iterable[Cell], measured: bool) -> None:
         """Raises, before any attack, what would stop one or its measurement later."""
+        s = self.settings
+        if measured and (s.images or "").startswith(TFDS):
+            raise AdvjaxError(
+                f"images is {s.images!r}, but neighbours are searched in a folder of images by "
+                "class; give one"
+            )
         for cell in cells:
             job = self._job(cell)
             job.check(cell.layer)
@@ -161,13 +165,8 @@ class Lab:
             if there is not None:
                 check_same(there, job.settings(pairs.work))
         if measured:
-            s = self.settings
-            if (s.images or "").startswith(TFDS):
-                raise AdvjaxError(
-                    f"images is {s.images!r}, but neighbours are searched in a folder of images by "
-                    "class; give one"
-                )
-            numbers = [self.classes.index(name or "") for name in self.training.classes]
+            number = {name: i for i, name in enumerate(self.classes)}
+            numbers = [number[name or ""] for name in self.training.classes]
             ids = tuple(self._id(name) or "" for name in self.training.names)
             listed = Bank(
                 Path(s.images or ""), "", "", {}, ids, np.array(numbers, np.int32), self.classes
@@ -181,7 +180,7 @@ class Lab:
     # Attacks
 
     def attack(self, cells: Sequence[Cell]) -> None:
-        """Does every attack that is not there yet.
+        """Does every attack that is not there yet; its pairs are also written to a CSV file.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the same again goes on.
@@ -189,6 +188,8 @@ class Lab:
         from advjax.runs.run import run
 
         cells = list(dict.fromkeys(cells))
+        for pool in {cell.pool for cell in cells}:
+            write_pairs(self.settings.out / f"pairs-{pool}.csv", self.pairs(pool))
         for number, cell in enumerate(cells, 1):
             done = run(self._job(cell), self.pairs(cell.pool).work, self.folder(cell))
             if not done.whole:
@@ -290,7 +291,8 @@ class Lab:
         """Ids and classes of the training images, as `analyse` takes them."""
 
         def inside(names: list[str | None]) -> list[str | None]:
-            return [name if name in self.classes else None for name in names]
+            classes = set(self.classes)
+            return [name if name in classes else None for name in names]
 
         return {
             "guide_ids": [self._id(name) for name in pairs.guides],
@@ -300,9 +302,11 @@ class Lab:
         }
 
     def _id(self, name: str) -> str | None:
-        top = Path(self.settings.images or "").resolve()
-        path = Path(name)
-        return path.relative_to(top).as_posix() if top in path.parents else None
+        return name.removeprefix(self._top) if name.startswith(self._top) else None
+
+    @functools.cached_property
+    def _top(self) -> str:
+        return Path(self.settings.images or "").resolve().as_posix() + "/"
 
 
 class _Lazy:

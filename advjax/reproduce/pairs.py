@@ -56,14 +56,14 @@ def draw_pairs(
     rng = np.random.default_rng(seed)
     of_source = known_classes(sources, classes)
     of_guide = known_classes(guides, classes)
-    inside = [i for i in range(len(of_source)) if of_source[i] in classes]
-    outside = [i for i in range(len(of_source)) if of_source[i] not in classes]
+    known = set(classes)
+    inside = [i for i, label in enumerate(of_source) if label in known]
+    outside = [i for i, label in enumerate(of_source) if label not in known]
     rows = _in_turn([rng.permutation(inside), rng.permutation(outside)])[:source_count]
-    groups = [
-        rng.permutation([i for i, name in enumerate(of_guide) if name == label])
-        for label in dict.fromkeys(of_guide)
-    ]
-    columns = _in_turn(groups)[: min(guide_count, len(of_guide))]
+    members: dict[str | None, list[int]] = {}
+    for i, label in enumerate(of_guide):
+        members.setdefault(label, []).append(i)
+    columns = _in_turn([rng.permutation(group) for group in members.values()])[:guide_count]
     chosen: list[tuple[int, int]] = []
     for turn in range(len(rows)):
         for place, guide in enumerate(columns):
@@ -93,10 +93,10 @@ def known_classes(images: Images, classes: Sequence[str]) -> list[str | None]:
         >>> known_classes(Images(["n01440764_tench.jpg"], [None]), ["n01440764"])
         ['n01440764']
     """
-    numbers = {imagenet_class_of(name): name for name in classes}
+    known, numbers = set(classes), {imagenet_class_of(name): name for name in classes}
     found = []
     for name, label in zip(images.names, images.classes, strict=True):
-        number = None if label in classes or name.startswith(TFDS) else imagenet_class_of(name)
+        number = None if label in known or name.startswith(TFDS) else imagenet_class_of(name)
         found.append(label if number is None else numbers.get(number, label))
     return found
 
