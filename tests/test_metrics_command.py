@@ -260,7 +260,7 @@ def test_a_run_is_measured_as_its_attacks_one_by_one(run, runs, tmp_path):
     status, said, _ = run("list", *words)
     assert status == 0
     assert "3 pairs at ip1 of lenet, bank of 58 images" in said
-    assert "left out: 1 pairs that could not be attacked" in said
+    assert "left out, not having been attacked: 1" in said
     table = pyarrow.parquet.read_table(out).to_pydict()
     rows = advjax.open_run("list").table().to_pylist()[:3]
     for name in ("ratio", "ratio_uint8", "distance", "initial_distance", "max_change"):

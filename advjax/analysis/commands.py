@@ -110,7 +110,7 @@ class Metrics:
         pairs = run_pairs(run, net, layer=self.layer, images=folders)
         said = []
         if pairs.failed:
-            said.append(f"left out: {pairs.failed:,} pairs that could not be attacked")
+            said.append(f"left out, not having been attacked: {pairs.failed:,}")
         if pairs.missing:
             said.append(f"the run is unfinished: {pairs.missing:,} of {run.pairs:,} pairs to come")
         images = pairs.sources, pairs.guides
