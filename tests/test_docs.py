@@ -9,6 +9,7 @@ import re
 import shlex
 import textwrap
 from pathlib import Path
+from string import Template
 
 import jax
 import pytest
@@ -60,7 +61,10 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 def test_the_commands_of_a_page_are_commands(page):
     for info, code in blocks(page):
         if info.split()[:1] == ["sh"]:
+            variables = {}
             for line in code.replace("\\\n", " ").split("\n"):
-                words = shlex.split(line, comments=True)
+                if given := re.fullmatch(r'(\w+)="([^"]*)"', line):
+                    variables[given[1]] = given[2]
+                words = shlex.split(Template(line).safe_substitute(variables), comments=True)
                 if words[:1] == ["advjax"]:
                     cli._parse(words[1:])  # raises AdvjaxError for what it does not know
