@@ -486,6 +486,7 @@ def test_active_bounds_are_the_true_ones(x64):
     [
         ({"history_dtype": "int8"}, "history_dtype"),
         ({"history": 0}, "history"),
+        ({"scaling": (0.0, 3.0)}, "scaling"),
         ({"max_evaluations": 0}, "max_evaluations"),
     ],
 )
