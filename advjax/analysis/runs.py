@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 from jaxtyping import Float, UInt8
 
 from advjax.analysis.cases import Case, ids_of
 from advjax.bank import Bank
 from advjax.bank.store import network_key
 from advjax.data import Preprocessing, list_images
-from advjax.data.images import decode_image
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import zoo
 from advjax.networks.network import Network
-from advjax.runs.images import TFDS, Reader
+from advjax.runs.images import TFDS, LazyImages
 from advjax.runs.reading import RunData
 from advjax.runs.store import MANIFEST
 
-READ = 16  # adversarials decoded at a time
 ROW = ("index", "id", "source", "guide", "pair_label", "layer", "delta", "error")
 
 
@@ -35,19 +33,6 @@ class RunResult(NamedTuple):
     id: str
     delta: float
     evaluations: int
-
-
-class Images(Sequence):
-    """Images that are read when they are asked for, the latest kept."""
-
-    def __init__(self, reader: Reader, names: list[str]):
-        self.reader, self.names = reader, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, i: Any) -> Any:
-        return self.reader(self.names[i])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,12 +58,12 @@ class RunPairs:
     missing: int
 
     @property
-    def sources(self) -> Images:
+    def sources(self) -> LazyImages:
         """The sources, read when they are asked for."""
         return self._images("source")
 
     @property
-    def guides(self) -> Images:
+    def guides(self) -> LazyImages:
         """The guides, likewise."""
         return self._images("guide")
 
@@ -94,26 +79,14 @@ class RunPairs:
     def results(self) -> Iterator[RunResult]:
         """The adversarials, a few in memory at a time; float32 where the run kept it."""
         place_of = {place: i for i, place in enumerate(self.places)}
-        shape = self.net.input_shape
-        pixels = ["adversarial_png", "adversarial_float32"]
-        for path in (*self.run.store.shards().values(), *self.run.store.unfinished().values()):
-            columns = ["index", "id", "delta", "evaluations", *pixels]
-            for batch in pq.ParquetFile(path).iter_batches(READ, columns=columns):
-                exact = batch["adversarial_float32"]
-                for row, known in enumerate(batch.drop_columns(pixels).to_pylist()):
-                    place = known.pop("index")
-                    if place not in place_of:
-                        continue
-                    png = batch["adversarial_png"][row].as_py()
-                    rounded = decode_image(png, f"adversarial {place}", shape[-1])
-                    image = rounded.astype(np.float32)
-                    if exact[row].is_valid:
-                        image = exact[row].values.to_numpy().reshape(shape)
-                    yield RunResult(place_of[place], image, rounded, **known)
+        mine = ds.field("index").isin(self.places)
+        columns = ("index", "id", "delta", "evaluations")
+        for known, image, rounded in self.run.adversarials(columns, mine):
+            yield RunResult(place_of[known.pop("index")], image, rounded, **known)
 
-    def _images(self, name: str) -> Images:
+    def _images(self, name: str) -> LazyImages:
         names = [str(getattr(case, name)) for case in self.cases]
-        return Images(self.run.reader(self.net), names)
+        return LazyImages(self.run.reader(self.net), names)
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:

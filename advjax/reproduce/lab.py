@@ -12,7 +12,6 @@ from advjax import solvers
 from advjax.analysis import Adversarial, Analysis, analyse
 from advjax.analysis.subjects import find_subjects
 from advjax.bank import Bank, build_bank
-from advjax.data.images import decode_image
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
 from advjax.networks.network import Network
@@ -20,14 +19,13 @@ from advjax.reproduce.pairs import PairSet, draw_pairs, write_pairs
 from advjax.reproduce.published import DELTA
 from advjax.reproduce.settings import LAYERS, Settings, Subject
 from advjax.runs import open_run
-from advjax.runs.images import TFDS, Reader
+from advjax.runs.images import TFDS, LazyImages, Reader
 from advjax.runs.pairs import Images, find_images
 from advjax.runs.schema import ERROR
 from advjax.runs.store import check_same, open_store
 from advjax.runs.work import Job
 
 TRAIN, VALIDATION, FAILURES = "train", "validation", "failures"
-READ = 8  # adversarials read from a file at a time
 
 
 class Interrupted(KeyboardInterrupt):
@@ -237,19 +235,9 @@ class Lab:
         """The images of a run, in no order; with `count` those of the first pairs alone."""
         import pyarrow.dataset as ds
 
-        data = open_run(self.folder(cell))
-        shape = tuple(data.settings["input_shape"])
-        filter = ds.field("status") != ERROR
-        if count is not None:
-            filter = filter & (ds.field("index") < count)
-        names = ["index", "adversarial_png", "adversarial_float32"]
-        for batch in data.dataset().to_batches(columns=names, filter=filter, batch_size=READ):
-            for i, png, exact in zip(*(batch[name] for name in names), strict=True):
-                rounded = decode_image(png.as_py(), f"adversarial {i}", shape[-1])
-                image = rounded.astype(np.float32)
-                if exact.is_valid:
-                    image = np.asarray(exact.values, np.float32).reshape(shape)
-                yield Adversarial(i.as_py(), image, rounded)
+        first = None if count is None else ds.field("index") < count
+        for known, image, rounded in open_run(self.folder(cell)).adversarials(filter=first):
+            yield Adversarial(known["index"], image, rounded)
 
     def image(self, cell: Cell, name: str) -> np.ndarray:
         """An image of the work list as the network was given it."""
@@ -265,8 +253,8 @@ class Lab:
                 self.adversarials(cell),
                 self._bank(cell.subject),
                 net,
-                _Lazy(reader, pairs.sources),
-                _Lazy(reader, pairs.guides),
+                LazyImages(reader, pairs.sources),
+                LazyImages(reader, pairs.guides),
                 layer=cell.layer,
                 sparsity_layers=self.counted(cell.subject),
                 protocol=s.protocol,
@@ -307,19 +295,6 @@ class Lab:
     @functools.cached_property
     def _top(self) -> str:
         return Path(self.settings.images or "").resolve().as_posix() + "/"
-
-
-class _Lazy:
-    """Images that are read when they are asked for."""
-
-    def __init__(self, reader: Reader, names: Sequence[str]):
-        self.reader, self.names = reader, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.reader(self.names[i])
 
 
 def failure_of(settings: Settings, pool: str) -> tuple[Subject, str]:

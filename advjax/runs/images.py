@@ -8,6 +8,7 @@ import functools
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ class Reader:
         return prepare(image, self.net.preprocessing, f"image {name!r}")
 
 
+class LazyImages(Sequence):
+    """The images of a list, read when they are asked for."""
+
+    def __init__(self, reader: Reader, names: list[str]):
+        self.reader, self.names = reader, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.reader(self.names[i])
+
+
 def tfds_images(where: str) -> tuple[list[str], list[str | None]]:
     """Names `tfds:SET:SPLIT#FILE`, and classes, of every image of `tfds:SET:SPLIT`.
 
@@ -127,7 +141,7 @@ def _tfds(where: str) -> _Tfds:
     try:
         skip = {key: tfds.decode.SkipDecoding() for key in images}
         source = builder.as_data_source(split, decoders=skip)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # tfds's, of files that cannot be read at random
         raise AdvjaxError(
             f"{where!r} is not in array_record form; prepare it with file_format='array_record'"
         ) from error

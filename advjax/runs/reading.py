@@ -18,6 +18,7 @@ from advjax.runs.schema import COLUMNS, SCHEMA
 from advjax.runs.store import RunError, Store, open_store
 
 IMAGES = ("adversarial_png", "adversarial_float32")  # not read unless asked for
+READ = 16  # images decoded at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,6 +90,37 @@ class RunData:
         for path in [*self.store.shards().values(), *self.store.unfinished().values()]:
             names = None if columns is None else list(columns)
             yield from pq.read_table(path, columns=names).to_pylist()
+
+    def adversarials(
+        self, columns: Sequence[str] = ("index",), filter: Any = None
+    ) -> Iterator[tuple[dict[str, Any], Float[np.ndarray, "h w c"], UInt8[np.ndarray, "h w c"]]]:
+        """For each pair that was attacked its columns, its adversarial and the rounded one.
+
+        They come shard by shard, a few in memory at a time; the first is as before rounding where
+        the run kept it.
+
+        Args:
+            columns: Names of columns.
+            filter: A `pyarrow.dataset` expression.
+        """
+        shape = tuple(self.settings["input_shape"])
+        wanted = ds.field("adversarial_png").is_valid()
+        if filter is not None:
+            wanted = wanted & filter
+        for batch in self.dataset().to_batches(
+            columns=[*columns, *IMAGES],
+            filter=wanted,
+            batch_size=READ,
+            batch_readahead=1,
+            fragment_readahead=1,
+        ):
+            png, exact = (batch[name] for name in IMAGES)
+            for i, known in enumerate(batch.select(list(columns)).to_pylist()):
+                rounded = decode_image(png[i].as_py(), f"adversarial of {known}", shape[-1])
+                image = rounded.astype(np.float32)
+                if exact[i].is_valid:
+                    image = exact[i].values.to_numpy().reshape(shape)
+                yield known, image, rounded
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         """The adversarial of a pair, as it was rounded.
