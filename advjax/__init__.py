@@ -30,6 +30,7 @@ from advjax.errors import AdvjaxError as AdvjaxError
 from advjax.networks.network import Network as Network
 from advjax.networks.zoo import load as load
 from advjax.runs import open_run as open_run
+from advjax.smoothing import Smoothing as Smoothing
 from advjax.solvers import ProjectedLBFGS as ProjectedLBFGS
 from advjax.solvers import ScipyLBFGSB as ScipyLBFGSB
 from advjax.solvers import SignMomentum as SignMomentum

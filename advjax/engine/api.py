@@ -16,6 +16,7 @@ from advjax.engine.results import AttackResult, Pair, PairResult, Progress, Prog
 from advjax.engine.stream import BLOCK, Stream, read_ahead
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
+from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
 
 PRECISIONS = ("highest", "tensorfloat32", "bfloat16")
@@ -65,6 +66,7 @@ def make_plan(
     trace: bool = False,
     precision: str = "highest",
     devices: Sequence[Any] | None = None,
+    smoothing: Smoothing | None = None,
 ) -> Plan:
     """Return the plan for an attack and a solver that `resolve` gave."""
     return Plan(
@@ -77,6 +79,7 @@ def make_plan(
         trace=trace,
         precision=precision,
         devices=tuple(devices) if devices else (jax.local_devices()[0],),
+        smoothing=smoothing,
     )
 
 
@@ -98,6 +101,7 @@ def attack_stream(
     ordered: bool = True,
     precision: str = "highest",
     devices: Sequence[Any] | None = None,
+    smoothing: Smoothing | None = None,
     progress: bool | Callable[[Progress], bool | None] | None = False,
 ) -> Iterator[PairResult]:
     """Attack a stream of pairs of any length, `batch_size` at a time, in constant memory.
@@ -133,6 +137,8 @@ def attack_stream(
         precision: Of matrix products while solving: "highest" (float32), "tensorfloat32" or
             "bfloat16". Reported distances are evaluated again at "highest".
         devices: Where the lanes live; the first local device when None.
+        smoothing: How the gradient's kinks are smoothed over the budget (`advjax.Smoothing`); None:
+            exact gradients. Values, distances and stopping rules are of the network itself always.
         progress: Show a bar on standard error; None: if it is a terminal. Or a function that is
             called with a `Progress` after each chunk; if it returns True, the stream ends once the
             pairs that are finished have been yielded.
@@ -173,6 +179,7 @@ def attack_stream(
         trace=trace,
         precision=precision,
         devices=devices,
+        smoothing=smoothing,
     )
     stream = Stream(
         net, plan, delta=check_delta(delta), target_ratio=target_ratio, start=start, seed=seed

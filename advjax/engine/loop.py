@@ -150,7 +150,9 @@ def solve_on_host(
         labels, target = [], without_batch(problem.target)
 
         def evaluate(x, target=target, scale=scale, labels=labels):
-            value, gradient, label = stream.programs.evaluation(stream.net.params, x, target, scale)
+            value, gradient, label = stream.programs.evaluation(
+                stream.net.params, x, target, scale, np.int32(len(labels))
+            )
             labels.append(int(label))
             return value, gradient
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from advjax.attacks.base import Attack
 from advjax.networks.network import activations
+from advjax.smoothing import Smoothing, smooth_kinks
 from advjax.solvers import Box, Status
 
 NO_LABEL = -1
@@ -48,6 +49,7 @@ class Plan:
     trace: bool
     precision: str
     devices: tuple[Any, ...]
+    smoothing: Smoothing | None = None
 
 
 class Programs(NamedTuple):
@@ -72,13 +74,22 @@ def programs_of(plan: Plan) -> Programs:
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
-    def evaluations(params, x, target, scale):
-        """Compute scaled objectives, gradients and labels (or NO_LABEL) of flat images."""
+    def evaluations(params, x, target, scale, count):
+        """Compute scaled objectives, gradients and labels (or NO_LABEL) of flat images.
+
+        `count` is each lane's evaluations so far; the width of its kinks depends on them alone.
+        """
+        width = plan.smoothing and plan.smoothing.width(count / solver.max_evaluations)
 
         def loss(x):
             names = attack.needs + extra
             images = x.reshape(-1, *shape)
-            values, features = attack.loss(lambda i: activate(params, i, names), images, target)
+
+            def activate_smoothly(images):
+                exact = functools.partial(activate, params, names=names)
+                return exact(images) if width is None else smooth_kinks(exact)(width, images)
+
+            values, features = attack.loss(activate_smoothly, images, target)
             values = values * scale
             labels = jnp.argmax(features[extra[0]], -1) if extra else jnp.full(len(x), NO_LABEL)
             # The rows are independent: the gradient of the sum is each one's own.
@@ -87,9 +98,9 @@ def programs_of(plan: Plan) -> Programs:
         gradients, (values, labels) = jax.grad(loss, has_aux=True)(x)
         return values, gradients, labels
 
-    def evaluation(params, x, target, scale):
+    def evaluation(params, x, target, scale, count):
         """Do the same for one image."""
-        one = jax.tree.map(lambda leaf: leaf[None], (x, target, scale))
+        one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, scale, count))
         return jax.tree.map(lambda leaf: leaf[0], evaluations(params, *one))
 
     def step(lane: Lanes, objective) -> Lanes:
@@ -115,10 +126,12 @@ def programs_of(plan: Plan) -> Programs:
         if getattr(solver, "evaluates_elsewhere", False):
 
             def alone(lane):
-                return step(lane, lambda x: evaluation(params, x, lane.target, lane.scale))
+                count = lane.state.evaluations
+                return step(lane, lambda x: evaluation(params, x, lane.target, lane.scale, count))
 
             return jax.vmap(alone)(lanes)
-        evaluated = evaluations(params, lanes.state.trial, lanes.target, lanes.scale)
+        state = lanes.state
+        evaluated = evaluations(params, state.trial, lanes.target, lanes.scale, state.evaluations)
         return jax.vmap(lambda lane, here: step(lane, lambda x: here))(lanes, evaluated)
 
     def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
