@@ -22,7 +22,7 @@ from advjax.checkpoints import catalogue
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
 from advjax.reproduce.commands import Reproduce
-from advjax.runs.commands import Run
+from advjax.runs.commands import Run, chosen_smoothing, chosen_solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,13 @@ class Attack:
         attack: 'feature-opt', 'feature-linear', 'feature-fgrad', 'label-opt' or 'label-fgrad'.
         layer: The layer to match; the network's customary one when not given.
         delta: The most a pixel may change, in levels of 255; nothing to label-opt.
-        max_evaluations: Evaluations of the network and its gradient (of label-opt: for each c that
-            it tries; the fast gradients take one step).
-        solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
+        max_evaluations: Evaluations of the network and its gradient, of label-opt for each c that
+            it tries; the attack's own number when not given (500, of label-opt 100). The fast
+            gradients take one step.
+        solver: The minimiser; the attack's own when not given (feature-opt has 'sign', label-opt
+            and feature-linear 'lbfgs').
+        smoothing: Widths of the gradient's smoothed kinks, from the first evaluation to the last;
+            'off': exact gradients; 'auto': the attack's own, if the solver has no line search.
         start: Start from the source, or from a random point of the box.
         seed: For random weights and a random start.
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
@@ -57,8 +61,9 @@ class Attack:
     weights: str | None = None
     layer: str | None = None
     delta: float = 10.0
-    max_evaluations: int = 500
-    solver: str = "lbfgs"
+    max_evaluations: int | None = None
+    solver: Literal["lbfgs", "sign", "scipy"] | None = None
+    smoothing: Literal["auto", "off"] | tuple[float, float] = "auto"
     start: str = "source"
     seed: int = 0
     mean: Path | None = None
@@ -67,8 +72,7 @@ class Attack:
 
     def run(self) -> None:
         """Does it."""
-        if self.solver not in solvers.BY_NAME:
-            raise UnknownName("solver", self.solver, solvers.BY_NAME)
+        solver = chosen_solver(self.attack, self.solver, self.max_evaluations)
         net = zoo.load(
             self.network, self.weights, seed=self.seed, mean=self.mean, resize=self.resize
         )
@@ -80,9 +84,8 @@ class Attack:
             attack=self.attack,
             layer=self.layer,
             delta=self.delta,
-            solver=None
-            if self.attack.endswith("-fgrad")  # one step, without a solver
-            else solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
+            solver=solver,
+            smoothing=chosen_smoothing(self.smoothing),
             start=self.start,
             seed=self.seed,
             settings={

@@ -38,6 +38,7 @@ def disguise(
     layer: str | None = None,
     delta: float = 10.0,
     solver: Any = None,
+    smoothing: Any = "auto",
     start: str = "source",
     seed: int = 0,
     settings: dict[str, Any] | None = None,
@@ -59,6 +60,7 @@ def disguise(
         delta: Half-width of the box in levels of 255; label-opt has none.
         solver: The attack's own when None (see `advjax.attack_stream`); the fast gradients take
             none.
+        smoothing: Of the gradient's kinks (see `advjax.attack_stream`).
         start: "source" or "random" (see `advjax.attack_stream`).
         seed: For a random start.
         settings: What else result.json should say of the settings (weights, ...).
@@ -72,6 +74,7 @@ def disguise(
     """
     out = Path(out)
     resolved, solver = engine.resolve(net, attack, layer, None, solver)
+    smoothing = engine.choose_smoothing(resolved, solver, smoothing)
     (layer,) = resolved.layers
     name = resolved.name
     if solver.max_evaluations > MOST_EVALUATIONS:
@@ -89,6 +92,7 @@ def disguise(
         attack=resolved,
         delta=delta,
         solver=solver,
+        smoothing=smoothing,
         trace=True,
         start=start,
         seed=seed,
@@ -116,6 +120,7 @@ def disguise(
             "layer": layer,
             "delta": bound,
             "solver": {"name": type(solver).__name__} | dataclasses.asdict(solver),
+            "smoothing": smoothing and dataclasses.asdict(smoothing),
             "start": start,
             "seed": seed,
         }

@@ -37,8 +37,8 @@ class Smoothing:
         last: Width at the end of the budget.
 
     Example:
-        >>> Smoothing(0.5, 0.005).width(jnp.array([0.0, 0.5, 1.0])).round(4).tolist()
-        [0.5, 0.05, 0.005]
+        >>> print(Smoothing(0.5, 0.005).width(jnp.array([0.0, 0.5, 1.0])).round(4))
+        [0.5   0.05  0.005]
     """
 
     first: float = 0.5
@@ -85,8 +85,8 @@ def smooth_kinks(
     Example:
         >>> relu = smooth_kinks(jax.nn.relu)
         >>> slope = jax.grad(lambda x: relu(0.25, x).sum())(jnp.array([[-2.0, 0.0, 1.0, 3.0]]))
-        >>> slope.round(3).tolist()  # m is 1.5, the ramp ends at -1.5 and 1.5
-        [[0.0, 0.5, 0.833, 1.0]]
+        >>> print(slope.round(3))  # m is 1.5, the ramp goes from -1.5 to 1.5
+        [[0.    0.5   0.833 1.   ]]
     """
 
     @functools.wraps(function)
@@ -174,7 +174,13 @@ class _Interpreter:
         if name in ("max", "min"):
             x, c = inputs if self._constant(inputs[1]) is not None else inputs[::-1]
             level = self._constant(c)
-            if level is not None and self._constant(x) is None and _is_float(x):
+            # An infinite level (softmax has one) is never met.
+            if (
+                level is not None
+                and np.isfinite(level)
+                and self._constant(x) is None
+                and _is_float(x)
+            ):
                 ends = (level, None) if name == "max" else (None, level)
                 return [self._kink(_bind(equation, inputs)[0], x, *ends)]
         elif name == "clamp":
@@ -309,16 +315,15 @@ class _Interpreter:
 
 
 def _bind(equation: Any, inputs: list[Any]) -> Sequence[Any]:
-    """Evaluate one equation as it is.
-
-    Through a jaxpr of its own: the way from an equation's parameters to a call of its primitive has
-    changed between JAX releases.
-    """
-    names = [v for v in equation.invars if not isinstance(v, core.Literal)]
-    values = [x for x, v in zip(inputs, equation.invars, strict=True) if v in names]
-    unique = dict(zip(names, values, strict=True))
-    jaxpr = core.Jaxpr((), tuple(unique), tuple(equation.outvars), [equation])
-    return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, ()))(*unique.values())
+    """Evaluate one equation as it is."""
+    primitive = equation.primitive
+    parameters = primitive.get_bind_params(equation.params)
+    if isinstance(parameters, tuple):  # JAX before 0.10: functions and parameters apart
+        functions, parameters = parameters
+        results = primitive.bind(*functions, *inputs, **parameters)
+    else:
+        results = primitive.bind(*inputs, **parameters)
+    return results if primitive.multiple_results else [results]
 
 
 def _is_bare_kink(jaxpr: Any) -> bool:

@@ -28,8 +28,8 @@ def test_there_is_no_cycle():
 
 def test_the_bottom_knows_nobody():
     found = imports()
-    for name in ("data", "solvers", "metrics", "checkpoints"):
+    for name in ("data", "solvers", "smoothing", "metrics", "checkpoints"):
         assert found[name] <= EVERYBODYS
     assert found["networks"] <= {"data", "checkpoints"} | EVERYBODYS
-    assert found["attacks"] <= {"networks", "solvers"} | EVERYBODYS
-    assert found["engine"] <= {"attacks", "networks", "solvers"} | EVERYBODYS
+    assert found["attacks"] <= {"networks", "smoothing", "solvers"} | EVERYBODYS
+    assert found["engine"] <= {"attacks", "networks", "smoothing", "solvers"} | EVERYBODYS

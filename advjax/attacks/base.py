@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from advjax.attacks.box import PixelBox, pixel_box
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
+from advjax.smoothing import Smoothing
 from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, Solver
 
 Activate = Callable[[Float[Array, "b h w c"]], Mapping[str, Array]]
@@ -54,6 +55,7 @@ class Attack:
         squared: The objective is the square of a Euclidean distance, so that its root is one.
         one_step: The gradient is taken once, at the start; the attack accepts no solver.
         to_label: The attack aims at a label: the pair's own or the guide's.
+        exact: The objective contains derivatives of the network, so that they must not be smoothed.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Attack:
     squared: ClassVar[bool] = False
     one_step: ClassVar[bool] = False
     to_label: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.layers:
@@ -114,6 +117,11 @@ class Attack:
     def default_solver(self) -> Solver | ScipyLBFGSB:
         """The solver that runs when none is given; `max_evaluations` is of one attempt."""
         return ProjectedLBFGS()
+
+    @property
+    def default_smoothing(self) -> Smoothing | None:
+        """The smoothing of gradients with a solver that accepts it, unless another is given."""
+        return None
 
     @property
     def attempts(self) -> int:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from jaxtyping import Array, Float
 
 from advjax.attacks.base import Activate, Attack, PairData, squared_distance
-from advjax.solvers import SignedStep
+from advjax.smoothing import Smoothing
+from advjax.solvers import ScipyLBFGSB, SignedStep, SignMomentum, Solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,16 @@ class FeatureOpt(Attack):
 
     name: ClassVar[str] = "feature-opt"
     squared: ClassVar[bool] = True
+
+    @property
+    def default_solver(self) -> Solver | ScipyLBFGSB:
+        """Sign steps with momentum: with smoothed gradients the nearest to the guide of all."""
+        return SignMomentum()
+
+    @property
+    def default_smoothing(self) -> Smoothing | None:
+        """Widths from .5 to .01."""
+        return Smoothing()
 
     def initial(self, pair: PairData, target: Any) -> float:
         """Return the objective at the source."""
@@ -66,3 +77,8 @@ class FeatureFgrad(FeatureOpt):
     def default_solver(self) -> SignedStep:
         """The signed step."""
         return SignedStep()
+
+    @property
+    def default_smoothing(self) -> None:
+        """None: the gradient at the start is the paper's."""
+        return None

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from advjax.attacks.base import Activate, PairData, squared_distance
 from advjax.attacks.feature import FeatureOpt
+from advjax.solvers import ProjectedLBFGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,17 @@ class FeatureLinear(FeatureOpt):
     """
 
     name: ClassVar[str] = "feature-linear"
+    exact: ClassVar[bool] = True
+
+    @property
+    def default_solver(self) -> ProjectedLBFGS:
+        """Projected L-BFGS: the objective is a quadratic."""
+        return ProjectedLBFGS()
+
+    @property
+    def default_smoothing(self) -> None:
+        """None: the linear map is the network's own derivative."""
+        return None
 
     def target(self, pair: PairData) -> Any:
         """Return the guide's activations and the source, where the network is linearised."""

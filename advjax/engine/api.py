@@ -57,6 +57,27 @@ def resolve(
     return filled, solver
 
 
+def choose_smoothing(
+    attack: Attack, solver: Any, smoothing: Smoothing | Literal["auto"] | None
+) -> Smoothing | None:
+    """Return the smoothing of a solve; "auto" is the attack's if the solver accepts it.
+
+    Raises:
+        AdvjaxError: Not a smoothing, or one that the attack or the solver cannot have.
+    """
+    if smoothing == "auto":
+        accepts = getattr(solver, "accepts_smoothing", False)
+        return attack.default_smoothing if accepts else None
+    if smoothing is None:
+        return None
+    if not isinstance(smoothing, Smoothing):
+        raise AdvjaxError(f"smoothing is {smoothing!r}; give an advjax.Smoothing, None or 'auto'")
+    if attack.exact or isinstance(solver, ScipyLBFGSB):
+        who = attack.name if attack.exact else type(solver).__name__
+        raise AdvjaxError(f"smoothing is {smoothing}, and {who} needs exact gradients; give None")
+    return smoothing
+
+
 def make_plan(
     net: Network,
     attack: Attack,
@@ -101,7 +122,7 @@ def attack_stream(
     ordered: bool = True,
     precision: str = "highest",
     devices: Sequence[Any] | None = None,
-    smoothing: Smoothing | None = None,
+    smoothing: Smoothing | Literal["auto"] | None = "auto",
     progress: bool | Callable[[Progress], bool | None] | None = False,
 ) -> Iterator[PairResult]:
     """Attack a stream of pairs of any length, `batch_size` at a time, in constant memory.
@@ -122,9 +143,9 @@ def attack_stream(
         layer: The layer to match, or several; the network's default layer when None.
         layer_weights: One number for each layer; 1 when None.
         delta: Half-width of the box in levels of 255.
-        solver: See `advjax.solvers`; the attack's `default_solver` when None, which is
-            `advjax.ProjectedLBFGS()`, for label-opt with 100 evaluations for each c. The fast
-            gradients take none.
+        solver: See `advjax.solvers`; the attack's `default_solver` when None: of feature-opt
+            `advjax.SignMomentum()`, of feature-linear `advjax.ProjectedLBFGS()`, of label-opt the
+            same with 100 evaluations for each c. The fast gradients take none.
         batch_size: Lanes, over all devices; "auto": as many as the devices' memory holds. A batch
             that turns out too large is halved, with a warning.
         target_ratio: A pair is done when its distance is this fraction of the initial one.
@@ -137,8 +158,9 @@ def attack_stream(
         precision: Of matrix products while solving: "highest" (float32), "tensorfloat32" or
             "bfloat16". Reported distances are evaluated again at "highest".
         devices: Where the lanes live; the first local device when None.
-        smoothing: How the gradient's kinks are smoothed over the budget (`advjax.Smoothing`); None:
-            exact gradients. Values, distances and stopping rules are of the network itself always.
+        smoothing: `advjax.Smoothing` of the gradient's kinks over the budget; None: exact
+            gradients; "auto": that of the attack (feature-opt has one) if the solver has no line
+            search. Values, distances and stopping rules are of the network itself always.
         progress: Show a bar on standard error; None: if it is a terminal. Or a function that is
             called with a `Progress` after each chunk; if it returns True, the stream ends once the
             pairs that are finished have been yielded.
@@ -171,6 +193,7 @@ def attack_stream(
         raise UnknownName("precision", precision, PRECISIONS)
     if until_label and spec.output is None:
         raise AdvjaxError(f"until_label needs an output layer, and {net.name} names none")
+    smoothing = choose_smoothing(spec, solver, smoothing)
     plan = make_plan(
         net,
         spec,

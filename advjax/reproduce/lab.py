@@ -215,6 +215,7 @@ class Lab:
             layer=cell.layer,
             delta=cell.delta,
             solver=solver,
+            smoothing=None,  # the paper's method has exact gradients
             # Lanes that no pair needs would be computed all the same.
             batch_size=min(s.batch_size, s.pairs),
             seed=s.seed,

@@ -4,13 +4,14 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from advjax import solvers
+from advjax import attacks, solvers
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
+from advjax.smoothing import Smoothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,12 @@ class Run:
         resize: Resize files straight to the network's input, as the paper's authors did.
         layer: The layer to match; the network's customary one when not given.
         delta: The most a pixel may change, in levels of 255.
-        solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
+        solver: The minimiser; the attack's own when not given (feature-opt has 'sign', label-opt
+            and feature-linear 'lbfgs').
         max_evaluations: Evaluations of the network and its gradient, for each pair (of label-opt:
-            for each c that it tries).
+            for each c that it tries); the attack's own number when not given.
+        smoothing: Widths of the gradient's smoothed kinks, from the first evaluation to the last;
+            'off': exact gradients; 'auto': the attack's own, if the solver has no line search.
         target_ratio: A pair is done when its distance is this share of the initial one.
         until_label: A pair is done when it takes the guide's label.
         start: Start from the source, or from a random point of the box.
@@ -79,8 +83,9 @@ class Run:
     resize: bool = False
     layer: str | None = None
     delta: float = 10.0
-    solver: str = "lbfgs"
-    max_evaluations: int = 500
+    solver: Literal["lbfgs", "sign", "scipy"] | None = None
+    max_evaluations: int | None = None
+    smoothing: Literal["auto", "off"] | tuple[float, float] = "auto"
     target_ratio: float | None = None
     until_label: bool = False
     start: str = "source"
@@ -164,8 +169,6 @@ class Run:
     def _job(self, most: int) -> Any:
         from advjax.runs.work import Job
 
-        if self.solver not in solvers.BY_NAME:
-            raise UnknownName("solver", self.solver, solvers.BY_NAME)
         return Job(
             net=zoo.load(
                 self.network, self.weights, seed=self.seed, mean=self.mean, resize=self.resize
@@ -173,9 +176,8 @@ class Run:
             attack=self.attack,
             layer=self.layer,
             delta=self.delta,
-            solver=None
-            if self.attack.endswith("-fgrad")  # one step, without a solver
-            else solvers.BY_NAME[self.solver](max_evaluations=self.max_evaluations),
+            solver=chosen_solver(self.attack, self.solver, self.max_evaluations),
+            smoothing=chosen_smoothing(self.smoothing),
             # Lanes that no pair of the list could fill would be computed all the same.
             batch_size=min(self.batch_size, most),
             target_ratio=self.target_ratio,
@@ -187,6 +189,23 @@ class Run:
             keep_float32=self.keep_float32,
             shard_size=self.shard_size,
         )
+
+
+def chosen_solver(attack: str, name: str | None, max_evaluations: int | None) -> Any:
+    """Return the solver of the options; None for an attack of one step, which takes none."""
+    if attack not in attacks.BY_NAME:
+        raise UnknownName("attack", attack, attacks.BY_NAME)
+    kind = attacks.BY_NAME[attack]()
+    if kind.one_step:
+        return None
+    return solvers.choose(kind.default_solver, name, max_evaluations)
+
+
+def chosen_smoothing(option: str | tuple[float, float]) -> Any:
+    """Return the smoothing of the option --smoothing."""
+    if isinstance(option, tuple):
+        return Smoothing(*option)
+    return None if option == "off" else option
 
 
 def _tell(outcome: Any, out: Path, seconds: float) -> int:

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from advjax.attacks.base import Attack
 from advjax.bank.store import network_key
-from advjax.engine import Pair, PairResult, Progress, attack_stream, resolve
+from advjax.engine import Pair, PairResult, Progress, attack_stream, choose_smoothing, resolve
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.runs.images import Reader
@@ -33,6 +33,7 @@ from advjax.runs.pairs import WorkList
 from advjax.runs.rows import Item, failed_row, result_row, table_of
 from advjax.runs.schema import ERROR
 from advjax.runs.store import Block
+from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
 
 AHEAD = 32  # pairs whose images are being read
@@ -50,7 +51,8 @@ class Job:
         attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad".
         layer: For the pairs that name none; the network's customary one when None.
         delta: For the pairs that name none.
-        solver: The minimiser; the attack's usual one when None.
+        solver: The minimiser; the attack's default when None.
+        smoothing: Of the gradient's kinks; None: exact gradients; "auto": the attack's.
         batch_size: Lanes, over all devices of a process.
         target_ratio: A pair is done at this share of its initial distance.
         until_label: A pair is done when it takes the guide's label.
@@ -67,6 +69,7 @@ class Job:
     layer: str | None = None
     delta: float = 10.0
     solver: Solver | ScipyLBFGSB | None = None
+    smoothing: Smoothing | Literal["auto"] | None = "auto"
     batch_size: int = 32
     target_ratio: float | None = None
     until_label: bool = False
@@ -80,6 +83,7 @@ class Job:
     def __post_init__(self):
         object.__setattr__(self, "layer", self.net.check_layers(self.layer)[0])
         object.__setattr__(self, "solver", self.resolved[1])
+        object.__setattr__(self, "smoothing", choose_smoothing(*self.resolved, self.smoothing))
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise AdvjaxError(
                 f"batch_size is {self.batch_size!r}; give 1 or more ('auto' depends on the memory "
@@ -103,6 +107,8 @@ class Job:
         """All that decides the rows, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del plain["net"]
+        if self.smoothing is not None:
+            plain["smoothing"] = dataclasses.asdict(self.smoothing)  # pyright: ignore[reportArgumentType]
         if self.solver is not None:
             options: Any = self.solver  # a frozen dataclass, which the protocol does not say
             plain["solver"] = {"name": type(self.solver).__name__} | dataclasses.asdict(options)
@@ -121,6 +127,7 @@ class Job:
             layer=layer,
             delta=self.delta,
             solver=self.solver,
+            smoothing=self.smoothing,
             batch_size=self.batch_size,
             target_ratio=self.target_ratio,
             until_label=self.until_label,

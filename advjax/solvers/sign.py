@@ -1,7 +1,7 @@
 """Momentum sign descent with an annealed step: no line search, no curvature, few evaluations."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -67,6 +67,9 @@ class SignMomentum:
     min_step: float = 0.003
     momentum: float = 0.95
     gtol: float = 1e-5
+
+    # No line search compares values along the gradient.
+    accepts_smoothing: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(self, "max_evaluations")
