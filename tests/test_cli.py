@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,9 +10,11 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import advjax
-from advjax import cli
+from advjax import attacks, cli, engine, solvers
 from advjax.checkpoints.caffemodel import write_binaryproto, write_caffemodel
 from advjax.networks import conversion, zoo
+from advjax.runs.commands import chosen_solver
+from advjax.runs.work import Job
 
 RNG = np.random.default_rng(0)
 FILES = ["adversarial.png", "adversarial.safetensors", "result.json", "sheet.png"]
@@ -199,7 +202,9 @@ def test_images_that_cannot_be_read(which, path, says, fail, tmp_path):
         ("--network", "LeNet", "did you mean 'lenet'?"),
         ("--layer", "ip3", "layer of lenet 'ip3' is not known; did you mean 'ip"),
         ("--layer", "", "layer of lenet '' is not known"),
-        ("--solver", "lbgfs", "solver 'lbgfs' is not known; did you mean 'lbfgs'?"),
+        ("--solver", "lbgfs", "invalid choice 'lbgfs' for argument '--solver'"),
+        ("--smoothing", "0", "smoothing"),
+        ("--smoothing", "of", "smoothing"),
         ("--start", "sorce", "start 'sorce' is not known; did you mean 'source'?"),
         ("--seed", "-1", "seed is -1; give a whole number, 0 or more"),
         ("--mean", "nowhere", "mean"),
@@ -393,13 +398,16 @@ def test_every_attack_by_name(attack, run, folder, tmp_path):
     figures, settings = record["figures"], record["settings"]
     assert settings["attack"] == attack
     assert (settings["delta"] is None) == (attack == "label-opt")
-    assert (settings["solver"] is None) == attack.endswith("-fgrad")
+    kind = attacks.BY_NAME[attack]()
+    assert settings["solver"]["name"] == type(kind.default_solver).__name__
+    smoothing = kind.default_smoothing
+    assert settings["smoothing"] == (smoothing and dataclasses.asdict(smoothing))
     assert ("takes the guide's label: " in said) == attack.startswith("label-")
     assert ("by one step" in said) == attack.endswith("-fgrad")
     # The same by the library, whose objectives and labels are tested elsewhere.
     net = zoo.load("lenet", "lenet.safetensors")
     images = [net.read(f"{name}.png") for name in ("source", "guide")]
-    solver = None if attack.endswith("-fgrad") else advjax.ProjectedLBFGS(max_evaluations=3)
+    solver = None if kind.one_step else solvers.choose(kind.default_solver, max_evaluations=3)
     options = {"attack": attack, "layer": "ip1", "delta": 30, "solver": solver}
     result = advjax.attack(net, images[0], images[1], **options)
     exact = load_file(out / "adversarial.safetensors")["adversarial"]
@@ -408,6 +416,18 @@ def test_every_attack_by_name(attack, run, folder, tmp_path):
     assert figures["objective"] == pytest.approx(float(result.objective[0]), rel=1e-3, nan_ok=True)
     assert figures["takes_label"] == bool(result.label[0] == result.guide_label[0])
     assert figures["takes_label_uint8"] == bool(result.label_uint8[0] == result.guide_label[0])
+
+
+@pytest.mark.parametrize("attack", sorted(attacks.BY_NAME))
+def test_python_command_line_and_runs_have_the_same_defaults(attack):
+    net = zoo.load("lenet", "orthonormal")
+    resolved, solver = engine.resolve(net, attack)
+    job = Job(net, attack=attack)
+    assert job.resolved == (resolved, solver)
+    assert job.budget == solver.max_evaluations * resolved.attempts
+    assert job.smoothing == engine.choose_smoothing(resolved, solver, "auto")
+    given = chosen_solver(attack, None, None)
+    assert engine.resolve(net, attack, solver=given) == (resolved, solver)
 
 
 def test_an_attack_that_is_not_one(fail, tmp_path):
