@@ -8,7 +8,7 @@ import pytest
 
 import advjax
 from advjax.checkpoints.caffemodel import write_binaryproto, write_caffemodel
-from advjax.checkpoints.store import load_weights
+from advjax.checkpoints.weights_file import load_weights
 from advjax.data.images import prepare
 from advjax.errors import UnknownName, WeightsError
 from advjax.networks import conversion, zoo

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from advjax.checkpoints.caffemodel import CaffeLayer, CaffeModel
-from advjax.checkpoints.store import check_fit
+from advjax.checkpoints.weights_file import check_fit
 from advjax.networks.layers import Conv, InnerProduct
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from advjax.checkpoints import content, store
+from advjax.checkpoints import content, weights_file
 from advjax.checkpoints.caffemodel import read_binaryproto, read_caffemodel
 from advjax.checkpoints.catalogue import cached, fetch, load_catalogue
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict
@@ -145,7 +145,7 @@ def class_names(name: str) -> tuple[str, ...] | None:
 
 def read_weights(
     name: str, weights: str | os.PathLike[str] | None
-) -> tuple[dict[str, np.ndarray], store.WeightsMetadata]:
+) -> tuple[dict[str, np.ndarray], weights_file.WeightsMetadata]:
     """A network's parameters by name, and what is known of where they come from.
 
     Args:
@@ -172,7 +172,7 @@ def read_weights(
             )
     path = Path(weights)
     if content.sniff(path) == "safetensors":
-        arrays, metadata = store.load_weights(path)
+        arrays, metadata = weights_file.load_weights(path)
         if metadata.network not in ("", name):
             raise WeightsError(
                 f"weights {str(path)!r} are of {metadata.network}, not of {name}; "
@@ -215,13 +215,13 @@ def convert(
         stored_mean = _fit_mean(mean_image(mean), architecture(name).input_shape)
     if stored_mean is not None:
         arrays[_MEAN] = stored_mean
-    store.save_weights(out, arrays, dataclasses.replace(known, **metadata))
+    weights_file.save_weights(out, arrays, dataclasses.replace(known, **metadata))
     return arrays
 
 
-def _metadata(name: str, source: str, sha256: str) -> store.WeightsMetadata:
+def _metadata(name: str, source: str, sha256: str) -> weights_file.WeightsMetadata:
     row, entry = architecture(name), load_catalogue()[name]
-    return store.WeightsMetadata(
+    return weights_file.WeightsMetadata(
         network=name,
         source=source,
         sha256=sha256,

@@ -22,9 +22,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import pyarrow as pa
 
-from advjax.bank.store import network_key
 from advjax.engine import ATTACKS, Pair, PairResult, Progress, attack_stream
 from advjax.errors import AdvjaxError, UnknownName
+from advjax.networks.identity import network_key
 from advjax.networks.network import Network
 from advjax.runs.images import Reader
 from advjax.runs.pairs import WorkList
