@@ -215,9 +215,8 @@ def test_the_checksum_comes_before_the_pickle(tmp_path):
     path.write_bytes(pickle.dumps(Evil(os.system, "true")))
     with pytest.raises(WeightsError, match=r"has SHA-256 [0-9a-f]{64} where 0+ is needed"):
         read_legacy_state_dict(path, "0" * 64)
-    row = {"classes": 2, "labels": "", "mean": (0.0,), "channel_order": "RGB"}
     with pytest.raises(AdvjaxError, match="sha256 of 'net' is None"):
-        CatalogueEntry("net", "free", **row, input_size=8, crop=8, format="torch-legacy")
+        CatalogueEntry("net", "free", format="torch-legacy")
 
 
 FLOATS = Storage(np.arange(6, dtype="<f4"), "1")

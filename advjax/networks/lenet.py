@@ -110,7 +110,7 @@ _CIFAR10 = {
     "classes": 10,
     "vocabulary": "cifar10",
     "order": "RGB",
-    "mean": (125.307, 122.950, 113.865),
+    "mean": (125.306918, 122.950394, 113.865383),
     "preprocessing": Preprocessing(resize="warp", resize_to=32, crop=32),
 }
 
