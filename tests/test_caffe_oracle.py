@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from caffe_prototxt import Deploy
+from caffe_writers import write_caffemodel
 
 import advjax
-from advjax.checkpoints.caffemodel import CaffeLayer, CaffeModel, write_caffemodel
+from advjax.checkpoints.caffemodel import CaffeLayer, CaffeModel
 from advjax.networks import layers
 
 FULL_SIZE = (

@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from caffe_writers import write_binaryproto, write_caffemodel
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import advjax
 from advjax import cli
-from advjax.checkpoints.caffemodel import write_binaryproto, write_caffemodel
 from advjax.networks import conversion, zoo
 
 RNG = np.random.default_rng(0)

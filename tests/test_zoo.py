@@ -5,9 +5,9 @@ import caffe_prototxt
 import jax
 import numpy as np
 import pytest
+from caffe_writers import write_binaryproto, write_caffemodel
 
 import advjax
-from advjax.checkpoints.caffemodel import write_binaryproto, write_caffemodel
 from advjax.checkpoints.weights_file import load_weights
 from advjax.data.images import prepare
 from advjax.errors import UnknownName, WeightsError

@@ -1,11 +1,9 @@
-"""Reading, storing and fetching trained weights."""
+"""Read, store and fetch trained weights."""
 
 from advjax.checkpoints.caffemodel import CaffeLayer as CaffeLayer
 from advjax.checkpoints.caffemodel import CaffeModel as CaffeModel
 from advjax.checkpoints.caffemodel import read_binaryproto as read_binaryproto
 from advjax.checkpoints.caffemodel import read_caffemodel as read_caffemodel
-from advjax.checkpoints.caffemodel import write_binaryproto as write_binaryproto
-from advjax.checkpoints.caffemodel import write_caffemodel as write_caffemodel
 from advjax.checkpoints.catalogue import CatalogueEntry as CatalogueEntry
 from advjax.checkpoints.catalogue import cache_dir as cache_dir
 from advjax.checkpoints.catalogue import cached as cached

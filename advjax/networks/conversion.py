@@ -94,7 +94,7 @@ def to_caffe(module: Any, name: str) -> CaffeModel:
         name: The network's name in the file.
 
     Returns:
-        One layer for each; `write_caffemodel` writes it.
+        One layer for each of the module's.
     """
     layers = []
     for key, layer in module.layers.items():
