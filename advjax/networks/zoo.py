@@ -43,7 +43,7 @@ _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 
 
 def architecture(name: str) -> Architecture:
-    """The row of the zoo with this name.
+    """Return the row of the zoo with this name.
 
     Raises:
         UnknownName: No such network; the message offers the nearest name.
@@ -61,7 +61,7 @@ def load(
     mean: str | os.PathLike[str] | np.ndarray | None = None,
     resize: bool = False,
 ) -> Network:
-    """Builds a network of the zoo and gives it weights.
+    """Build a network of the zoo and gives it weights.
 
     Args:
         name: "caffenet", "squeezenet", "efficientnet_lite0", ...: a key of `ARCHITECTURES`.
@@ -74,7 +74,7 @@ def load(
             be subtracted instead of the usual mean per channel; a larger image is cropped at its
             centre, as Caffe does.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
-            the network's customary resize and crop.
+            the network's default resize and crop.
 
     Returns:
         The network; its `params` are {"mean": ..., "module": ...}.
@@ -134,7 +134,7 @@ def _activations(graph, order, scale, params, images):
 
 
 def class_names(name: str) -> tuple[str, ...] | None:
-    """The names of a network's classes, where they are known without its weights."""
+    """Return the names of a network's classes, where they are known without its weights."""
     return {
         "imagenet": imagenet_classes,
         "cifar10": lambda: tuple(_CIFAR10.split()),
@@ -146,7 +146,7 @@ def class_names(name: str) -> tuple[str, ...] | None:
 def read_weights(
     name: str, weights: str | os.PathLike[str] | None
 ) -> tuple[dict[str, np.ndarray], weights_file.WeightsMetadata]:
-    """A network's parameters by name, and what is known of where they come from.
+    """Return a network's parameters by name and the metadata of their source.
 
     Args:
         name: The network.
@@ -192,7 +192,7 @@ def convert(
     mean: str | os.PathLike[str] | None = None,
     **metadata: Any,
 ) -> dict[str, np.ndarray]:
-    """Writes a network's weights as one safetensors file that `load` reads without conversion.
+    """Write a network's weights as one safetensors file that `load` reads without conversion.
 
     Args:
         name: The network.
@@ -232,7 +232,7 @@ def _metadata(name: str, source: str, sha256: str) -> weights_file.WeightsMetada
 
 
 def self_check(net: Network) -> str:
-    """One line on whether an ImageNet network sees what is there: its top-5 of a photograph.
+    """Return one line with an ImageNet network's top-5 classes of a photograph.
 
     The photograph is scikit-image's cup of coffee, where that package is installed.
     """
