@@ -145,7 +145,7 @@ def test_an_attack_writes_four_files_that_agree(run, tmp_path):
 
 @pytest.mark.slow
 def test_resize_goes_straight_to_the_networks_input(run, tmp_path):
-    """Squeezed, the whole of a wide image is seen; the customary crop would lose its ends."""
+    """Squeezed, the whole of a wide image is seen; the default crop would lose its ends."""
     wide = np.zeros((64, 256, 3), np.uint8)
     wide[:, :32], wide[:, -32:] = [250, 20, 30], [10, 30, 240]
     Image.fromarray(wide).save(tmp_path / "wide.png")

@@ -236,7 +236,7 @@ SMALL = ("lenet", "cifar10_full", "cifar10_quick")
     [pytest.param(n, marks=() if n in SMALL else pytest.mark.slow) for n in SHAPES],
     indirect=True,
 )
-def test_an_attack_at_the_customary_layer(network):
+def test_an_attack_at_the_default_layer(network):
     h, w, c = network.input_shape
     coarse = np.random.default_rng(0).uniform(0, 255, (2, 7, 7, c))
     # Smooth, as photographs are: pixels each for themselves are all the same to a deep layer.
