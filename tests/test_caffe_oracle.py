@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from caffe_prototxt import Deploy
+from caffe_writers import write_caffemodel
 
 import advjax
-from advjax.checkpoints.caffemodel import CaffeLayer, CaffeModel, write_caffemodel
+from advjax.checkpoints.caffemodel import CaffeLayer, CaffeModel
 from advjax.networks import layers
 
 FULL_SIZE = (
@@ -31,7 +32,7 @@ BGR_MEAN = {  # of the published files; the others have Caffe's own
     "googlenet": (104, 117, 123),
     "squeezenet": (104, 117, 123),
 }
-CIFAR10_MEAN = (125.307, 122.950, 113.865)  # RGB
+CIFAR10_MEAN = (125.306918, 122.950394, 113.865383)  # RGB
 
 
 def caffe_input(name: str, images: np.ndarray) -> np.ndarray:

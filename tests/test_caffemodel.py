@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from caffe_writers import write_binaryproto, write_caffemodel
 from conftest import SHARED
 from fuzz_weights import wire_layers
 from hypothesis import given
@@ -17,8 +18,6 @@ from advjax.checkpoints import (
     CaffeModel,
     read_binaryproto,
     read_caffemodel,
-    write_binaryproto,
-    write_caffemodel,
 )
 from advjax.errors import AdvjaxError, WeightsError
 

@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from caffe_writers import write_binaryproto, write_caffemodel
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import advjax
 from advjax import attacks, cli, engine, solvers
-from advjax.checkpoints.caffemodel import write_binaryproto, write_caffemodel
 from advjax.networks import conversion, zoo
 from advjax.runs.commands import chosen_solver
 from advjax.runs.work import Job
@@ -148,7 +148,7 @@ def test_an_attack_writes_four_files_that_agree(run, tmp_path):
 
 @pytest.mark.slow
 def test_resize_goes_straight_to_the_networks_input(run, tmp_path):
-    """Squeezed, the whole of a wide image is seen; the customary crop would lose its ends."""
+    """Squeezed, the whole of a wide image is seen; the default crop would lose its ends."""
     wide = np.zeros((64, 256, 3), np.uint8)
     wide[:, :32], wide[:, -32:] = [250, 20, 30], [10, 30, 240]
     Image.fromarray(wide).save(tmp_path / "wide.png")

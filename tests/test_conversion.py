@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from caffe_writers import write_caffemodel
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,6 @@ from advjax.checkpoints.caffemodel import (
     CaffeLayer,
     CaffeModel,
     read_caffemodel,
-    write_caffemodel,
 )
 from advjax.errors import WeightsError
 from advjax.networks import conversion, zoo

@@ -453,3 +453,20 @@ def test_an_attack_on_a_module(make, layer):
     )
     assert (result.ratio < 0.9).all()
     assert (abs(result.adversarial - IMAGES[:2].astype(np.float32)) <= 20).all()
+
+
+def test_the_repr_is_one_short_line():
+    params = {"kernel": np.ones((1000, 300)), "bias": np.float32(1)}
+
+    def function(params, images):
+        return {"mean": images.mean((1, 2)), "top": images[:, :2].mean((1, 2))}
+
+    net = Network(function, SHAPE, params, name="tiny", layer="top")
+    assert repr(net) == (
+        "Network('tiny', input_shape=(8, 6, 3), 2 layers, default layer 'top', 300,001 parameters)"
+    )
+    long = Network(function, SHAPE, params, name="x" * 500 + "\n", layer="y" * 500)
+    assert len(repr(long)) < 200
+    assert "\n" not in repr(long)
+    broken = Network(lambda images: 1 / 0, SHAPE)
+    assert "unknown layers, default layer None, 0 parameters" in repr(broken)

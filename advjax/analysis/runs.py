@@ -12,10 +12,10 @@ from jaxtyping import Float, UInt8
 
 from advjax.analysis.cases import Case, ids_of
 from advjax.bank import Bank
-from advjax.bank.store import network_key
 from advjax.data import Preprocessing, list_images
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import zoo
+from advjax.networks.identity import network_key
 from advjax.networks.network import Network
 from advjax.runs.images import TFDS, LazyImages
 from advjax.runs.reading import RunData

@@ -5,4 +5,4 @@ from advjax.bank.build import build_bank as build_bank
 from advjax.bank.store import Bank as Bank
 from advjax.bank.store import BankError as BankError
 from advjax.bank.store import open_bank as open_bank
-from advjax.bank.store import weights_hash as weights_hash
+from advjax.networks.identity import weights_hash as weights_hash

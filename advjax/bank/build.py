@@ -26,12 +26,12 @@ from advjax.bank.store import (
     check_same,
     features_path,
     header,
-    network_key,
     open_bank,
     read_json,
 )
 from advjax.data.images import list_images
 from advjax.errors import AdvjaxError
+from advjax.networks.identity import network_key
 from advjax.networks.network import Network
 
 NOTED = 20  # seconds between two notes of how far the work has come

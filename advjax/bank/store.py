@@ -8,7 +8,6 @@ a folder with one is whole.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import urllib.parse
@@ -16,12 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from advjax.errors import AdvjaxError, UnknownName
+from advjax.networks.identity import network_key
 from advjax.networks.network import Network
 
 FORMAT = 2
@@ -40,7 +38,7 @@ class Bank:
     Attributes:
         path: Its folder.
         network: The network's name.
-        weights: SHA-256 of the network's parameters, `weights_hash`.
+        weights: SHA-256 of the network's parameters, `advjax.networks.identity.weights_hash`.
         layers: Each layer's name and its shape for one image.
         ids: The name of each row's image: its path under the folder it came from.
         labels: The class of each row, a number into `classes`; -1 where it has none.
@@ -148,40 +146,6 @@ def open_bank(path: str | os.PathLike[str], net: Network | None = None) -> Bank:
     if net is not None:
         check_same(path, manifest, network_key(net))
     return bank
-
-
-def weights_hash(net: Network) -> str:
-    """SHA-256 over the network's parameters, leaf by leaf: dtype, shape and bytes, hexadecimal.
-
-    A network without `params` has its weights inside its function, where nothing can see them: all
-    such networks have the same hash.
-
-    Example:
-        >>> net = Network(lambda params, images: {"x": images}, (2, 2, 3), params=np.zeros(3))
-        >>> weights_hash(net) == weights_hash(dataclasses.replace(net, params=np.ones(3)))
-        False
-    """
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(net.params):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        leaf = np.asarray(leaf)
-        digest.update(f"{leaf.dtype.name}{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def network_key(net: Network) -> dict[str, Any]:
-    """What a bank must share with a network, as its manifest holds it."""
-    preprocessing = net.preprocessing
-    plain = None if preprocessing is None else dataclasses.asdict(preprocessing)
-    key = {
-        "network": net.name,
-        "weights": weights_hash(net),
-        "input_shape": list(net.input_shape),
-        "preprocessing": plain,
-    }
-    return json.loads(json.dumps(key))  # as it will be read back
 
 
 def check_same(path: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:

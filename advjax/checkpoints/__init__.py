@@ -1,11 +1,9 @@
-"""Reading, storing and fetching trained weights."""
+"""Read, store and fetch trained weights."""
 
 from advjax.checkpoints.caffemodel import CaffeLayer as CaffeLayer
 from advjax.checkpoints.caffemodel import CaffeModel as CaffeModel
 from advjax.checkpoints.caffemodel import read_binaryproto as read_binaryproto
 from advjax.checkpoints.caffemodel import read_caffemodel as read_caffemodel
-from advjax.checkpoints.caffemodel import write_binaryproto as write_binaryproto
-from advjax.checkpoints.caffemodel import write_caffemodel as write_caffemodel
 from advjax.checkpoints.catalogue import CatalogueEntry as CatalogueEntry
 from advjax.checkpoints.catalogue import cache_dir as cache_dir
 from advjax.checkpoints.catalogue import cached as cached
@@ -14,8 +12,8 @@ from advjax.checkpoints.catalogue import load_catalogue as load_catalogue
 from advjax.checkpoints.content import sha1_file as sha1_file
 from advjax.checkpoints.content import sha256_file as sha256_file
 from advjax.checkpoints.content import sniff as sniff
-from advjax.checkpoints.store import WeightsMetadata as WeightsMetadata
-from advjax.checkpoints.store import check_fit as check_fit
-from advjax.checkpoints.store import load_weights as load_weights
-from advjax.checkpoints.store import save_weights as save_weights
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict as read_legacy_state_dict
+from advjax.checkpoints.weights_file import WeightsMetadata as WeightsMetadata
+from advjax.checkpoints.weights_file import check_fit as check_fit
+from advjax.checkpoints.weights_file import load_weights as load_weights
+from advjax.checkpoints.weights_file import save_weights as save_weights

@@ -1,4 +1,4 @@
-"""Reading and writing Caffe's binary files: `.caffemodel` (weights), `.binaryproto` (mean image).
+"""Read Caffe's binary files: `.caffemodel` (weights), `.binaryproto` (mean image).
 
 The protobuf library parses them by a minimal schema, made below; everything else in a file
 (solver settings, gradients, layer parameters) is an unknown field to it and is left alone. Field
@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from advjax import files
 from advjax.checkpoints import content
 from advjax.errors import WeightsError
 
@@ -34,7 +33,6 @@ _V1_TYPES = {
     37: "ContrastiveLoss", 38: "Exp", 39: "Deconvolution",
 }
 # fmt: on
-_V1_NUMBERS = {name: number for number, name in _V1_TYPES.items()}
 
 # How many axes the first blob of a layer has; every other parameter blob is a vector.
 _WEIGHT_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2}
@@ -69,7 +67,7 @@ class CaffeModel(NamedTuple):
 
 @functools.cache
 def _schema(packed: bool) -> SimpleNamespace:
-    """The message classes `Net` and `Blob`, which write numbers packed or not and read both."""
+    """Return the message classes `Net` and `Blob`, which read numbers packed or not."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kinds = descriptor_pb2.FieldDescriptorProto
@@ -78,7 +76,7 @@ def _schema(packed: bool) -> SimpleNamespace:
     )
 
     def message(name: str, *fields: tuple[str, int, Any]) -> None:
-        """Adds a message; a field ending in `*` is repeated, its kind a scalar or a message."""
+        """Add a message; a field ending in `*` is repeated, its kind a scalar or a message."""
         described = file.message_type.add(name=name)
         for title, number, kind in fields:
             field = described.field.add(name=title.rstrip("*"), number=number)
@@ -135,7 +133,7 @@ def _schema(packed: bool) -> SimpleNamespace:
 
 
 def read_caffemodel(path: str | os.PathLike[str]) -> CaffeModel:
-    """Reads a binary `.caffemodel`, V1 (`layers`) or V2 (`layer`), numbers packed or not.
+    """Read a binary `.caffemodel`, V1 (`layers`) or V2 (`layer`), numbers packed or not.
 
     V1 and V2 of the same weights give the same arrays: the leading ones of legacy four-number
     shapes are dropped down to the number of axes which that kind of layer has.
@@ -151,14 +149,9 @@ def read_caffemodel(path: str | os.PathLike[str]) -> CaffeModel:
             match its numbers, a number that is not finite), without layers, or of the V0 format.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> import numpy as np
-        >>> path = Path(tempfile.mkdtemp()) / "tiny.caffemodel"
-        >>> layer = CaffeLayer("ip", "InnerProduct", ("data",), ("ip",), (np.ones((2, 3)),))
-        >>> write_caffemodel(path, CaffeModel("tiny", "V2", (layer,)), format="V1")
-        >>> read_caffemodel(path).layers[0].blobs[0].shape
-        (2, 3)
+        >>> model = read_caffemodel("lenet.caffemodel")  # doctest: +SKIP
+        >>> model.layers[6].name, model.layers[6].blobs[0].shape  # doctest: +SKIP
+        ('ip2', (10, 500))
     """
     if content.sniff(path) != "caffemodel":
         raise WeightsError(f"weights {os.fspath(path)!r} is a safetensors file, not a .caffemodel")
@@ -199,7 +192,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> CaffeModel:
 
 
 def read_binaryproto(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a mean image (`.binaryproto`, a BlobProto as Caffe's `compute_image_mean` writes it).
+    """Read a mean image (`.binaryproto`, a BlobProto as Caffe's `compute_image_mean` writes it).
 
     Args:
         path: The file.
@@ -222,60 +215,6 @@ def read_binaryproto(path: str | os.PathLike[str]) -> np.ndarray:
             " made by compute_image_mean"
         )
     return mean
-
-
-def write_caffemodel(
-    path: str | os.PathLike[str],
-    model: CaffeModel,
-    *,
-    format: Literal["V1", "V2"] = "V2",
-    packed: bool = True,
-) -> None:
-    """Writes a binary `.caffemodel`, atomically; Caffe and OpenCV's reader load it with a prototxt.
-
-    Args:
-        path: The file to write.
-        model: The network; its `format` is not looked at. Blobs are written as float32.
-        format: "V2" (BlobShape) or "V1" (legacy four-number shapes, for Caffe before 2015).
-        packed: Whether numbers are packed, as all versions of Caffe write them.
-
-    Raises:
-        WeightsError: A blob that is not real numbers, or what V1 cannot say: a type that is not
-            among its 39, or a blob of more than 4 axes.
-        AdvjaxError: The file cannot be written.
-    """
-    if format not in ("V1", "V2"):
-        raise WeightsError(f"format {format!r} is not known; give 'V1' or 'V2'")
-    net = _schema(packed).Net(name=model.name.encode())
-    for layer in model.layers:
-        written = net.layer.add() if format == "V2" else net.layers.add()
-        written.name = layer.name.encode()
-        written.bottom.extend(bottom.encode() for bottom in layer.bottoms)
-        written.top.extend(top.encode() for top in layer.tops)
-        if format == "V2":
-            written.type = layer.type.encode()
-        elif layer.type in _V1_NUMBERS:
-            written.type = _V1_NUMBERS[layer.type]
-        else:
-            raise WeightsError(f"layer {layer.name!r}: V1 has no type {layer.type!r}; write V2")
-        for blob in layer.blobs:
-            _fill(written.blobs.add(), np.asarray(blob), format, f"layer {layer.name!r}")
-    files.write_bytes(path, net.SerializeToString())
-
-
-def write_binaryproto(path: str | os.PathLike[str], mean: np.ndarray) -> None:
-    """Writes a mean image [channels, height, width] as a `.binaryproto`, atomically.
-
-    Raises:
-        WeightsError: `mean` does not have three axes of real numbers.
-        AdvjaxError: The file cannot be written.
-    """
-    mean = np.asarray(mean)
-    if mean.ndim != 3:
-        raise WeightsError(f"mean has shape {mean.shape}; give (channels, height, width)")
-    blob = _schema(True).Blob()
-    _fill(blob, mean, "V1", "mean")
-    files.write_bytes(path, blob.SerializeToString())
 
 
 def _parse(path: str | os.PathLike[str], message: Literal["Net", "Blob"]) -> Any:
@@ -305,7 +244,7 @@ def _text(raw: bytes, what: str) -> str:
 
 
 def _array(blob: Any, axes: int, what: str) -> np.ndarray:
-    """The float32 array of a BlobProto, which loses all its fields but the numbers.
+    """Return the float32 array of a BlobProto, which loses all fields but its numbers.
 
     Args:
         blob: The message.
@@ -339,24 +278,3 @@ def _array(blob: Any, axes: int, what: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise WeightsError(f"{what} holds NaN or infinite numbers; the file is damaged")
     return array
-
-
-def _fill(blob: Any, array: np.ndarray, format: str, what: str) -> None:
-    """Writes an array into an empty BlobProto."""
-    if array.dtype.kind not in "fiub":
-        raise WeightsError(f"{what}: a blob has dtype {array.dtype}; give real numbers")
-    if format == "V1":
-        if array.ndim > 4:
-            raise WeightsError(f"{what}: V1 has no blobs of {array.ndim} axes; write V2")
-        legacy = (1,) * (4 - array.ndim) + array.shape
-        blob.num, blob.channels, blob.height, blob.width = legacy
-    else:
-        blob.shape.dim.extend(array.shape)
-    payload = array.astype("<f4").tobytes()
-    # The packed field 5 as it stands on the wire: tag, length in base 128, numbers.
-    length, remaining = bytearray(), len(payload)
-    while remaining > 127:
-        length.append(remaining & 127 | 128)
-        remaining >>= 7
-    length.append(remaining)
-    blob.MergeFromString(b"\x2a" + bytes(length) + payload)

@@ -20,7 +20,7 @@ from advjax.errors import AdvjaxError, UnknownName, WeightsError
 
 @dataclasses.dataclass(frozen=True)
 class CatalogueEntry:
-    """One network's row in `weights/catalogue.toml`.
+    """One network's row in `weights/catalogue.toml`: where its weights come from.
 
     Attributes:
         network: The network's name.
@@ -31,27 +31,12 @@ class CatalogueEntry:
         sha1: Published SHA-1 of the file at `address` (of the archive, where it is one); else None.
         sha256: The same as SHA-256. With neither sum, the first download pins its SHA-256.
         licence: What its authors allow.
-        classes: The number of classes.
-        labels: Which set of classes ("ILSVRC2012", "Places205", ...).
-        mean: What is subtracted from each channel, in levels of 0..255 and in `channel_order`.
-        scale: What the difference is then multiplied by.
-        channel_order: "BGR", "RGB" or "grey": the order the network wants.
-        input_size: Height and width of the network's input.
-        crop: How a photograph becomes the input: the size it is resized to before the centre
-            `input_size` is cut out.
         note: What else a user should know.
     """
 
     network: str
     licence: str
-    classes: int
-    labels: str
-    mean: tuple[float, ...]
-    channel_order: Literal["BGR", "RGB", "grey"]
-    input_size: int
-    crop: int
     format: Literal["caffemodel", "torch-legacy"] = "caffemodel"
-    scale: float = 1.0
     address: str | None = None
     package: str | None = None
     member: str | None = None
@@ -59,10 +44,16 @@ class CatalogueEntry:
     sha256: str | None = None
     note: str = ""
 
+    def __post_init__(self):
+        if self.format == "torch-legacy" and self.sha256 is None:
+            raise AdvjaxError(
+                f"sha256 of {self.network!r} is None; give it: pickles are read only when pinned"
+            )
+
 
 @functools.cache
 def load_catalogue() -> dict[str, CatalogueEntry]:
-    """The catalogue that comes with advjax: every network with official weights, or a word why not.
+    """Return the catalogue that comes with advjax: each network's source of weights.
 
     Returns:
         The rows by the network's name, in the file's order. Don't change it: it is shared.
@@ -81,14 +72,11 @@ def load_catalogue() -> dict[str, CatalogueEntry]:
         rows = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AdvjaxError(f"cannot read {str(path)!r}; install advjax again") from error
-    return {
-        name: CatalogueEntry(network=name, **{**row, "mean": tuple(row["mean"])})
-        for name, row in rows.items()
-    }
+    return {name: CatalogueEntry(network=name, **row) for name, row in rows.items()}
 
 
 def cache_dir() -> Path:
-    """The folder where fetched files are kept.
+    """Return the folder where fetched files are kept.
 
     Returns:
         ADVJAX_CACHE if set, else XDG_CACHE_HOME/advjax, else ~/.cache/advjax. It may not exist yet.
@@ -101,7 +89,7 @@ def cache_dir() -> Path:
 
 
 def cached(name: str, *, catalogue: Mapping[str, CatalogueEntry] | None = None) -> Path | None:
-    """The verified file of a network's weights if it is already here; nothing is downloaded.
+    """Return the verified file of a network's weights if it is here; download nothing.
 
     Args:
         name: The network's name.
@@ -132,7 +120,7 @@ def fetch(
     retries: int = 4,
     pause: float = 1.0,
 ) -> Path:
-    """The file of a network's official weights: downloaded, verified and cached if not here yet.
+    """Return the file of a network's official weights; download, verify and cache it if absent.
 
     An interrupted download goes on where it stopped at the next call. Two processes that fetch the
     same network take turns. The file takes its final name only once its checksum is right; where
@@ -201,7 +189,7 @@ def _basename(address: str) -> str:
 
 
 def _place(entry: CatalogueEntry) -> Path:
-    """Where a downloaded file is kept: <cache>/<network>/<its own name>."""
+    """Return the path of a downloaded file: <cache>/<network>/<its own name>."""
     return cache_dir() / entry.network / (entry.member or _basename(entry.address or ""))
 
 
@@ -210,7 +198,7 @@ def _record(final: Path) -> Path:
 
 
 def _read_record(final: Path) -> dict[str, Any]:
-    """What is known of a fetched file: address, sums of the download, size, time, own sum."""
+    """Return the record of a fetched file: address, sums, size, time; empty if there is none."""
     try:
         record = json.loads(_record(final).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -219,7 +207,7 @@ def _read_record(final: Path) -> dict[str, Any]:
 
 
 def _is_verified(final: Path, entry: CatalogueEntry) -> bool:
-    """Whether the file is the one that was verified; it is read again only if it was touched."""
+    """Return True for the file that was verified; read it again only if it was touched."""
     record = _read_record(final)
     if (
         not final.is_file()
@@ -235,7 +223,7 @@ def _is_verified(final: Path, entry: CatalogueEntry) -> bool:
 
 
 def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool) -> None:
-    """Verifies a whole download, unpacks it where it is an archive, and gives it its final name."""
+    """Verify a whole download, unpack it if it is an archive, and give it its final name."""
     if part.stat().st_size == 0:
         part.unlink()
         raise WeightsError(f"{entry.address} is empty; look for the file elsewhere")
@@ -296,7 +284,7 @@ def _check_caffemodel(entry: CatalogueEntry, path: Path) -> None:
 
 
 def _package_file(entry: CatalogueEntry) -> Path | None:
-    """The entry's file in the installed package, which is found but not imported."""
+    """Return the entry's file in the installed package, without importing the package."""
     module, *rest = (entry.member or "").split("/")
     found = importlib.util.find_spec(module)
     folders = (found and found.submodule_search_locations) or []
@@ -321,7 +309,7 @@ def _from_package(entry: CatalogueEntry) -> Path:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Holds an advisory lock on `path`, waiting for whoever has it; the system frees it at exit."""
+    """Hold an advisory lock on `path`, waiting for whoever has it; the system frees it at exit."""
     try:
         import fcntl
     except ImportError:  # Windows: the last writer wins, and still only with a right checksum

@@ -14,7 +14,7 @@ _CAFFE_TAG_V2 = b"\xa2\x06"
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Opens a weights file for reading.
+    """Open a weights file for reading.
 
     Args:
         path: The file.
@@ -45,7 +45,7 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 def describe_foreign(head: bytes) -> str | None:
-    """What a file is by its first bytes, if of a known kind that advjax reads no weights from.
+    """Return the kind of a file that holds no weights for advjax, by its first bytes.
 
     Args:
         head: The first 512 bytes of the file, or all of it when it is shorter.
@@ -82,7 +82,7 @@ def describe_foreign(head: bytes) -> str | None:
 
 
 def refuse_foreign(path: str | os.PathLike[str], head: bytes) -> None:
-    """Raises WeightsError when `head`, the file's first bytes, are of a known foreign kind."""
+    """Raise WeightsError when `head`, the file's first bytes, are of a known foreign kind."""
     if foreign := describe_foreign(head):
         raise WeightsError(f"weights {os.fspath(path)!r} {foreign}")
 
@@ -128,7 +128,7 @@ def sniff(path: str | os.PathLike[str]) -> Literal["safetensors", "caffemodel"]:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file as 64 hexadecimal digits, read in pieces.
+    """Return the SHA-256 of a file as 64 hexadecimal digits, read in pieces.
 
     Raises:
         WeightsError: The file cannot be read or is empty.
@@ -138,7 +138,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 def sha1_file(path: str | os.PathLike[str]) -> str:
-    """The SHA-1 of a file as 40 hexadecimal digits, read in pieces (what Caffe's zoo publishes).
+    """Return the SHA-1 of a file as 40 hexadecimal digits, as Caffe's zoo publishes it.
 
     Raises:
         WeightsError: The file cannot be read or is empty.

@@ -36,7 +36,7 @@ def download(
     retries: int = 4,
     pause: float = 1.0,
 ) -> None:
-    """Downloads `address` into `part`, going on where an earlier call was interrupted.
+    """Download `address` into `part`, going on where an earlier call was interrupted.
 
     A part is only gone on with when the server vouches that the file is the same (ETag or
     Last-Modified, sent back as If-Range, RFC 9110 section 13.1.5); these are kept beside it in
@@ -101,7 +101,7 @@ def _attempt(address: str, part: Path, unmarked: bool, progress: bool, timeout: 
 
 
 def _open(request: urllib.request.Request, part: Path, have: int, timeout: float) -> Any:
-    """The server's answer; None when it says that the part, of `have` bytes, is the whole file."""
+    """Return the server's answer, or None when the part of `have` bytes is the whole file."""
     # Only these: no ftp:, no data:, and a redirect cannot lead to a file.
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -176,7 +176,7 @@ def _copy(response: Any, part: Path, start: int, total: int | None, progress: bo
 
 
 def _range_start(response: Any) -> int:
-    """Where a partial answer begins by its Content-Range ("bytes 100-199/200"); -1 if unclear."""
+    """Return the start of a partial answer by its Content-Range ("bytes 1-9/20"); -1 if unclear."""
     unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
     start = rest.partition("-")[0]
     return int(start) if unit == "bytes" and start.isdecimal() else -1
@@ -202,7 +202,7 @@ def _read_marker(part: Path, address: str) -> str:
 
 
 def extract_member(archive: Path, member: str, target: Path) -> None:
-    """Writes one file of a .tar.gz to `target`; names and links inside the archive decide nothing.
+    """Write one file of a .tar.gz to `target`; names and links inside the archive decide nothing.
 
     Args:
         archive: The archive.

@@ -20,7 +20,7 @@ def _table() -> tuple[tuple[str, str], ...]:
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """Returns the 1000 short English names, all different.
+    """Return the 1000 short English names, all different.
 
     Example:
         >>> imagenet_classes()[967], imagenet_classes()[0]
@@ -30,7 +30,7 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def imagenet_synsets() -> tuple[str, ...]:
-    """Returns the 1000 WordNet ids, sorted.
+    """Return the 1000 WordNet ids, sorted.
 
     Example:
         >>> imagenet_synsets()[967]
@@ -40,7 +40,7 @@ def imagenet_synsets() -> tuple[str, ...]:
 
 
 def imagenet_class_of(path: str | os.PathLike[str]) -> int | None:
-    """Finds the class of an ImageNet file by the WordNet id that its name or a folder begins with.
+    """Find the class of an ImageNet file by the WordNet id that its name or a folder begins with.
 
     Args:
         path: Such as "train/n07920052/n07920052_31.JPEG"; the name counts first, then the nearest

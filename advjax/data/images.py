@@ -36,7 +36,7 @@ _one_at_a_time = threading.Lock()
 
 
 def read_image(path: str | os.PathLike[str], channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
-    """Reads an image file as it is meant to be seen.
+    """Read an image file as it is meant to be seen.
 
     The EXIF orientation is applied. 16-bit samples become `round(value / 257)` (PNG, TIFF, PPM).
     Transparency is composited on white. CMYK is converted without a colour profile, and a JPEG's
@@ -80,7 +80,7 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> UInt8[np.ndar
 
 
 def decode_image(data: bytes, name: str, channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes the bytes of an image file; `read_image` says how.
+    """Decode the bytes of an image file; `read_image` says how.
 
     Args:
         data: The whole file.
@@ -149,7 +149,7 @@ def _open(stream: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _load(stream: BinaryIO, image: ImageFile.ImageFile) -> tuple[np.ndarray, int]:
-    """Decodes grey, grey + alpha, RGB or RGBA samples [h, w, 1..4], and the value of white."""
+    """Decode grey, grey + alpha, RGB or RGBA samples [h, w, 1..4], and the value of white."""
     rawmode = _rawmode(image)
     if rawmode == "LA;16B":  # Pillow keeps the high bytes; four plain bytes a pixel keep both
         image.tile = [tile._replace(args="RGBA") for tile in image.tile]
@@ -176,7 +176,7 @@ def _load(stream: BinaryIO, image: ImageFile.ImageFile) -> tuple[np.ndarray, int
 
 
 def _rawmode(image: ImageFile.ImageFile) -> str:
-    """How the file packs its samples, in Pillow's words ("RGB;16B"), or "" if that is not said."""
+    """Return Pillow's name for the packing of the samples ("RGB;16B"), or "" if unknown."""
     args = image.tile[0].args if image.tile else ""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
@@ -197,7 +197,7 @@ def _grey16(image: ImageFile.ImageFile) -> tuple[np.ndarray, int]:
 def _load_deep_colour(
     stream: BinaryIO, image: ImageFile.ImageFile, rawmode: str
 ) -> tuple[np.ndarray, int]:
-    """Loads 16-bit RGB or RGBA with both bytes.
+    """Load 16-bit RGB or RGBA with both bytes.
 
     Pillow keeps the high bytes alone; told the other byte order, it keeps the low ones.
     """
@@ -221,7 +221,7 @@ def _load_deep_colour(
 
 
 def _on_white(samples: np.ndarray, top: int) -> np.ndarray:
-    """Composites [..., colours + alpha] on white: round((c a + top (top - a)) / top)."""
+    """Composite [..., colours + alpha] on white: round((c a + top (top - a)) / top)."""
     # Wide enough to the last unit: 255 * 255 + 127 < 2**16 and 65535 * 65535 + 32767 < 2**32.
     wide = samples.astype(np.uint16 if top == 255 else np.uint32)
     colour, alpha = wide[..., :-1], wide[..., -1:]
@@ -237,7 +237,7 @@ def _luma(samples: np.ndarray) -> np.ndarray:
 
 
 def _eight_bits(samples: np.ndarray, top: int) -> np.ndarray:
-    """Scales 0..top to 0..255, rounded."""
+    """Scale 0..top to 0..255, rounded."""
     wide = samples.astype(np.uint32)
     wide *= 255
     wide += top // 2
@@ -246,7 +246,7 @@ def _eight_bits(samples: np.ndarray, top: int) -> np.ndarray:
 
 
 def _upright(image: np.ndarray, orientation: object) -> np.ndarray:
-    """Turns the image as EXIF's orientation (1 to 8) says; anything else means 1."""
+    """Turn the image as EXIF's orientation (1 to 8) says; anything else means 1."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -259,7 +259,7 @@ def _upright(image: np.ndarray, orientation: object) -> np.ndarray:
 def load_images(
     paths: Iterable[str | os.PathLike[str]], preprocessing: Preprocessing, channels: int = 3
 ) -> UInt8[np.ndarray, "n crop crop c"]:
-    """Reads and prepares image files.
+    """Read and prepares image files.
 
     Args:
         paths: The files, in the order wanted.
@@ -291,7 +291,7 @@ def load_images(
 
 
 def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w c"]) -> None:
-    """Writes an image as PNG, losslessly and atomically.
+    """Write an image as PNG, losslessly and atomically.
 
     Args:
         path: The file; its name must end in ".png".
@@ -318,7 +318,7 @@ def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w c"]) -
 
 
 def list_images(folder: str | os.PathLike[str]) -> Sequence[Path]:
-    """Lists the image files under a folder, by extension, sorted by path.
+    """List the image files under a folder, by extension, sorted by path.
 
     Subfolders are searched, links to folders are not followed, hidden files are left out.
 

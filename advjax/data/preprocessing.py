@@ -19,7 +19,7 @@ Interpolation = Literal["bilinear", "bilinear_antialias", "bicubic"]
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How an image file becomes the pixels that a network sees, in RGB 0..255.
+    """The steps from an image file to the pixels that a network takes, in RGB 0..255.
 
     Which choice matches which tool:
 
@@ -78,7 +78,7 @@ class Preprocessing:
 def prepare(
     image: UInt8[np.ndarray, "h w c"], preprocessing: Preprocessing, name: str = "image"
 ) -> UInt8[np.ndarray, "crop crop c"]:
-    """Resizes an image and cuts its centre.
+    """Resize an image and cuts its centre.
 
     Args:
         image: 0..255, one or three channels.
@@ -134,7 +134,7 @@ def _resized(image: np.ndarray, height: int, width: int, interpolation: str) -> 
 
 
 def _bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Interpolates between pixel centres, the border repeated: `cv2.INTER_LINEAR` within a level.
+    """Interpolate between pixel centres, the border repeated: `cv2.INTER_LINEAR` within a level.
 
     OpenCV, on uint8, rounds the weights to 11 bits; here they are float32.
     """
@@ -153,7 +153,7 @@ def _bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def check_pixels(image: np.ndarray, name: str) -> UInt8[np.ndarray, "h w c"]:
-    """Returns `image` if it is uint8, [h, w, 1] or [h, w, 3].
+    """Return `image` if it is uint8, [h, w, 1] or [h, w, 3].
 
     Raises:
         ImageError: It is not; the message calls it `name`.

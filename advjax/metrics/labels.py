@@ -27,7 +27,7 @@ def top_label(outputs: Float[ArrayLike, "b classes"]) -> Int[Array, "b"]:
 
 
 def takes_label(label: Int[ArrayLike, "b"], guide: Int[ArrayLike, "b"]) -> Bool[Array, "b"]:
-    """Whether the adversarial has the guide's label (section 3); its mean is the share.
+    """Return True where the adversarial has the guide's label (section 3).
 
     Args:
         label: The network's label of the adversarial.
@@ -46,7 +46,7 @@ def takes_label(label: Int[ArrayLike, "b"], guide: Int[ArrayLike, "b"]) -> Bool[
 
 
 def leaves_label(label: Int[ArrayLike, "b"], source: Int[ArrayLike, "b"]) -> Bool[Array, "b"]:
-    """Whether the adversarial no longer has the source's label (section 3).
+    """Return True where the adversarial no longer has the source's label (section 3).
 
     Args:
         label: The network's label of the adversarial.

@@ -62,7 +62,7 @@ class CaffeNet(nnx.Module):
         self.pool_first = pool_first
 
     def __call__(self, x: Float[Array, "b 227 227 3"]) -> dict[str, Array]:
-        """Every activation of a batch of transformed images."""
+        """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
 
         def reduce(x, n):

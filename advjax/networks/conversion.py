@@ -9,19 +9,19 @@ import numpy as np
 from flax import nnx
 
 from advjax.checkpoints.caffemodel import CaffeLayer, CaffeModel
-from advjax.checkpoints.store import check_fit
+from advjax.checkpoints.weights_file import check_fit
 from advjax.networks.layers import Conv, InnerProduct
 
 
 def parameters(state: nnx.State) -> dict[str, Any]:
-    """The leaves of a zoo module's state by name, such as "conv1.kernel"."""
+    """Return the leaves of a zoo module's state by name, such as "conv1.kernel"."""
     return {
         ".".join(map(str, path[1:])): leaf.get_value() for path, leaf in nnx.to_flat_state(state)
     }
 
 
 def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> nnx.State:
-    """A state of the same structure with these arrays, as float32 on the device.
+    """Return a state of the same structure with these arrays, as float32 on the device.
 
     Args:
         state: Of a zoo module; its leaves may be abstract.
@@ -43,7 +43,7 @@ def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> n
 def from_caffe(
     module: Any, model: CaffeModel, file_name: Callable[[str], str] = str
 ) -> dict[str, np.ndarray]:
-    """A zoo module's parameters from a Caffe file.
+    """Return a zoo module's parameters from a Caffe file.
 
     Convolutions go from (out, in, h, w) to (h, w, in, out). Inner products go from (out, in) to
     (in, out), and where their input is spatial, rows from Caffe's channel-major flattening to
@@ -87,14 +87,14 @@ def from_caffe(
 
 
 def to_caffe(module: Any, name: str) -> CaffeModel:
-    """A zoo module's parameters as Caffe's blobs: the inverse of `from_caffe`.
+    """Return a zoo module's parameters as Caffe's blobs: the inverse of `from_caffe`.
 
     Args:
         module: A module whose layers are convolutions and inner products.
         name: The network's name in the file.
 
     Returns:
-        One layer for each; `write_caffemodel` writes it.
+        One layer for each of the module's.
     """
     layers = []
     for key, layer in module.layers.items():
@@ -112,7 +112,7 @@ def to_caffe(module: Any, name: str) -> CaffeModel:
 
 
 def orthonormal(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Every kernel replaced by an orthonormal one of its shape; biases as they are (Table S2).
+    """Replace every kernel by an orthonormal one of its shape; keep the biases (Table S2).
 
     A kernel is taken as a matrix (inputs of a unit, units) with a gaussian's entries; what remains
     of it without its singular values, U V', has the Haar distribution, and so has the Q of its QR
@@ -140,5 +140,5 @@ def _orthonormal(kernel: np.ndarray) -> np.ndarray:
 
 
 def count(arrays: Mapping[str, Any]) -> int:
-    """How many numbers they hold."""
+    """Return the number of elements of all arrays."""
     return sum(int(np.prod(np.shape(a))) for a in jax.tree.leaves(dict(arrays)))

@@ -70,7 +70,7 @@ class Depthwise(nnx.Module):
         self.stride, self.padding = stride, same_padding(size, window, stride)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
-        """Applies the layer to a batch."""
+        """Apply the layer to a batch."""
         y = depthwise_convolution(x, self.kernel[...], stride=self.stride, padding=self.padding)
         return y + self.bias[...][None, None, None]
 
@@ -99,7 +99,7 @@ class EfficientNetLite0(nnx.Module):
         self.layers["fc"] = InnerProduct((1280,), 1000, rng=rng)
 
     def __call__(self, x: Float[Array, "b 224 224 3"]) -> dict[str, Array]:
-        """Every activation of a batch of transformed images."""
+        """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
         x = out["stem"] = relu6(layers["stem"](x))
         for n, residual in enumerate(self.residual):
@@ -117,7 +117,7 @@ class EfficientNetLite0(nnx.Module):
 
 
 def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The parameters of this module from the PyTorch state dict, batch normalisation folded in.
+    """Return the parameters of this module with batch normalisation folded in.
 
     Args:
         state: Arrays by PyTorch's names ("_blocks.3._expand_conv.weight", "_bn0.running_var").

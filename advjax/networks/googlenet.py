@@ -60,7 +60,7 @@ class GoogLeNet(nnx.Module):
         self.layers = nnx.Dict(layers)
 
     def __call__(self, x: Float[Array, "b 224 224 3"]) -> dict[str, Array]:
-        """Every activation of a batch of transformed images."""
+        """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
 
         def conv(name, x):

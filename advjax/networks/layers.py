@@ -85,7 +85,7 @@ def _unit_stride_forward(x, kernel, pads):
 
 
 def _unit_stride_backward(pads, saved, ct):
-    """The input gradient as a convolution like the forward one, its kernel turned beforehand.
+    """Return the input gradient as a forward-like convolution whose kernel is turned first.
 
     Autodiff leaves the turned kernel's axes as HWOI to the convolution. XLA's CPU compiler brings
     that to its fast kernel at the top of a program, but not in a loop's body, which is where the
@@ -157,7 +157,7 @@ def _depthwise(x, kernel, stride, pads):
 
 
 def _products(x, kernel, stride):
-    """The sum of the shifted products, x being padded already."""
+    """Return the sum of the shifted products, x being padded already."""
     taps = _taps(x, kernel.shape[:2], stride)
     return reduce(jnp.add, (tap * kernel[i, j, 0][None, None, None] for (i, j), tap in taps))
 
@@ -200,7 +200,7 @@ def _window(x, axis, offset, count, stride):
 
 
 def pooled_size(size: int, window: int, stride: int, padding: int = 0) -> int:
-    """The number of windows along one side: Caffe rounds up, and drops one that starts in padding.
+    """Return the number of windows along one side: Caffe rounds up, without one in the padding.
 
     Example:
         >>> pooled_size(55, 3, 2), pooled_size(14, 3, 2), pooled_size(7, 3, 2, 1)
@@ -211,7 +211,7 @@ def pooled_size(size: int, window: int, stride: int, padding: int = 0) -> int:
 
 
 def _pool(x, window, stride, padding, fill, combine: Callable[[Array, Array], Array]):
-    """Combines the entries of each window, one side after the other: 2k slices instead of k^2."""
+    """Combine the entries of each window, one side after the other: 2k slices instead of k^2."""
     for axis in (1, 2):
         size = x.shape[axis]
         count = pooled_size(size, window, stride, padding)
@@ -334,7 +334,7 @@ class Conv(nnx.Module):
         self.stride, self.padding, self.groups = stride, padding, groups
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q o"]:
-        """Applies the layer to a batch."""
+        """Apply the layer to a batch."""
         y = convolution(
             x, self.kernel[...], stride=self.stride, padding=self.padding, groups=self.groups
         )
@@ -362,7 +362,7 @@ class InnerProduct(nnx.Module):
         self.input_shape = input_shape
 
     def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b o"]:
-        """Applies the layer to a batch."""
+        """Apply the layer to a batch."""
         x = x.reshape(x.shape[0], math.prod(self.input_shape))
         return x @ self.kernel[...] + self.bias[...][None]
 

@@ -32,7 +32,7 @@ class LeNet(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b 28 28 1"]) -> dict[str, Array]:
-        """Every activation of a batch of transformed images."""
+        """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
         x = out["conv1"] = layers["conv1"](x)
         x = out["pool1"] = max_pool(x, 2, 2)
@@ -58,7 +58,7 @@ class Cifar10Full(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b 32 32 3"]) -> dict[str, Array]:
-        """Every activation of a batch of transformed images."""
+        """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
         x = out["conv1"] = layers["conv1"](x)
         x = out["pool1"] = relu(max_pool(x, 3, 2))
@@ -88,7 +88,7 @@ class Cifar10Quick(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b 32 32 3"]) -> dict[str, Array]:
-        """Every activation of a batch of transformed images."""
+        """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
         x = out["conv1"] = layers["conv1"](x)
         x = out["pool1"] = relu(max_pool(x, 3, 2))
@@ -110,7 +110,7 @@ _CIFAR10 = {
     "classes": 10,
     "vocabulary": "cifar10",
     "order": "RGB",
-    "mean": (125.307, 122.950, 113.865),
+    "mean": (125.306918, 122.950394, 113.865383),
     "preprocessing": Preprocessing(resize="warp", resize_to=32, crop=32),
 }
 

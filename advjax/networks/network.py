@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import math
 import os
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +34,7 @@ class Network:
         input_shape: (height, width, channels) of one image.
         params: The weights, any pytree; an argument of the compiled programs, not a constant.
         name: For messages and results.
-        layer: The layer attacked when none is named.
+        layer: The default layer, which is attacked when none is named; the last one when None.
         output: The layer with the class probabilities or logits, if there is one.
         classes: The names of the classes, in the order of `output`.
         preprocessing: How an image file becomes an input.
@@ -62,9 +64,25 @@ class Network:
             raise AdvjaxError(f"input_shape is {shape}; give (height, width, channels) of an image")
         object.__setattr__(self, "input_shape", shape)
 
+    def __repr__(self) -> str:
+        """Describe the network in one line of fewer than 200 characters, without its weights."""
+        leaves = jax.tree.leaves(self.params)
+        count = sum(math.prod(np.shape(leaf)) for leaf in leaves)
+        default = None if self.layer is None else reprlib.repr(self.layer)
+        return (
+            f"Network({reprlib.repr(self.name)}, input_shape={self.input_shape}, "
+            f"{self._layer_count()} layers, default layer {default}, {count:,} parameters)"
+        )
+
+    def _layer_count(self) -> int | str:
+        try:
+            return len(self.layers)
+        except Exception:  # a repr, in a debugger say, must not fail with the user's function
+            return "unknown"
+
     @functools.cached_property
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """Each activation's name and its shape for one image, in the order of `function`'s dict.
+        """Return each activation's name and shape for one image, in the order of `function`.
 
         Raises:
             AdvjaxError: `function` gives no dict, or an array without the batch as first axis.
@@ -94,7 +112,7 @@ class Network:
         return {name: tuple(shapes[name].shape[1:]) for name in names}
 
     def check_layers(self, layers: str | Sequence[str] | None) -> tuple[str, ...]:
-        """The names as a tuple, `layer` when None is given.
+        """Return the names as a tuple; the default layer when None is given.
 
         Raises:
             UnknownName: A layer that the network does not have; the message offers the nearest.
@@ -108,7 +126,7 @@ class Network:
         return layers
 
     def check_images(self, images: Any, argument: str = "images") -> np.ndarray | Array:
-        """`images` as an array [b, h, w, c] of uint8 or float32 within 0..255.
+        """Return `images` as an array [b, h, w, c] of uint8 or float32 within 0..255.
 
         Raises:
             ImageError: Another shape or dtype, NaN, or values outside 0..255.
@@ -137,11 +155,13 @@ class Network:
         return images
 
     def __call__(self, images: Any, layers: str | Sequence[str] | None = None) -> Activations:
-        """The named activations of a batch, in full float32; work above the deepest is not done.
+        """Return the named activations of a batch, in full float32.
+
+        Nothing above the deepest layer asked for is computed.
 
         Args:
             images: [b, h, w, c], uint8 or float, 0..255.
-            layers: One name or several; `self.layer` when None.
+            layers: One name or several; the default layer when None.
 
         Raises:
             ImageError: See `check_images`.
@@ -151,11 +171,11 @@ class Network:
         images = self.check_images(images)
         images = jnp.asarray(images, jnp.float32)
         with jax.default_matmul_precision("highest"):  # not a GPU's TensorFloat-32
-            found = _jitted(self.function, self.params is not None, self.params, images, layers)
-        return {name: found[name] for name in layers}  # in the order asked for; jit sorts
+            outputs = _jitted(self.function, self.params is not None, self.params, images, layers)
+        return {name: outputs[name] for name in layers}  # in the order asked for; jit sorts
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """An image file as an input [h, w, c] of this network, by its `preprocessing`.
+        """Read an image file as an input [h, w, c] of this network, by its `preprocessing`.
 
         Raises:
             ImageError: A file that cannot be read, or a network without preprocessing.
@@ -176,7 +196,7 @@ class Network:
         transform: Transform | None = None,
         **fields: Any,
     ) -> "Network":
-        """A Flax NNX module that takes a batch of images.
+        """Return the network of a Flax NNX module that takes a batch of images.
 
         If it returns a dict, these are the layers; else they are its submodules' outputs, named by
         their paths ("blocks/0/conv") and sorted by them, and its own result, "output".
@@ -208,7 +228,7 @@ class Network:
         transform: Transform | None = None,
         **fields: Any,
     ) -> "Network":
-        """A Flax Linen module that takes a batch of images.
+        """Return the network of a Flax Linen module that takes a batch of images.
 
         Its layers are named as in `from_nnx`, in the order of computation.
 
@@ -231,7 +251,7 @@ class Network:
 
 
 def _layers(output, intermediates, images):
-    """The activations that a module returned, or else those captured in its submodules."""
+    """Return the activations that a module returned, or those captured in its submodules."""
     if isinstance(output, Mapping):
         return dict(output)
     named = {}
@@ -258,9 +278,10 @@ def activations(
     images: Float[Array, "b h w c"],
     layers: Sequence[str],
 ) -> Activations:
-    """The pure function behind `Network.__call__`, for use inside compiled programs.
+    """Return the activations of the named layers, inside a compiled program.
 
-    Every layer is traced, but what no asked layer needs is dropped before it is compiled.
+    This is the pure function behind `Network.__call__`. Every layer is traced, but what no asked
+    layer needs is dropped before it is compiled.
     """
     outputs = function(params, images) if with_params else function(images)
     return {name: outputs[name] for name in layers}

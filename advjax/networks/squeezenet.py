@@ -41,7 +41,7 @@ class SqueezeNet(nnx.Module):
         self.layers = nnx.Dict(layers)
 
     def __call__(self, x: Float[Array, "b 227 227 3"]) -> dict[str, Array]:
-        """Every activation of a batch of transformed images."""
+        """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
 
         def conv(name, x):
@@ -71,7 +71,7 @@ class SqueezeNet(nnx.Module):
 
 
 def _file_name(name: str) -> str:
-    """The names of the trained file that is most widely kept, where they differ."""
+    """Return the names of the trained file that is most widely kept, where they differ."""
     if name == "conv10":
         return "conv_final"
     return (

@@ -33,7 +33,7 @@ class VGGCNNS(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b 224 224 3"]) -> dict[str, Array]:
-        """Every activation of a batch of transformed images."""
+        """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
         x = out["conv1"] = relu(layers["conv1"](x))
         x = out["norm1"] = lrn_across_channels(x, alpha=5e-4, k=2)

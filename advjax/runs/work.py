@@ -24,9 +24,9 @@ import jax
 import pyarrow as pa
 
 from advjax.attacks.base import Attack
-from advjax.bank.store import network_key
 from advjax.engine import Pair, PairResult, Progress, attack_stream, choose_smoothing, resolve
 from advjax.errors import AdvjaxError
+from advjax.networks.identity import network_key
 from advjax.networks.network import Network
 from advjax.runs.images import Reader
 from advjax.runs.pairs import WorkList

@@ -25,7 +25,7 @@ _NAMED = 6  # of each kind of mismatch; the rest is a count
 
 @dataclasses.dataclass(frozen=True)
 class WeightsMetadata:
-    """What a weights file says of itself.
+    """The metadata in the header of a weights file.
 
     Attributes:
         network: The network's name in advjax ("caffenet"); empty for files of other programs.
@@ -48,7 +48,7 @@ class WeightsMetadata:
 def save_weights(
     path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: WeightsMetadata
 ) -> None:
-    """Writes tensors and their metadata as one safetensors file, atomically.
+    """Write tensors and their metadata as one safetensors file, atomically.
 
     The header also carries a SHA-256 of the whole content, so that `load_weights` sees damage.
 
@@ -115,7 +115,7 @@ def save_weights(
 def load_weights(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, np.ndarray], WeightsMetadata]:
-    """Reads a safetensors file: one of `save_weights`, or of any other program.
+    """Read a safetensors file: one of `save_weights`, or of any other program.
 
     Args:
         path: The file.
@@ -164,7 +164,7 @@ def load_weights(
 def check_fit(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
-    """Raises one error that lists every way in which tensors do not fit a network.
+    """Raise one error that lists every way in which tensors do not fit a network.
 
     Args:
         expected: The shapes that the network needs, by name.
@@ -222,7 +222,7 @@ def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> str:
 def _metadata(
     header: dict[str, str], arrays: Mapping[str, np.ndarray], where: str
 ) -> WeightsMetadata:
-    """The metadata of a file of ours, once its content has been found whole."""
+    """Return the metadata of a file of ours after its checksum is verified."""
     content_digest = header.pop("content", None)
     if content_digest is None or content_digest != _digest(arrays, header):
         raise WeightsError(

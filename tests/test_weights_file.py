@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from caffe_writers import write_caffemodel
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -23,7 +24,6 @@ from advjax.checkpoints import (
     sha1_file,
     sha256_file,
     sniff,
-    write_caffemodel,
 )
 from advjax.errors import AdvjaxError, WeightsError
 
