@@ -17,35 +17,35 @@ import advjax
 from advjax import solvers
 from advjax.bank.store import network_key
 from advjax.files import atomic_path
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, headed
 from advjax.reproduce.style import gallery
-from advjax.reproduce.tables import Made, columns, headed
 
 NAMES = ("source", "guide", "adversarial")
 
 
-def cells(lab: Lab) -> list[Cell]:
+def needs(experiments: Experiments) -> list[Experiment]:
     """feature-opt at the last layer."""
-    subject, s = lab.settings.subject, lab.settings
-    return [Cell(subject, "feature-opt", lab.layers(subject)[-1], s.delta)]
+    model, s = experiments.settings.model, experiments.settings
+    return [Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta)]
 
 
-def make(lab: Lab) -> Made:
+def make(experiments: Experiments) -> Made:
     """Inversions of the first pairs from all layers but the first."""
-    (cell,) = cells(lab)
-    s, pairs = lab.settings, lab.pairs(cell.pool)
-    layers = lab.layers(cell.subject)[1:] or lab.layers(cell.subject)
+    (experiment,) = needs(experiments)
+    s, pairs = experiments.settings, experiments.pairs(experiment.pool)
+    layers = experiments.layers(experiment.model)[1:] or experiments.layers(experiment.model)
     pictures, captions, rows = [], [], []
-    for made in sorted(lab.adversarials(cell, s.inverted)):
+    for made in sorted(experiments.adversarials(experiment, s.inverted)):
         i = made.index
         images = np.stack(
             [
-                lab.image(cell, pairs.sources[i]),
-                lab.image(cell, pairs.guides[i]),
+                experiments.image(experiment, pairs.sources[i]),
+                experiments.image(experiment, pairs.guides[i]),
                 made.adversarial_uint8,
             ]
         )
-        found = {layer: inverted(lab, cell, images, layer) for layer in layers}
+        found = {layer: inverted(experiments, experiment, images, layer) for layer in layers}
         for k, name in enumerate(NAMES):
             pictures.append([images[k], *(found[layer][0][k] for layer in layers)])
             captions.append([name, *("" for _ in layers)])
@@ -68,9 +68,11 @@ def make(lab: Lab) -> Made:
     )
 
 
-def inverted(lab: Lab, cell: Cell, images: np.ndarray, layer: str) -> tuple[np.ndarray, np.ndarray]:
+def inverted(
+    experiments: Experiments, experiment: Experiment, images: np.ndarray, layer: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (uint8) from the activations of images, and their losses; kept in OUT/inversions."""
-    s, net = lab.settings, lab.net(cell.subject)
+    s, net = experiments.settings, experiments.net(experiment.model)
     settings = [network_key(net), layer, s.solver, s.invert_evaluations, s.seed, s.precision]
     digest = hashlib.sha256(json.dumps(settings).encode() + images.tobytes()).hexdigest()[:16]
     path = Path(s.out, "inversions", f"{layer.replace('/', '-')}-{digest}.safetensors")

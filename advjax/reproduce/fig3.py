@@ -4,9 +4,9 @@ from typing import Any
 
 from advjax.analysis import Analysis
 from advjax.reproduce import published
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, mean, median
 from advjax.reproduce.style import BLUE, GREEN, PAGE, RED, histogram, panels
-from advjax.reproduce.tables import Made, mean, median
 
 RATIOS = {
     "ratio": "d(a, g) / d(s, g)",
@@ -15,24 +15,24 @@ RATIOS = {
 }
 
 
-def cells(lab: Lab) -> list[Cell]:
+def needs(experiments: Experiments) -> list[Experiment]:
     """feature-opt at the last layer."""
-    subject, s = lab.settings.subject, lab.settings
-    return [Cell(subject, "feature-opt", lab.layers(subject)[-1], s.delta)]
+    model, s = experiments.settings.model, experiments.settings
+    return [Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta)]
 
 
-def make(lab: Lab) -> Made:
+def make(experiments: Experiments) -> Made:
     """The three ratios of each pair, and their histograms."""
-    (cell,) = cells(lab)
-    found = lab.measured(cell)
+    (experiment,) = needs(experiments)
+    found = experiments.measured(experiment)
     table = found.table
-    paper = published.RATIO.get(cell.layer) if cell.published else None
+    paper = published.RATIO.get(experiment.layer) if experiment.published else None
     rows = []
     for name, what in RATIOS.items():
         rows.append(
             {
                 "ratio": what,
-                "layer": cell.layer,
+                "layer": experiment.layer,
                 "mean": mean(table[name]),
                 "median": median(table[name]),
                 "paper, mean": paper if name == "ratio" else None,

@@ -8,34 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from advjax.reproduce.lab import TRAIN, VALIDATION, Cell, Lab
+from advjax.reproduce.experiments import TRAIN, VALIDATION, Experiment, Experiments
+from advjax.reproduce.output import Made, columns, median
 from advjax.reproduce.style import BLUE, GREY, ORANGE, PAGE, RED, panels
-from advjax.reproduce.tables import Made, columns, median
 
 POINTS = {"far": (GREY, "."), "near": (BLUE, "."), "adversarial": (RED, "x")}
 
 
-def cells(lab: Lab) -> list[Cell]:
+def needs(experiments: Experiments) -> list[Experiment]:
     """feature-opt at both layers, with guides of the training images and, if any, of others."""
-    subject, s = lab.settings.subject, lab.settings
+    model, s = experiments.settings.model, experiments.settings
     pools = [TRAIN] if s.validation is None else [TRAIN, VALIDATION]
-    layers = dict.fromkeys((lab.layers(subject)[-1], lab.inner(subject)))
+    layers = dict.fromkeys((experiments.layers(model)[-1], experiments.inner(model)))
     return [
-        Cell(subject, "feature-opt", layer, s.delta, pool) for layer in layers for pool in pools
+        Experiment(model, "feature-opt", layer, s.delta, pool) for layer in layers for pool in pools
     ]
 
 
-def make(lab: Lab) -> Made:
+def make(experiments: Experiments) -> Made:
     """All points, their medians, and a panel for each layer and kind of guides."""
     found, beside = {}, []
-    for cell in cells(lab):
-        found[cell.layer, cell.pool] = table = points(lab, cell)
+    for experiment in needs(experiments):
+        found[experiment.layer, experiment.pool] = table = points(experiments, experiment)
         for name in reversed(POINTS):
             mine = table["set"] == name
             beside.append(
                 {
-                    "layer": cell.layer,
-                    "guides": cell.pool,
+                    "layer": experiment.layer,
+                    "guides": experiment.pool,
                     "points": name,
                     "number": int(mine.sum()),
                     "median delta L": median(table["delta_l"][mine]),
@@ -57,9 +57,9 @@ def make(lab: Lab) -> Made:
     )
 
 
-def points(lab: Lab, cell: Cell) -> dict[str, np.ndarray]:
+def points(experiments: Experiments, experiment: Experiment) -> dict[str, np.ndarray]:
     """Every adversarial and every neighbour: pair, set, id, delta_l, omega."""
-    measured = lab.measured(cell)
+    measured = experiments.measured(experiment)
     table, others = measured.table, measured.neighbours
     count = len(table["pair"])
     own = {

@@ -6,40 +6,40 @@ from typing import Any
 import numpy as np
 
 from advjax.reproduce import published
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns
 from advjax.reproduce.style import BLACK, COLUMN, CYCLE, GREY, MARKERS, panels
-from advjax.reproduce.tables import Made, columns
 
 ATTACKS = ("feature-opt", "feature-linear")
 
 
-def cells(lab: Lab) -> list[Cell]:
+def needs(experiments: Experiments) -> list[Experiment]:
     """Each attack at each layer within each delta."""
-    subject = lab.settings.subject
+    model = experiments.settings.model
     return [
-        Cell(subject, attack, layer, delta)
+        Experiment(model, attack, layer, delta)
         for attack in ATTACKS
-        for layer in lab.layers(subject)[::-1]
-        for delta in lab.settings.deltas
+        for layer in experiments.layers(model)[::-1]
+        for delta in experiments.settings.deltas
     ]
 
 
-def make(lab: Lab) -> Made:
+def make(experiments: Experiments) -> Made:
     """Mean ratios."""
     rows = []
-    for cell in cells(lab):
-        found = lab.column(cell, "ratio", "ratio_uint8", "max_change")
+    for experiment in needs(experiments):
+        found = experiments.column(experiment, "ratio", "ratio_uint8", "max_change")
         ratio = found["ratio"]
         rows.append(
             {
-                "attack": cell.attack,
-                "layer": cell.layer,
-                "delta": cell.delta,
+                "attack": experiment.attack,
+                "layer": experiment.layer,
+                "delta": experiment.delta,
                 "pairs": len(ratio),
                 "ratio": float(ratio.mean()),
                 "ratio_error": standard_error(ratio),
                 "ratio_uint8": float(found["ratio_uint8"].mean()),
-                "paper": paper(cell),
+                "paper": paper(experiment),
             }
         )
     return Made({"": columns(rows)}, beside(rows), figure(rows))
@@ -50,10 +50,10 @@ def standard_error(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
 
 
-def paper(cell: Cell) -> float | None:
+def paper(experiment: Experiment) -> float | None:
     """The published mean ratio, if this is what it is of."""
     known = {"feature-opt": published.RATIO, "feature-linear": published.LINEAR_RATIO}
-    return known[cell.attack].get(cell.layer) if cell.published else None
+    return known[experiment.attack].get(experiment.layer) if experiment.published else None
 
 
 def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -5,35 +5,35 @@ from typing import Any
 
 import numpy as np
 
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, headed
 from advjax.reproduce.style import BLUE, COLUMN, RED, panels
 from advjax.reproduce.table_s2 import HEADINGS, LABELS, labels
-from advjax.reproduce.tables import Made, columns, headed
 
 ATTACKS = {"feature-fgrad": RED, "label-fgrad": BLUE}
 
 
-def cells(lab: Lab) -> list[Cell]:
+def needs(experiments: Experiments) -> list[Experiment]:
     """feature-fgrad at each layer; label-fgrad, which has none, measured at the last."""
-    subject, s = lab.settings.subject, lab.settings
-    layers = lab.layers(subject)[::-1]
+    model, s = experiments.settings.model, experiments.settings
+    layers = experiments.layers(model)[::-1]
     return [
-        *(Cell(subject, "feature-fgrad", layer, s.delta) for layer in layers),
-        Cell(subject, "label-fgrad", layers[0], s.delta),
+        *(Experiment(model, "feature-fgrad", layer, s.delta) for layer in layers),
+        Experiment(model, "label-fgrad", layers[0], s.delta),
     ]
 
 
-def make(lab: Lab) -> Made:
+def make(experiments: Experiments) -> Made:
     """Ratios of each pair; their means and extremes."""
     rows, pairs, shown = [], [], {}
-    last = cells(lab)[-1].layer
-    for cell in cells(lab):
-        found = lab.column(cell, "ratio", "max_change", *LABELS)
+    last = needs(experiments)[-1].layer
+    for experiment in needs(experiments):
+        found = experiments.column(experiment, "ratio", "max_change", *LABELS)
         ratio = found["ratio"]
         rows.append(
             {
-                "attack": cell.attack,
-                "layer": cell.layer,
+                "attack": experiment.attack,
+                "layer": experiment.layer,
                 "pairs": len(ratio),
                 "ratio": float(ratio.mean()),
                 "least": float(ratio.min()),
@@ -42,10 +42,15 @@ def make(lab: Lab) -> Made:
                 "max_change": float(found["max_change"].max()),
             }
         )
-        if cell.layer == last:
-            shown[cell.attack] = ratio
+        if experiment.layer == last:
+            shown[experiment.attack] = ratio
         for i, value in zip(found["index"], ratio, strict=True):
-            row = {"attack": cell.attack, "layer": cell.layer, "pair": int(i), "ratio": value}
+            row = {
+                "attack": experiment.attack,
+                "layer": experiment.layer,
+                "pair": int(i),
+                "ratio": value,
+            }
             pairs.append(row)
     words = "The paper's own numbers of this figure are not among those kept here."
     return Made(

@@ -5,24 +5,26 @@ from typing import Any
 import numpy as np
 
 from advjax.reproduce import fig4
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, mean, median, percent
 from advjax.reproduce.style import BLUE, GREY, PAGE, RED, panels
-from advjax.reproduce.tables import Made, columns, mean, median, percent
 
 ATTACKS = ("feature-opt", "label-opt")
 LOOKS = {"near": (GREY, "."), "label-opt": (BLUE, "+"), "feature-opt": (RED, "x")}
 KEPT = ("pair", "delta_rank", "rank_adversarial", "common", "delta_l", "omega", "ratio")
 
 
-def cells(lab: Lab) -> list[Cell]:
+def needs(experiments: Experiments) -> list[Experiment]:
     """Both attacks; label-opt is measured at the last layer, too."""
-    subject, s = lab.settings.subject, lab.settings
-    return [Cell(subject, attack, lab.layers(subject)[-1], s.delta) for attack in ATTACKS]
+    model, s = experiments.settings.model, experiments.settings
+    return [Experiment(model, attack, experiments.layers(model)[-1], s.delta) for attack in ATTACKS]
 
 
-def make(lab: Lab) -> Made:
+def make(experiments: Experiments) -> Made:
     """Ranks, likelihoods and angles of each pair under both attacks."""
-    found = {cell.attack: lab.measured(cell) for cell in cells(lab)}
+    found = {
+        experiment.attack: experiments.measured(experiment) for experiment in needs(experiments)
+    }
     rows, parts = [], []
     for attack, measured in found.items():
         t = measured.table

@@ -44,7 +44,7 @@ LAYERS = {
 }
 
 
-class Subject(NamedTuple):
+class TrainedNetwork(NamedTuple):
     """A network with its weights."""
 
     network: str
@@ -55,7 +55,7 @@ class Subject(NamedTuple):
         """For folders and tables.
 
         Example:
-            >>> Subject("squeezenet", "files/squeezenet_v1.0.caffemodel").name
+            >>> TrainedNetwork("squeezenet", "files/squeezenet_v1.0.caffemodel").name
             'squeezenet-squeezenet_v1.0'
         """
         return self.network if self.weights is None else f"{self.network}-{Path(self.weights).stem}"
@@ -66,17 +66,17 @@ class Subject(NamedTuple):
         return self.weights not in DRAWN
 
 
-def subject_of(word: str) -> Subject:
-    """The subject that NAME or NAME=WEIGHTS stands for.
+def trained_network(word: str) -> TrainedNetwork:
+    """The model that NAME or NAME=WEIGHTS stands for.
 
     Example:
-        >>> subject_of("caffenet=orthonormal")
-        Subject(network='caffenet', weights='orthonormal')
+        >>> trained_network("caffenet=orthonormal")
+        TrainedNetwork(network='caffenet', weights='orthonormal')
     """
     network, _, weights = word.partition("=")
     if network not in LAYERS:
         raise UnknownName("network", network, LAYERS)
-    return Subject(network, weights or None)
+    return TrainedNetwork(network, weights or None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,9 +191,9 @@ class Settings:
         _ = self.protocol  # are its numbers possible?
 
     @property
-    def subject(self) -> Subject:
+    def model(self) -> TrainedNetwork:
         """The network that all targets but 'failures' are about."""
-        return Subject(self.network, self.weights)
+        return TrainedNetwork(self.network, self.weights)
 
     @property
     def protocol(self) -> Protocol:

@@ -1,28 +1,30 @@
 """Table 1: have adversarial and guide the same neighbours, and is one as central as the other?"""
 
 from advjax.reproduce import published
-from advjax.reproduce.lab import Cell, Lab
-from advjax.reproduce.settings import subject_of
-from advjax.reproduce.tables import Made, columns, headed, mean, percent
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, headed, mean, percent
+from advjax.reproduce.settings import trained_network
 
 
-def cells(lab: Lab) -> list[Cell]:
+def needs(experiments: Experiments) -> list[Experiment]:
     """feature-opt at each network's last layer."""
-    s = lab.settings
-    subjects = dict.fromkeys((s.subject, *map(subject_of, s.networks)))
-    return [Cell(subject, "feature-opt", lab.layers(subject)[-1], s.delta) for subject in subjects]
+    s = experiments.settings
+    models = dict.fromkeys((s.model, *map(trained_network, s.networks)))
+    return [
+        Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta) for model in models
+    ]
 
 
-def make(lab: Lab) -> Made:
+def make(experiments: Experiments) -> Made:
     """A row for each network."""
-    k, rows = lab.settings.neighbours, []
-    for cell in cells(lab):
-        found = lab.measured(cell)
-        first, same = found.summary["table_1"], paper(cell, k) or (None, None, None)
+    k, rows = experiments.settings.neighbours, []
+    for experiment in needs(experiments):
+        found = experiments.measured(experiment)
+        first, same = found.summary["table_1"], paper(experiment, k) or (None, None, None)
         rows.append(
             {
-                "network": cell.subject.name,
-                "layer": cell.layer,
+                "network": experiment.model.name,
+                "layer": experiment.layer,
                 "pairs": len(found),
                 "all_common": first["all_common"],
                 "paper_all": same[0],
@@ -52,8 +54,8 @@ def make(lab: Lab) -> Made:
     return Made({"": columns(rows)}, headed(rows, headings), words=words)
 
 
-def paper(cell: Cell, neighbours: int) -> tuple[float, float, float] | None:
+def paper(experiment: Experiment, neighbours: int) -> tuple[float, float, float] | None:
     """The published row, if this is what it is of."""
-    if not cell.subject.trained or neighbours != 3 or cell.delta != published.DELTA:
+    if not experiment.model.trained or neighbours != 3 or experiment.delta != published.DELTA:
         return None
-    return published.TABLE_1.get(cell.subject.network)
+    return published.TABLE_1.get(experiment.model.network)

@@ -4,31 +4,31 @@ from typing import Any
 
 import numpy as np
 
-from advjax.reproduce.lab import Cell, Lab
-from advjax.reproduce.settings import DRAWN, Subject
-from advjax.reproduce.tables import Made, columns, headed, percent
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, headed, percent
+from advjax.reproduce.settings import DRAWN, TrainedNetwork
 
 
-def cells(lab: Lab) -> list[Cell]:
+def needs(experiments: Experiments) -> list[Experiment]:
     """feature-opt at each layer, with random and with orthonormal weights."""
-    s = lab.settings
-    subjects = [Subject(s.network, weights) for weights in DRAWN]
+    s = experiments.settings
+    models = [TrainedNetwork(s.network, weights) for weights in DRAWN]
     return [
-        Cell(subject, "feature-opt", layer, s.delta)
-        for subject in subjects
-        for layer in lab.layers(subject)[::-1]
+        Experiment(model, "feature-opt", layer, s.delta)
+        for model in models
+        for layer in experiments.layers(model)[::-1]
     ]
 
 
-def make(lab: Lab) -> Made:
+def make(experiments: Experiments) -> Made:
     """Mean ratios and labels."""
     rows = []
-    for cell in cells(lab):
-        found = lab.column(cell, "ratio", *LABELS)
+    for experiment in needs(experiments):
+        found = experiments.column(experiment, "ratio", *LABELS)
         rows.append(
             {
-                "weights": cell.subject.weights,
-                "layer": cell.layer,
+                "weights": experiment.model.weights,
+                "layer": experiment.layer,
                 "pairs": len(found["ratio"]),
                 "ratio": float(found["ratio"].mean()),
                 "least": float(found["ratio"].min()),

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.dataset as ds
 from jaxtyping import Float, UInt8
 
-from advjax.analysis.cases import Case, ids_of
+from advjax.analysis.from_files import PairFiles, ids_of
 from advjax.bank import Bank
 from advjax.bank.store import network_key
 from advjax.data import Preprocessing, list_images
@@ -43,7 +43,7 @@ class RunPairs:
         run: The run.
         net: The network it was made with.
         layer: The layer to measure.
-        cases: Files, classes and labels of the pairs, in the order of the work list.
+        pair_files: Files, classes and labels of the pairs, in the order of the work list.
         places: The places of the pairs in the work list.
         failed: Rows left out because the pair could not be attacked.
         missing: Pairs that have no row yet.
@@ -52,7 +52,7 @@ class RunPairs:
     run: RunData
     net: Network
     layer: str
-    cases: list[Case]
+    pair_files: list[PairFiles]
     places: list[int]
     failed: int
     missing: int
@@ -74,7 +74,7 @@ class RunPairs:
             bank: The bank.
             folder: The folder it was built from.
         """
-        return ids_of(self.cases, bank, None if folder is None else Path(folder))
+        return ids_of(self.pair_files, bank, None if folder is None else Path(folder))
 
     def results(self) -> Iterator[RunResult]:
         """The adversarials, a few in memory at a time; float32 where the run kept it."""
@@ -85,7 +85,7 @@ class RunPairs:
             yield RunResult(place_of[known.pop("index")], image, rounded, **known)
 
     def _images(self, name: str) -> LazyImages:
-        names = [str(getattr(case, name)) for case in self.cases]
+        names = [str(getattr(pair, name)) for pair in self.pair_files]
         return LazyImages(self.run.reader(self.net), names)
 
 
@@ -115,7 +115,7 @@ def run_network(
     if name not in zoo.ARCHITECTURES and network is None:
         raise AdvjaxError(
             f"the run {str(run.path)!r} is of network {name!r}, which is not advjax's own; measure "
-            "it from Python, with advjax.analysis.runs.run_pairs"
+            "it from Python, with advjax.analysis.from_run.run_pairs"
         )
     tried = (None, "random", "orthonormal") if weights is None else (weights,)
     for each in tried:
@@ -188,15 +188,15 @@ def run_pairs(
             "'advjax run status'"
         )
     find = _Finder(Path(run.store.manifest["root"]), [Path(folder) for folder in images])
-    cases = [
-        Case(find(row["source"]), find(row["guide"]), Path(), label=row["pair_label"])
+    pair_files = [
+        PairFiles(find(row["source"]), find(row["guide"]), Path(), label=row["pair_label"])
         for row in good
     ]
     return RunPairs(
         run=run,
         net=net,
         layer=layer or layers[0],
-        cases=cases,
+        pair_files=pair_files,
         places=[row["index"] for row in good],
         failed=len(rows) - len(good),
         missing=run.pairs - len(run),

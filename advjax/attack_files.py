@@ -29,7 +29,7 @@ _TRACED = {"feature-opt": None, "feature-linear": "Distance by linear map"}
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy")
 
 
-def disguise(
+def attack_files(
     net: Network,
     source: str | os.PathLike[str],
     guide: str | os.PathLike[str],

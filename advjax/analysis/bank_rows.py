@@ -10,7 +10,7 @@ from advjax.bank import Bank, BankError
 from advjax.errors import AdvjaxError, UnknownName
 
 
-class Subjects(NamedTuple):
+class BankRows(NamedTuple):
     """The rows of the pairs' images in the bank and their classes there; -1 for none."""
 
     guide_row: Int[np.ndarray, "n"]
@@ -23,14 +23,14 @@ class Subjects(NamedTuple):
         return np.stack([self.guide_row[i], self.source_row[i]], 1)
 
 
-def find_subjects(
+def find_bank_rows(
     bank: Bank, count: int, guide_ids, source_ids, guide_classes, source_classes, protocol: Protocol
-) -> Subjects:
+) -> BankRows:
     """Checks, before any work, that every pair can be measured."""
     bank.rows(0)  # has it labels?
     guide_row = _rows(bank, guide_ids, count, "guide_ids")
     source_row = _rows(bank, source_ids, count, "source_ids")
-    found = Subjects(
+    found = BankRows(
         guide_row=guide_row,
         source_row=source_row,
         guide_class=_classes(bank, guide_classes, guide_row, "guide_classes"),

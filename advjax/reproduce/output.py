@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from advjax.analysis.tables import write_table
+from advjax.analysis.summary import write_table
 
 DASH = "-"
 Columns = Mapping[str, Any]  # arrays or lists of one length, by name
