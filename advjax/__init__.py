@@ -13,8 +13,6 @@ from advjax.attacks.inversion import Inversion as Inversion
 from advjax.attacks.label import LabelFgrad as LabelFgrad
 from advjax.attacks.label import LabelOpt as LabelOpt
 from advjax.attacks.linear import FeatureLinear as FeatureLinear
-from advjax.attacks.transfer import TransferResult as TransferResult
-from advjax.attacks.transfer import transfer as transfer
 from advjax.data.imagenet import imagenet_classes as imagenet_classes
 from advjax.data.images import Preprocessing as Preprocessing
 from advjax.data.images import load_images as load_images
@@ -26,15 +24,18 @@ from advjax.engine import Pair as Pair
 from advjax.engine import PairResult as PairResult
 from advjax.engine import attack as attack
 from advjax.engine import attack_stream as attack_stream
-from advjax.engine.inversion import InversionResult as InversionResult
-from advjax.engine.inversion import invert as invert
+from advjax.engine.invert import InversionResult as InversionResult
+from advjax.engine.invert import invert as invert
 from advjax.errors import AdvjaxError as AdvjaxError
 from advjax.networks.network import Network as Network
 from advjax.networks.zoo import load as load
 from advjax.runs import open_run as open_run
+from advjax.smoothing import Smoothing as Smoothing
 from advjax.solvers import ProjectedLBFGS as ProjectedLBFGS
 from advjax.solvers import ScipyLBFGSB as ScipyLBFGSB
 from advjax.solvers import SignMomentum as SignMomentum
 from advjax.solvers import Status as Status
+from advjax.transfer import TransferResult as TransferResult
+from advjax.transfer import transfer as transfer
 
 __version__ = "0.1.0"

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from advjax import engine, files
-from advjax.attacks.label import LabelFgrad, LabelOpt
 from advjax.data.images import write_png
-from advjax.engine import ATTACKS, LABEL_SOLVER, AttackResult
-from advjax.errors import AdvjaxError, UnknownName
+from advjax.engine import AttackResult
+from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.sheet import Labels, Sheet, draw_sheet
-from advjax.solvers import ProjectedLBFGS, Status
+from advjax.solvers import Status
 
 MOST_EVALUATIONS = 1_000_000  # for each of which a distance is kept
 # The attacks whose descent is drawn, and what falls in it where that is not the distance.
@@ -72,13 +71,10 @@ def attack_files(
         AdvjaxError: A file that cannot be read or written, or an argument that cannot be used.
     """
     out = Path(out)
-    if attack not in ATTACKS:
-        raise UnknownName("attack", attack, ATTACKS)
-    kind = ATTACKS[attack]
-    if solver is None and not kind.one_step:
-        solver = LABEL_SOLVER if kind is LabelOpt else ProjectedLBFGS()
-    (layer,) = net.check_layers(layer)
-    if solver is not None and solver.max_evaluations > MOST_EVALUATIONS:
+    resolved, solver = engine.resolve(net, attack, layer, None, solver)
+    (layer,) = resolved.layers
+    name = resolved.name
+    if solver.max_evaluations > MOST_EVALUATIONS:
         raise AdvjaxError(
             f"max_evaluations is {solver.max_evaluations}; give at most {MOST_EVALUATIONS}"
         )
@@ -90,8 +86,7 @@ def attack_files(
         net,
         images[0],
         images[1],
-        attack=attack,
-        layer=layer,
+        attack=resolved,
         delta=delta,
         solver=solver,
         trace=True,
@@ -100,6 +95,9 @@ def attack_files(
         progress=progress,
     )
     seconds = time.perf_counter() - begin
+    trace = None
+    if result.trace is not None:
+        trace = np.sqrt(result.trace[0]) if resolved.squared else result.trace[0]
     distances = result.initial_distance[0], result.distance[0]
     if not np.isfinite(distances).all():
         raise AdvjaxError(
@@ -107,17 +105,17 @@ def attack_files(
             f"{distances[0]:g}); give other weights or another layer"
         )
     labels = _labels(net, np.stack([images[0], images[1], result.adversarial_uint8[0]]))
-    bound = None if kind is LabelOpt else float(delta)
+    bound = None if name == "label-opt" else float(delta)
     record = {
-        "figures": figures(result, seconds),
+        "figures": figures(result, seconds, trace),
         "labels": labels and dict(zip(("source", "guide", "adversarial"), labels, strict=True)),
         "settings": inputs
         | {
-            "attack": attack,
+            "attack": name,
             "network": net.name,
             "layer": layer,
             "delta": bound,
-            "solver": solver and {"name": type(solver).__name__} | dataclasses.asdict(solver),
+            "solver": {"name": type(solver).__name__} | dataclasses.asdict(solver),
             "start": start,
             "seed": seed,
         }
@@ -139,11 +137,11 @@ def attack_files(
         layer=layer,
         labels=labels,
         # One step is no descent, and the objectives of label-opt's many c are not to be compared.
-        trace=result.trace[0] if result.trace is not None and attack in _TRACED else None,
-        trace_title=_TRACED.get(attack),
+        trace=trace if name in _TRACED else None,
+        trace_title=_TRACED.get(name),
         names=(_shown(source), _shown(guide)),
-        attack=attack,
-        verdict=_verdict(record["figures"]) if kind in (LabelOpt, LabelFgrad) else "",
+        attack=name,
+        verdict=_verdict(record["figures"]) if resolved.to_label else "",
     )
     # Last: a folder with a result.json is whole. One of an earlier run must not speak for this one.
     _remove(out / "result.json")
@@ -155,7 +153,9 @@ def attack_files(
     return record
 
 
-def figures(result: AttackResult, seconds: float) -> dict[str, Any]:
+def figures(
+    result: AttackResult, seconds: float, trace: np.ndarray | None = None
+) -> dict[str, Any]:
     """The figures of the first pair, as plain numbers for JSON; what is not finite is null."""
     status = Status(int(result.status[0]))
     initial = float(result.initial_distance[0])
@@ -167,7 +167,7 @@ def figures(result: AttackResult, seconds: float) -> dict[str, Any]:
         "initial_distance": initial,
         "objective": float("nan") if result.objective is None else float(result.objective[0]),
         "seconds": round(seconds, 3),
-        "trace": [] if result.trace is None else [float(d) for d in result.trace[0]],
+        "trace": [] if trace is None else [float(d) for d in trace],
     }
     finite = {
         name: [v if np.isfinite(v) else None for v in value]

@@ -1,4 +1,4 @@
-"""How fast attacks are on this machine: the network, the solver's share, pairs per second.
+"""Speed on this machine: of the network, of the solver, and in pairs per second.
 
 Everything runs on images drawn from a seed and weights that need no download, so that a figure can
 be had wherever JAX runs; `benchmarks/` has the comparisons with other libraries.
@@ -19,10 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from advjax.attacks.feature import FeatureOpt
-from advjax.engine import Pair, Progress, attack_stream
-from advjax.engine.problems import Run
-from advjax.engine.programs import Plan
+from advjax.engine import Pair, Progress, Stream, attack_stream, make_plan, resolve
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network, activations
 
@@ -37,7 +34,7 @@ class StepTimes(NamedTuple):
     compilation: float  # of the engine's chunk, with whatever cache JAX has
 
     @property
-    def solver_share(self) -> float:
+    def solver_fraction(self) -> float:
         """What part of a step is not the network's evaluation."""
         return 1 - self.evaluation / self.step
 
@@ -46,7 +43,7 @@ class Throughput(NamedTuple):
     """A stream of pairs from its first result's compilation to its last result."""
 
     pairs_per_second: float  # compilation not counted
-    active_share: float  # of all lanes' steps, those that evaluated a pair that was not done
+    active_fraction: float  # of all lanes' steps, those that evaluated a pair that was not done
     ratio: float  # mean
     evaluations: float  # mean
 
@@ -88,13 +85,13 @@ def step_times(
     steps: int = 4,
     rounds: int = 5,
 ) -> StepTimes:
-    """Times the network's evaluation and the engine's whole step, in turn, at one batch size.
+    """Time the network's evaluation and the engine's whole step, in turn, at one batch size.
 
     Args:
         net: The network.
         solver: Of `advjax.solvers`; not `ScipyLBFGSB`, which has no lanes.
         batch: Lanes.
-        layer: The layer matched; the network's customary one when None.
+        layer: The layer matched; the network's default layer when None.
         precision: Of matrix products, as in `advjax.attack_stream`.
         steps: In one timed call.
         rounds: Timed calls of each of the two.
@@ -105,26 +102,17 @@ def step_times(
     for name, value in (("batch", batch), ("steps", steps), ("rounds", rounds)):
         if value < 1:
             raise AdvjaxError(f"{name} is {value}; give 1 or more")
-    spec = FeatureOpt(net.check_layers(layer))
-    plan = Plan(
-        function=net.function,
-        with_params=net.params is not None,
-        spec=spec,
-        solver=dataclasses.replace(solver, max_evaluations=10**6),  # none is to end early
-        input_shape=net.input_shape,
-        output=None,
-        until_label=False,
-        trace=False,
-        precision=precision,
-        devices=(jax.local_devices()[0],),
-    )
-    run = Run(net, plan, 10.0, None, "source", 0)
+    # None of the lanes may end while it is timed.
+    endless = dataclasses.replace(solver, max_evaluations=10**6)
+    attack, endless = resolve(net, "feature-opt", layer, solver=endless)
+    plan = make_plan(net, attack, endless, precision=precision)
+    stream = Stream(net, plan)
     images = photographs(2 * batch, net.input_shape)
     pairs = [(i, Pair(images[i], images[batch + i])) for i in range(batch)]
-    problems = run.prepare(pairs)
-    lanes = run.empty_lanes(batch, problems[0].target)
+    problems = stream.prepare(pairs)
+    lanes = stream.empty_lanes(batch, problems[0].target)
     for lane, problem in enumerate(problems):
-        lanes = run.insert(lanes, lane, problem)
+        lanes = stream.insert(lanes, lane, problem)
 
     x = jnp.asarray(images[:batch].reshape(batch, -1), jnp.float32)
     target = jax.device_get(lanes.target)  # the lanes will be donated
@@ -132,10 +120,10 @@ def step_times(
     @jax.jit
     def evaluate(params, x, target):
         def loss(x):
-            found = lambda images: activations(  # noqa: E731
-                net.function, plan.with_params, params, images, spec.layers
+            activate = lambda images: activations(  # noqa: E731
+                net.function, plan.with_params, params, images, attack.layers
             )
-            return jnp.sum(spec.loss(found, x.reshape(-1, *net.input_shape), target)[0])
+            return jnp.sum(attack.loss(activate, x.reshape(-1, *net.input_shape), target)[0])
 
         def descend(_, x):  # so little that it costs nothing, and so that no step is left out
             return x - 1e-3 * jnp.sign(jax.grad(loss)(x))
@@ -146,7 +134,7 @@ def step_times(
     def advance() -> None:
         nonlocal lanes
         every = np.full(1, batch, np.int32)
-        lanes, _ = run.programs.advance(net.params, lanes, np.int32(steps), every)
+        lanes, _ = stream.programs.advance(net.params, lanes, np.int32(steps), every)
         jax.block_until_ready(lanes.state.trial)
 
     begin = time.perf_counter()
@@ -164,7 +152,7 @@ def step_times(
 
 
 def in_turn(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of each contender in each round, after one round that is not counted.
+    """Measure the wall seconds of each contender in each round, after one that is not counted.
 
     They take turns, so that a machine whose speed drifts is slow for all of them.
     """
@@ -179,7 +167,7 @@ def in_turn(contenders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
 
 
 def throughput(net: Network, count: int, batch: Any, **settings: Any) -> Throughput:
-    """Attacks `count` pairs of drawn images as one stream, after one pair that compiles.
+    """Attack `count` pairs of drawn images as one stream, after one pair that compiles.
 
     Args:
         net: The network.
@@ -191,30 +179,32 @@ def throughput(net: Network, count: int, batch: Any, **settings: Any) -> Through
         raise AdvjaxError(f"pairs is {count}; give 1 or more")
     images = photographs(2 * count, net.input_shape)
     pairs = list(zip(images[:count], images[count:], strict=True))
-    taken = 0
+    steps = 0
 
-    def tell(at: Progress) -> None:
-        nonlocal taken
-        taken = at.steps
+    def count_steps(at: Progress) -> None:
+        nonlocal steps
+        steps = at.steps
 
     # Without a length, so that the stream has all its lanes in both.
     list(attack_stream(net, iter(pairs[:1]), batch_size=batch, **settings))
     begin = time.perf_counter()
     results = list(
-        attack_stream(net, iter(pairs), batch_size=batch, progress=tell, ordered=False, **settings)
+        attack_stream(
+            net, iter(pairs), batch_size=batch, progress=count_steps, ordered=False, **settings
+        )
     )
     seconds = time.perf_counter() - begin
     evaluations = np.array([result.evaluations for result in results])
     return Throughput(
         pairs_per_second=count / seconds,
-        active_share=float(evaluations.sum() / taken),
+        active_fraction=float(evaluations.sum() / steps),
         ratio=float(np.mean([result.ratio for result in results])),
         evaluations=float(evaluations.mean()),
     )
 
 
 def matrix_ceiling(size: int = 2048, precision: str = "highest", rounds: int = 5) -> float:
-    """Floating-point operations per second of a square matrix product of this precision."""
+    """Measure floating-point operations per second of a square matrix product of this precision."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((size, size), np.float32))
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
     (seconds,) = in_turn({"it": lambda: jax.block_until_ready(product(a, a))}, rounds).values()
@@ -222,7 +212,7 @@ def matrix_ceiling(size: int = 2048, precision: str = "highest", rounds: int = 5
 
 
 def memory_ceiling(size: int = 1 << 26, rounds: int = 5) -> float:
-    """Bytes per second, read and written, of adding one to `size` float32 numbers."""
+    """Measure bytes per second, read and written, of adding one to `size` float32 numbers."""
     x = jnp.zeros(size, jnp.float32)
     add = jax.jit(lambda x: x + 1)
     (seconds,) = in_turn({"it": lambda: jax.block_until_ready(add(x))}, rounds).values()
@@ -230,7 +220,7 @@ def memory_ceiling(size: int = 1 << 26, rounds: int = 5) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, devices, versions and date: what a figure must say beside it."""
+    """Return processor, cores, devices, versions and date, to stand beside a figure."""
     model = platform.processor()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -165,7 +165,7 @@ class Bench:
         figures = {
             "evaluation_ms_per_image": 1e3 * times.evaluation / batch,
             "step_ms_per_image": 1e3 * times.step / batch,
-            "solver_share": times.solver_share,
+            "solver_fraction": times.solver_fraction,
             "compilation_seconds": times.compilation,
             **stream._asdict(),
         }

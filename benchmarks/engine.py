@@ -56,7 +56,7 @@ def share(options: argparse.Namespace) -> list[dict[str, Any]]:
                     "batch": options.batch,
                     "evaluation ms/image": 1e3 * times.evaluation / options.batch,
                     "step ms/image": 1e3 * times.step / options.batch,
-                    "solver's share": times.solver_share,
+                    "solver's share": times.solver_fraction,
                 }
             )
     return rows
@@ -76,7 +76,7 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "batch": batch,
                 "step ms/image": 1e3 * times.step / batch,
                 "steps/s x batch": batch / times.step,
-                "solver's share": times.solver_share,
+                "solver's share": times.solver_fraction,
                 "compilation s": times.compilation,
             }
         )

@@ -170,7 +170,8 @@ def main() -> None:
                 found = advjax.attack(
                     net, sources, guides, layer=layer, solver=solver, trace=True, batch_size=5
                 )
-                trace = np.fmin.accumulate(found.trace, axis=1) / found.initial_distance[:, None]
+                distances = np.sqrt(found.trace)
+                trace = np.fmin.accumulate(distances, axis=1) / found.initial_distance[:, None]
                 np.save(path, trace)
                 print(f"{path}: {trace[:, -1].mean():.4f}", flush=True)
     common.save("quality", rows_of(options.traces))

@@ -17,7 +17,7 @@ import numpy as np
 import quality
 
 import advjax
-from advjax.engine.problems import INITIAL
+from advjax.engine.stream import INITIAL
 from advjax.networks.network import activations
 from advjax.solvers import Box, ProjectedLBFGS
 

@@ -18,7 +18,7 @@ import torch_networks
 
 import advjax
 from advjax.attacks.box import pixel_box
-from advjax.engine.problems import INITIAL
+from advjax.engine.stream import INITIAL
 from advjax.solvers import Box, JaxoptLBFGSB
 
 DELTA = 10.0

@@ -30,14 +30,14 @@ def test_a_step_takes_as_long_as_its_parts(net):
     times = bench.step_times(net, advjax.ProjectedLBFGS(), 2, steps=2, rounds=1)
     assert times.evaluation > 0
     assert times.step > 0
-    assert times.solver_share == 1 - times.evaluation / times.step
+    assert times.solver_fraction == 1 - times.evaluation / times.step
 
 
-def test_the_active_share_counts_every_lane(net):
+def test_the_active_fraction_counts_every_lane(net):
     # 3 pairs of 4 evaluations in 2 lanes: the second lane idles for the last 4 of 8 steps.
     found = bench.throughput(net, 3, 2, solver=advjax.ProjectedLBFGS(4))
     assert found.evaluations == 4
-    assert found.active_share == pytest.approx(12 / 16)
+    assert found.active_fraction == pytest.approx(12 / 16)
     assert found.pairs_per_second > 0
     assert 0 < found.ratio < 1
 

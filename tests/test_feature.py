@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import advjax
 from advjax.attacks.feature import FeatureOpt
 from advjax.errors import AdvjaxError
 
@@ -79,6 +80,8 @@ def test_weights_that_cannot_be(weights):
     assert "\n" not in str(caught.value)
 
 
-def test_no_layer_at_all():
-    with pytest.raises(AdvjaxError, match=r"layers is \(\); name at least one"):
-        FeatureOpt(())
+def test_without_layers_the_networks_default_layer_is_taken():
+    net = advjax.load("lenet", "orthonormal")
+    assert FeatureOpt().for_network(net).layers == net.check_layers(None)
+    with pytest.raises(AdvjaxError, match="weights"):
+        FeatureOpt(weights=(1.0, 2.0)).for_network(net)

@@ -31,5 +31,5 @@ def test_the_bottom_knows_nobody():
     for name in ("data", "solvers", "metrics", "checkpoints"):
         assert found[name] <= EVERYBODYS
     assert found["networks"] <= {"data", "checkpoints"} | EVERYBODYS
-    assert found["attacks"] <= {"networks"} | EVERYBODYS
+    assert found["attacks"] <= {"networks", "solvers"} | EVERYBODYS
     assert found["engine"] <= {"attacks", "networks", "solvers"} | EVERYBODYS

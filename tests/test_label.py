@@ -7,7 +7,7 @@ import pytest
 from scipy.special import log_softmax
 
 import advjax
-from advjax.attacks.label import LabelOpt, Search, cross_entropy
+from advjax.attacks.label import LabelOpt, cross_entropy, next_c
 from advjax.errors import AdvjaxError, UnknownName
 
 SHAPE = (4, 4, 1)
@@ -170,11 +170,13 @@ def test_trace_and_evaluations_count_every_attempt():
 def test_search_closes_in_by_halves_in_the_logarithm():
     """Whatever the answer: c taken below, missed above, the gap at most a decade, then halved."""
     for answer in (3e-4, 0.7, 55.0):
-        search = Search(1.0)
+        tried, taken = [], []
         for _ in range(12):
-            search = search.after(search.c <= answer)
-        assert search.taken <= answer < search.missed
-        assert search.missed / search.taken < 10 ** (1 / 16)
+            tried.append(next_c(1.0, taken))
+            taken.append(tried[-1] <= answer)
+        below = max(c for c in tried if c <= answer)
+        above = min(c for c in tried if c > answer)
+        assert above / below < 10 ** (1 / 16)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,11 @@ def test_networks_without_a_usable_output():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"c": 0.0}, "c is 0"), ({"attempts": 0}, "attempts is 0"), ({"weights": (1.0,)}, "weights")],
+    [
+        ({"c": 0.0}, "c is 0"),
+        ({"attempts": 0}, "attempts is 0"),
+        ({"layers": ("a",), "weights": (0.0,)}, "weights"),
+    ],
 )
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(AdvjaxError, match=message):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import advjax
-from advjax.attacks.transfer import BLOCK, resized
 from advjax.errors import AdvjaxError, ImageError
+from advjax.transfer import BLOCK, resized
 
 RNG = np.random.default_rng(0)
 

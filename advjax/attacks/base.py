@@ -1,12 +1,17 @@
-"""What every attack says of itself; the engine asks nothing else of it."""
+"""The attack interface: everything that the engine asks of an attack is in this file."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from advjax.attacks.box import PixelBox
+from advjax.attacks.box import PixelBox, pixel_box
+from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
+from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, Solver
 
 Activate = Callable[[Float[Array, "b h w c"]], Mapping[str, Array]]
 """Images to named activations."""
@@ -15,58 +20,177 @@ Features = dict[str, np.ndarray]
 """The activations of one image, [1, ...] each."""
 
 
-class Given(NamedTuple):
-    """What an attack may build its target from."""
+class PairData(NamedTuple):
+    """The data of one pair from which an attack builds its box and its target."""
 
-    source: np.ndarray  # [h, w, c], float32
-    found: Features  # the source's activations
-    guide: Features | None  # the guide's; None where a label is all that was given
+    source: np.ndarray  # [h, w, c], uint8 or float32, 0..255
+    features: Features  # the source's activations
+    guide: Features | None  # the guide's activations; None for a pair that has a label alone
     label: int | None  # the label to take
 
 
-@runtime_checkable
-class Attack(Protocol):
-    """An objective over images, a box and what a pair must know for them.
+class Attempt(NamedTuple):
+    """The outcome of one attempt on a pair."""
 
-    A frozen dataclass: equal attacks share their compiled programs. The functions are pure, over a
-    leading batch axis whose rows know nothing of each other.
+    takes_label: bool  # the adversarial has the pair's label
+    takes_label_uint8: bool  # the 8-bit adversarial has it, too
+    change: float  # Euclidean norm of adversarial - source, in levels
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """An objective over images, a box, and the rules of a pair's start and end.
+
+    A subclass is a frozen dataclass that names itself and gives `loss`; everything else has a
+    default that fits an attack on the activations of a guide. Equal attacks share their compiled
+    programs. `loss` is pure, over a leading batch axis of rows that are independent.
 
     Attributes:
-        name: What people call it.
-        layers: Where the distance to the guide is measured, whether or not it is the objective.
-        needs: The activations that the host keeps of sources, guides and results.
-        one_step: The gradient is taken once, at the start, and no solver runs.
-        to_label: A label is aimed at: the pair's, or the guide's.
+        layers: The layers where the distance to the guide is measured; the network's default layer
+            when ().
+        weights: One number above 0 for each layer; 1 when None.
+        output: The layer whose largest value is the label; the network's `output` when None.
+        name: The attack's name on the command line and in results.
+        squared: The objective is the square of a Euclidean distance, so that its root is one.
+        one_step: The gradient is taken once, at the start; the attack accepts no solver.
+        to_label: The attack aims at a label: the pair's own or the guide's.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Brighter(Attack):
+        ...     name = "brighter"
+        ...
+        ...     def loss(self, activate, images, target):
+        ...         return -jnp.mean(images, (1, 2, 3)), activate(images)
+        >>> Brighter().attempts
+        1
     """
 
+    layers: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
+    output: str | None = None
+
     name: ClassVar[str]
-    one_step: ClassVar[bool]
-    to_label: ClassVar[bool]
+    squared: ClassVar[bool] = False
+    one_step: ClassVar[bool] = False
+    to_label: ClassVar[bool] = False
 
-    @property
-    def layers(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    @property
-    def needs(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def box(self, source: np.ndarray, delta: float) -> PixelBox:
-        """Where the images may be."""
-        ...
-
-    def target(self, given: Given) -> Any:
-        """What `loss` needs of the pair: a pytree of arrays [1, ...], the same for every pair."""
-        ...
-
-    def initial(self, target: Any, found: Features) -> float:
-        """The objective's natural size: its value at the source, as a rule."""
-        ...
+    def __post_init__(self):
+        if self.layers:
+            check_weights(self.layers, self.weights)
 
     def loss(
         self, activate: Activate, images: Float[Array, "b h w c"], target: Any
     ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
-        """The objective of each pair, and the activations at its image."""
-        ...
+        """Compute the objective of each row, and the activations at its image.
 
-    def distance(self, found: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
-        """The Euclidean distance of each row to the guide's."""
-        ...
+        Args:
+            activate: Images to activations, of the layers in `needs` at least.
+            images: The points of evaluation, 0..255.
+            target: What `target` gave for each pair, stacked.
+        """
+        raise NotImplementedError
+
+    def for_network(self, net: Network) -> Self:
+        """Return this attack with everything filled in that the network decides.
+
+        Raises:
+            UnknownName: A layer that the network does not have.
+            AdvjaxError: A setting that does not fit the network.
+        """
+        layers = net.check_layers(self.layers or None)
+        check_weights(layers, self.weights)
+        output = self.output or net.output
+        if output is not None:
+            net.check_layers(output)
+        return dataclasses.replace(self, layers=layers, output=output)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The activations that the host keeps of sources, guides and results."""
+        return self.layers
+
+    @property
+    def default_solver(self) -> Solver | ScipyLBFGSB:
+        """The solver that runs when none is given; `max_evaluations` is of one attempt."""
+        return ProjectedLBFGS()
+
+    @property
+    def attempts(self) -> int:
+        """The number of times that a pair is solved, each time with another target."""
+        return 1
+
+    def next_target(self, target: Any, attempts: Sequence[Attempt]) -> Any | None:
+        """Return the target of the attempt after these; None when the pair is done.
+
+        The engine asks only where `attempts` is above 1.
+        """
+        return None
+
+    def is_best(self, attempts: Sequence[Attempt]) -> bool:
+        """Return True if the last of these attempts is the pair's result so far."""
+        return True
+
+    def box(self, pair: PairData, delta: float) -> PixelBox:
+        """Return the bounds: |I - source| <= delta and 0 <= I <= 255 (Sabour et al., eq. 2)."""
+        return pixel_box(pair.source, delta)
+
+    def target(self, pair: PairData) -> Any:
+        """Return what `loss` needs of the pair: a pytree of arrays [1, ...]."""
+        assert pair.guide is not None
+        return pair.guide
+
+    def initial(self, pair: PairData, target: Any) -> float:
+        """Return the objective's natural size: its value at the source, unless overridden."""
+        source = jnp.asarray(pair.source, jnp.float32)[None]
+        return float(self.loss(lambda images: pair.features, source, target)[0][0])
+
+    def threshold(self, ratio: float, initial: float) -> float:
+        """Return the objective's value at which a pair has reached a target ratio.
+
+        Args:
+            ratio: Final over initial distance, between 0 and 1.
+            initial: What `initial` gave for the pair.
+
+        Raises:
+            AdvjaxError: The attack has no ratio to reach.
+        """
+        raise AdvjaxError(f"target_ratio is {ratio}, and {self.name} has no ratio to reach")
+
+    def distance(self, features: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
+        """Return the distance of each row to the guide's: Euclidean, in `layers`."""
+        return distance(self.layers, self.weights, features, guide)
+
+
+def check_weights(layers: tuple[str, ...], weights: tuple[float, ...] | None) -> None:
+    """Raise AdvjaxError unless there is one finite number above 0 for each layer."""
+    if weights is not None and (
+        len(weights) != len(layers) or not all(0 < w < float("inf") for w in weights)
+    ):
+        raise AdvjaxError(
+            f"weights is {weights} for the layers {layers}; give one number above 0 for each layer"
+        )
+
+
+def squared_distance(
+    layers: tuple[str, ...],
+    weights: tuple[float, ...] | None,
+    features: Mapping[str, Any],
+    target: Mapping[str, Any],
+) -> Any:
+    """Return sum_k w_k || features_k - target_k ||^2 of each row."""
+    terms = zip(layers, weights or (1.0,) * len(layers), strict=True)
+    return sum(
+        w * ((features[k] - target[k]) ** 2).reshape(len(features[k]), -1).sum(1) for k, w in terms
+    )
+
+
+def distance(
+    layers: tuple[str, ...],
+    weights: tuple[float, ...] | None,
+    features: Mapping[str, Any],
+    guide: Mapping[str, Any],
+) -> Any:
+    """Return the root of `squared_distance`; infinite or NaN, silently, where that overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return squared_distance(layers, weights, features, guide) ** 0.5

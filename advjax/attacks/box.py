@@ -16,7 +16,7 @@ class PixelBox(NamedTuple):
 
 
 def check_delta(delta: float) -> float:
-    """`delta` as a float.
+    """Return `delta` as a float.
 
     Raises:
         AdvjaxError: It is not a finite number above 0.
@@ -31,7 +31,7 @@ def check_delta(delta: float) -> float:
 
 
 def pixel_box(source: np.ndarray, delta: float) -> PixelBox:
-    """|I - source| <= delta and 0 <= I <= 255 (Sabour et al., eq. 2), in float32.
+    """Return |I - source| <= delta and 0 <= I <= 255 (Sabour et al., eq. 2) in float32.
 
     The bounds are rounded inward, so that a float32 inside them satisfies the inequalities as real
     numbers, and no tighter than that.
@@ -66,7 +66,7 @@ def pixel_box(source: np.ndarray, delta: float) -> PixelBox:
 
 
 def round_into(image: Float[np.ndarray, "..."], box: PixelBox) -> UInt8[np.ndarray, "..."]:
-    """The nearest 8-bit image that is inside the box.
+    """Return the nearest 8-bit image that is inside the box.
 
     Example:
         >>> box = pixel_box(np.array([100.0]), 9.7)
@@ -74,3 +74,8 @@ def round_into(image: Float[np.ndarray, "..."], box: PixelBox) -> UInt8[np.ndarr
         [109]
     """
     return np.clip(np.rint(image), np.ceil(box.lower), np.floor(box.upper)).astype(np.uint8)
+
+
+def whole_box(shape: tuple[int, ...]) -> PixelBox:
+    """Return the box of every image of this shape: 0 <= I <= 255."""
+    return PixelBox(np.zeros(shape, np.float32), np.full(shape, 255, np.float32))

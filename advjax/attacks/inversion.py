@@ -2,18 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from advjax.attacks.base import Activate, Features, Given
-from advjax.attacks.box import PixelBox
-from advjax.attacks.feature import check_weights, distance
-from advjax.attacks.label import whole_box
+from advjax.attacks.base import Activate, Attack, PairData, distance
+from advjax.attacks.box import PixelBox, whole_box
 from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
 
 # Root mean square of a pixel minus the mean in the authors' training images: their norm of 27,098
 # (x0_sigma.mat) at 227x227x3.
@@ -25,7 +24,7 @@ ALPHA_WEIGHT = 2.16e8 / (227 * 227 * 3) ** 2
 def alpha_norm(
     images: Float[Array, "b h w c"], alpha: float = 6.0, grey: float = 127.5
 ) -> Float[Array, "b"]:
-    """The mean of |x|^alpha, x = (I - grey) / 68.92: keeps the range (section 3.2, R_alpha).
+    """Compute the mean of |x|^alpha, x = (I - grey) / 68.92 (section 3.2, R_alpha): the range.
 
     Example:
         >>> alpha_norm(jnp.full((1, 2, 2, 1), 127.5 + 2 * RMS)).round(3).tolist()
@@ -36,10 +35,10 @@ def alpha_norm(
 
 
 def total_variation(images: Float[Array, "b h w c"], beta: float = 2.0) -> Float[Array, "b"]:
-    """The mean of (dx^2 + dy^2)^(beta/2) / 68.92^beta, forward differences (section 3.2, R_V^beta).
+    """Compute the mean of (dx^2 + dy^2)^(beta/2) / 68.92^beta (section 3.2, R_V^beta).
 
-    The difference across the last row and column is 0. A beta under 2 has no gradient where the
-    image is constant; it is taken as 0 there.
+    The differences are forward; those across the last row and column are 0. A beta under 2 has no
+    gradient where the image is constant; it is taken as 0 there.
 
     Example:
         >>> ramp = RMS * jnp.arange(4.0).reshape(1, 2, 2, 1)
@@ -56,7 +55,7 @@ def total_variation(images: Float[Array, "b h w c"], beta: float = 2.0) -> Float
 
 
 @dataclasses.dataclass(frozen=True)
-class Inversion:
+class Inversion(Attack):
     """minimise ||phi(I) - phi_0||^2 / ||phi_0||^2 + a R_alpha(I) + v R_V^beta(I), 0 <= I <= 255.
 
     Mahendran and Vedaldi, *Understanding deep image representations by inverting them*, CVPR 2015,
@@ -65,8 +64,9 @@ class Inversion:
     at any size.
 
     Attributes:
-        layers: The layers whose activations are given.
+        layers: The layers whose activations are given; the network's default layer when ().
         weights: Of the layers' terms; 1 for every layer when None.
+        output: The layer whose largest value is the label; the network's when None.
         alpha: Exponent of the first prior.
         alpha_weight: a; .00904, the published weight, when not given.
         beta: Exponent of the second prior.
@@ -79,8 +79,6 @@ class Inversion:
             a line search, such as `SignMomentum`.
     """
 
-    layers: tuple[str, ...]
-    weights: tuple[float, ...] | None = None
     alpha: float = 6.0
     alpha_weight: float = ALPHA_WEIGHT
     beta: float = 2.0
@@ -89,65 +87,64 @@ class Inversion:
     jitter: int = 0
 
     name: ClassVar[str] = "inversion"
-    one_step: ClassVar[bool] = False
-    to_label: ClassVar[bool] = False
 
     def __post_init__(self):
-        if not self.layers:
-            raise AdvjaxError("layers is (); name at least one layer to invert")
-        check_weights(self.layers, self.weights)
-        for name, least in (("alpha", 1), ("beta", 1), ("alpha_weight", 0), ("variation", 0)):
+        super().__post_init__()
+        for name, minimum in (("alpha", 1), ("beta", 1), ("alpha_weight", 0), ("variation", 0)):
             value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise AdvjaxError(f"{name} is {value}; give a number, {least} or more")
+            if value is not None and not minimum <= value < float("inf"):
+                raise AdvjaxError(f"{name} is {value}; give a number, {minimum} or more")
         if not (isinstance(self.jitter, int) and self.jitter >= 0):
             raise AdvjaxError(f"jitter is {self.jitter!r}; give a number of pixels, 0 or more")
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The layers, and no more."""
-        return self.layers
+    def for_network(self, net: Network) -> Self:
+        """Return this attack with its layers and the published variation of their depth."""
+        attack = super().for_network(net)
+        if attack.variation is not None:
+            return attack
+        variation = published_variation(attack.layers, list(net.layers))
+        return dataclasses.replace(attack, variation=variation)
 
-    def box(self, source: np.ndarray, delta: float) -> PixelBox:
-        """0 <= I <= 255."""
-        return whole_box(source.shape)
+    def box(self, pair: PairData, delta: float) -> PixelBox:
+        """Return 0 <= I <= 255."""
+        return whole_box(pair.source.shape)
 
-    def target(self, given: Given) -> Any:
-        """The activations and, per layer, its weight over their squared norm."""
-        assert given.guide is not None
-        return {"guide": given.guide, "share": self._shares(given.guide)}
+    def target(self, pair: PairData) -> Any:
+        """Return the activations and, for each layer, its weight over their squared norm."""
+        assert pair.guide is not None
+        return {"guide": pair.guide, "weight": self._relative_weights(pair.guide)}
 
-    def initial(self, target: Any, found: Features) -> float:
-        """Of the order of the loss of an image that has nothing of the activations."""
+    def initial(self, pair: PairData, target: Any) -> float:
+        """Return 1: the loss of an image that has nothing of the activations is near it."""
         return 1.0
 
     def loss(
         self, activate: Activate, images: Float[Array, "b h w c"], target: Any
     ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
-        """The objective of each pair, and the activations at its image."""
+        """Compute the objective of each pair, and the activations at its image."""
         assert self.variation is not None
-        found = activate(shifted(images, self.jitter) if self.jitter else images)
+        features = activate(shifted(images, self.jitter) if self.jitter else images)
         value = self.alpha_weight * alpha_norm(images, self.alpha, self.grey)
         value += self.variation * total_variation(images, self.beta)
         for k in self.layers:
-            error = ((found[k] - target["guide"][k]) ** 2).reshape(len(images), -1).sum(1)
-            value += target["share"][k] * error
-        return value, found
+            error = ((features[k] - target["guide"][k]) ** 2).reshape(len(images), -1).sum(1)
+            value += target["weight"][k] * error
+        return value, features
 
-    def distance(self, found: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
-        """The root of the loss without the priors: 0 where the activations are the given ones."""
-        shares = tuple(float(share[0]) for share in self._shares(guide).values())
-        return distance(self.layers, shares, found, guide)
+    def distance(self, features: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
+        """Return the root of the loss without the priors: 0 where the activations are equal."""
+        weights = tuple(float(weight[0]) for weight in self._relative_weights(guide).values())
+        return distance(self.layers, weights, features, guide)
 
-    def _shares(self, guide: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Each layer's weight over the squared norm of the given activations."""
+    def _relative_weights(self, guide: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return each layer's weight over the squared norm of the given activations."""
         weights = zip(self.layers, self.weights or (1.0,) * len(self.layers), strict=True)
         norms = {k: np.linalg.norm(np.float64(guide[k])) for k in self.layers}
         return {k: np.array([w / (norms[k] ** 2 or 1)], np.float32) for k, w in weights}
 
 
 def published_variation(layers: Sequence[str], of: Sequence[str]) -> float:
-    """0.5, 5 or 50, by where the deepest of these layers is in the list `of` all of them.
+    """Return 0.5, 5 or 50, by the place of the deepest of these layers in the list `of` all.
 
     Example:
         >>> published_variation(["conv2"], ["conv1", "conv2", "conv3", "fc"])
@@ -157,10 +154,10 @@ def published_variation(layers: Sequence[str], of: Sequence[str]) -> float:
     return 0.5 if depth <= 0.3 else 5.0 if depth <= 0.6 else 50.0
 
 
-def shifted(images: Float[Array, "b h w c"], most: int) -> Float[Array, "b h w c"]:
-    """Each image moved by up to `most` pixels both ways, its border repeated.
+def shifted(images: Float[Array, "b h w c"], maximum: int) -> Float[Array, "b h w c"]:
+    """Move each image by up to `maximum` pixels both ways, its border repeated.
 
-    How far is a hash of the image's bits: as good as drawn, and the same whenever asked.
+    The shift is a hash of the image's bits: as good as drawn, and the same at each call.
     """
     b, h, w, _ = images.shape
     fixed = jax.lax.stop_gradient(images.astype(jnp.float32))
@@ -168,11 +165,11 @@ def shifted(images: Float[Array, "b h w c"], most: int) -> Float[Array, "b h w c
     # Sums of integers are exact in any order, so that no compilation changes the shift.
     odd = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32)[None] + 1
     mixed = jnp.sum(bits * odd, 1, dtype=jnp.uint32) * jnp.uint32(2654435761)  # Knuth, 6.4
-    count = jnp.uint32(2 * most + 1)
+    count = jnp.uint32(2 * maximum + 1)
     down, along = ((mixed >> bit) % count for bit in (8, 20))
 
     def places(shift, size):
-        return jnp.clip(jnp.arange(size)[None] + shift.astype(int)[:, None] - most, 0, size - 1)
+        return jnp.clip(jnp.arange(size)[None] + shift.astype(int)[:, None] - maximum, 0, size - 1)
 
     images = jnp.take_along_axis(images, places(down, h)[:, :, None, None], 1)
     return jnp.take_along_axis(images, places(along, w)[:, None, :, None], 2)

@@ -1,22 +1,23 @@
 """label-opt and label-fgrad: the image that the network gives a label (Szegedy et al., 2014)."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from advjax.attacks.base import Activate, Features, Given
-from advjax.attacks.box import PixelBox, pixel_box
-from advjax.attacks.feature import check_weights, distance
+from advjax.attacks.base import Activate, Attack, Attempt, PairData
+from advjax.attacks.box import PixelBox, whole_box
 from advjax.errors import AdvjaxError
+from advjax.networks.network import Network
+from advjax.solvers import ProjectedLBFGS, SignedStep
 
 
 def cross_entropy(outputs: Float[Array, "b classes"], labels: Int[Array, "b"]) -> Float[Array, "b"]:
-    """-log p(label), of logits or of probabilities.
+    """Compute -log p(label), of logits or of probabilities.
 
     A row that is nowhere negative and sums to 1 is taken for probabilities.
 
@@ -26,45 +27,54 @@ def cross_entropy(outputs: Float[Array, "b classes"], labels: Int[Array, "b"]) -
         ...     p, jnp.array([0])) / jnp.log(4)
         (Array([1.], dtype=float32), Array([1.], dtype=float32))
     """
-    share = jnp.all(outputs >= 0, 1) & (jnp.abs(jnp.sum(outputs, 1) - 1) < 1e-3)
+    normalised = jnp.all(outputs >= 0, 1) & (jnp.abs(jnp.sum(outputs, 1) - 1) < 1e-3)
     logs = jnp.log(jnp.maximum(outputs, jnp.finfo(outputs.dtype).tiny))
-    logits = jnp.where(share[:, None], logs, outputs)
+    logits = jnp.where(normalised[:, None], logs, outputs)
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
 
 
-class Search(NamedTuple):
-    """Where the search over c stands, for one pair."""
+def next_c(c: float, taken: Sequence[bool]) -> float:
+    """Return the c to try after attempts that began with `c`, each of which took the label or not.
 
-    c: float  # of the attempt to come
-    attempts: int = 0
-    taken: float = 0.0  # largest c that took the label
-    missed: float = float("inf")  # least c that did not
+    c moves by factors of 10 until the label was taken once and missed once; then it is the
+    geometric mean of the largest c that took the label and the smallest that did not.
 
-    def after(self, taken: bool) -> "Search":
-        """The search after an attempt with c, which took the label or did not."""
-        most = max(self.taken, self.c) if taken else self.taken
-        least = self.missed if taken else min(self.missed, self.c)
-        if most == 0:
-            c = least / 10
-        elif least == float("inf"):
-            c = most * 10
+    Example:
+        >>> next_c(1.0, []), next_c(1.0, [True]), next_c(1.0, [False]), next_c(1.0, [True, False])
+        (1.0, 10.0, 0.1, 3.1622776601683795)
+    """
+    largest, smallest = 0.0, float("inf")  # that took the label, that missed it
+    for success in taken:
+        largest = max(largest, c) if success else largest
+        smallest = smallest if success else min(smallest, c)
+        if largest == 0:
+            c = smallest / 10
+        elif smallest == float("inf"):
+            c = largest * 10
         else:
-            c = (most * least) ** 0.5
-        return Search(c, self.attempts + 1, most, least)
+            c = (largest * smallest) ** 0.5
+    return c
 
 
 @dataclasses.dataclass(frozen=True)
-class _ToLabel:
-    """What the two attacks on labels share: -log p(label), p being the softmax of the output."""
-
-    layers: tuple[str, ...] = ()
-    weights: tuple[float, ...] | None = None
-    output: str | None = None
+class _ToLabel(Attack):
+    """The common part of the two attacks on labels: -log p(label), p the softmax of the output."""
 
     to_label: ClassVar[bool] = True
 
-    def __post_init__(self):
-        check_weights(self.layers, self.weights)
+    def for_network(self, net: Network) -> Self:
+        """Return this attack with its layers and its output.
+
+        Raises:
+            AdvjaxError: The network names no output, or the output is not one number a class.
+        """
+        attack = super().for_network(net)
+        if attack.output is None:
+            raise AdvjaxError(f"{self.name} needs an output layer, and {net.name} names none")
+        shape = net.layers[attack.output]
+        if len(shape) != 1:
+            raise AdvjaxError(f"output {attack.output!r} has shape {shape}; give (classes,)")
+        return attack
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -73,27 +83,23 @@ class _ToLabel:
             return self.layers
         return (*self.layers, self.output)
 
-    def target(self, given: Given) -> Any:
-        """The label."""
-        return {"label": np.array([given.label], np.int32)}
+    def target(self, pair: PairData) -> Any:
+        """Return the label."""
+        return {"label": np.array([pair.label], np.int32)}
 
-    def initial(self, target: Any, found: Features) -> float:
-        """The objective at the source, at least 1: the label may be there already."""
+    def initial(self, pair: PairData, target: Any) -> float:
+        """Return the objective at the source, at least 1: the label may be there already."""
         assert self.output is not None
-        outputs, label = jnp.asarray(found[self.output]), jnp.asarray(target["label"])
+        outputs, label = jnp.asarray(pair.features[self.output]), jnp.asarray(target["label"])
         return max(1.0, float(cross_entropy(outputs, label)[0]))
 
     def loss(
         self, activate: Activate, images: Float[Array, "b h w c"], target: Any
     ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
-        """-log p(label) of each pair, and the activations at its image."""
+        """Compute -log p(label) of each pair, and the activations at its image."""
         assert self.output is not None
-        found = activate(images)
-        return cross_entropy(found[self.output], target["label"]), found
-
-    def distance(self, found: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
-        """The Euclidean distance of each row to the guide's activations in `layers`."""
-        return distance(self.layers, self.weights, found, guide)
+        features = activate(images)
+        return cross_entropy(features[self.output], target["label"]), features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +110,8 @@ class LabelFgrad(_ToLabel):
     feature-opt's.
 
     Attributes:
-        layers: Where the result's distance to the guide is measured; the network's customary layer
-            when (). They have no part in the objective.
+        layers: The layers where the result's distance to the guide is measured; the network's
+            default layer when (). They have no part in the objective.
         weights: Of these layers, in that distance.
         output: The logits or probabilities; the network's `output` when None.
     """
@@ -113,9 +119,10 @@ class LabelFgrad(_ToLabel):
     name: ClassVar[str] = "label-fgrad"
     one_step: ClassVar[bool] = True
 
-    def box(self, source: np.ndarray, delta: float) -> PixelBox:
-        """|I - source| <= delta and 0 <= I <= 255."""
-        return pixel_box(source, delta)
+    @property
+    def default_solver(self) -> SignedStep:
+        """The signed step."""
+        return SignedStep()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +131,20 @@ class LabelOpt(_ToLabel):
 
     Szegedy et al. (2014), section 4.1, with c on the other term. The larger c, the smaller e: each
     pair has a search for the largest c with which the label is still taken. Its result is the
-    smallest perturbation that took it; if none did, what the least c gave.
+    smallest perturbation that took it; if none did, the result of the smallest c.
 
-    The box is 0..255: delta plays no part. The solver's `max_evaluations` is that of one c.
+    The box is 0..255: delta plays no part. A source that has the label already is its own result.
+    The solver's `max_evaluations` is that of one c.
 
     Attributes:
-        layers: Where the result's distance to the guide is measured; the network's customary layer
-            when (). They have no part in the objective.
+        layers: The layers where the result's distance to the guide is measured; the network's
+            default layer when (). They have no part in the objective.
         weights: Of these layers, in that distance.
         output: The logits or probabilities; the network's `output` when None.
         c: The first c.
-        attempts: How many c each pair tries: by factors of 10 until the label was taken once and
-            missed once, then the geometric mean of the nearest two.
-        rounded: Whether the label must be taken after rounding to 8 bits, too: a perturbation of
+        attempts: The number of c that each pair tries: by factors of 10 until the label was taken
+            once and missed once, then the geometric mean of the nearest two.
+        rounded: If True, the label must be taken after rounding to 8 bits, too: a perturbation of
             less than half a level does not survive that.
 
     Example:
@@ -146,11 +154,10 @@ class LabelOpt(_ToLabel):
 
     # Not compared: whatever the search does, the compiled programs are the same.
     c: float = dataclasses.field(default=1.0, compare=False)
-    attempts: int = dataclasses.field(default=8, compare=False)
+    attempts: int = dataclasses.field(default=8, compare=False)  # pyright: ignore[reportIncompatibleMethodOverride]
     rounded: bool = dataclasses.field(default=False, compare=False)
 
     name: ClassVar[str] = "label-opt"
-    one_step: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -159,24 +166,52 @@ class LabelOpt(_ToLabel):
         if self.attempts < 1:
             raise AdvjaxError(f"attempts is {self.attempts}; give 1 or more")
 
-    def box(self, source: np.ndarray, delta: float) -> PixelBox:
-        """0 <= I <= 255."""
-        return whole_box(source.shape)
+    @property
+    def default_solver(self) -> ProjectedLBFGS:
+        """Projected L-BFGS with 100 evaluations for each c."""
+        return ProjectedLBFGS(max_evaluations=100)
 
-    def target(self, given: Given) -> Any:
-        """The label, the source and the first c."""
-        source = np.asarray(given.source, np.float32)[None]
-        return super().target(given) | {"source": source, "c": np.array([self.c], np.float32)}
+    def next_target(self, target: Any, attempts: Sequence[Attempt]) -> Any | None:
+        """Return the target with the next c; None after the last, or if nothing had to change."""
+        if len(attempts) >= self.attempts or (
+            self._taken(attempts[-1]) and not attempts[-1].change
+        ):
+            return None
+        c = next_c(self.c, [self._taken(attempt) for attempt in attempts])
+        return target | {"c": np.array([c], np.float32)}
+
+    def is_best(self, attempts: Sequence[Attempt]) -> bool:
+        """Return True if the last attempt changed the least of those that took the label.
+
+        While none has taken the label, the last attempt is the nearest to it: its c is the
+        smallest.
+        """
+        *before, last = attempts
+        taken = [attempt.change for attempt in before if self._taken(attempt)]
+        return (self._taken(last) and last.change < min(taken, default=np.inf)) or not (
+            taken or self._taken(last)
+        )
+
+    def _taken(self, attempt: Attempt) -> bool:
+        return attempt.takes_label and (attempt.takes_label_uint8 or not self.rounded)
+
+    def box(self, pair: PairData, delta: float) -> PixelBox:
+        """Return 0 <= I <= 255; the source alone if it has the label already."""
+        assert self.output is not None
+        if int(np.argmax(pair.features[self.output])) == pair.label:
+            source = np.asarray(pair.source, np.float32)
+            return PixelBox(source, source)
+        return whole_box(pair.source.shape)
+
+    def target(self, pair: PairData) -> Any:
+        """Return the label, the source and the first c."""
+        source = np.asarray(pair.source, np.float32)[None]
+        return super().target(pair) | {"source": source, "c": np.array([self.c], np.float32)}
 
     def loss(
         self, activate: Activate, images: Float[Array, "b h w c"], target: Any
     ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
-        """The objective of each pair, and the activations at its image."""
-        value, found = super().loss(activate, images, target)
+        """Compute the objective of each pair, and the activations at its image."""
+        value, features = super().loss(activate, images, target)
         change = ((images - target["source"]) / 255).reshape(len(images), -1)
-        return value + target["c"] * jnp.sum(change**2, 1), found
-
-
-def whole_box(shape: tuple[int, ...]) -> PixelBox:
-    """Every image: 0 <= I <= 255."""
-    return PixelBox(np.zeros(shape, np.float32), np.full(shape, 255, np.float32))
+        return value + target["c"] * jnp.sum(change**2, 1), features

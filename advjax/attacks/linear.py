@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from advjax.attacks.base import Activate, Given
-from advjax.attacks.feature import FeatureOpt, squared_distance
+from advjax.attacks.base import Activate, PairData, squared_distance
+from advjax.attacks.feature import FeatureOpt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,25 +32,21 @@ class FeatureLinear(FeatureOpt):
 
     name: ClassVar[str] = "feature-linear"
 
-    def target(self, given: Given) -> Any:
-        """The guide's activations and the source, where the network is linearised."""
+    def target(self, pair: PairData) -> Any:
+        """Return the guide's activations and the source, where the network is linearised."""
         return {
-            "guide": super().target(given),
-            "source": np.asarray(given.source, np.float32)[None],
+            "guide": super().target(pair),
+            "source": np.asarray(pair.source, np.float32)[None],
         }
-
-    def initial(self, target: Any, found: Any) -> float:
-        """The objective at the source, where both maps agree."""
-        return super().initial(target["guide"], found)
 
     def loss(
         self, activate: Activate, images: Float[Array, "b h w c"], target: Any
     ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
-        """The objective of each pair, and the network's own activations at its image."""
+        """Compute the objective of each pair, and the network's own activations at its image."""
 
         def features(images):
-            found = activate(images)
-            return {name: found[name] for name in self.layers}
+            named = activate(images)
+            return {name: named[name] for name in self.layers}
 
         # J d as the transpose of d' J: a layer whose derivative is known in reverse mode alone (a
         # custom_vjp) has it too, and it costs what jvp costs.

@@ -1,77 +1,84 @@
-"""Continuous batching: which pair is in which lane, and when the host looks."""
+"""Continuous batching: the lanes are filled, advance together, and are emptied one by one."""
 
 import itertools
 import math
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.engine.problems import Problem, Run, prepared, without_batch
-from advjax.engine.results import Pair, PairResult, Progress, Report
-from advjax.solvers import Box, ScipyLBFGSB, Status
+from advjax.engine.programs import Lanes
+from advjax.engine.results import Pair, PairResult, Progress, ProgressCallback
+from advjax.engine.stream import Problem, Stream, prepared, without_batch
+from advjax.solvers import Box, Status
 
 CHUNK = 16  # steps between two looks of the host, at most
-MOST_LANES, MOST_LANES_CPU = 1024, 16  # that batch_size="auto" chooses
+MAX_LANES, MAX_LANES_CPU = 1024, 16  # that batch_size="auto" chooses
+
+Occupants = list[Problem | None]
+"""The problem in each lane."""
 
 
 def solve(
-    run: Run, pairs: Iterator[Pair], batch_size: int | None, report: Report
+    stream: Stream, pairs: Iterator[Pair], batch_size: int | None, callback: ProgressCallback
 ) -> Iterator[PairResult]:
-    """Continuous batching: finished lanes are taken out and filled again, the others go on."""
-    problems = prepared(run, pairs)
+    """Solve all pairs: fill free lanes, advance, take out finished lanes, report; again."""
+    problems = prepared(stream, pairs)
     waiting = list(itertools.islice(problems, 1))
     if not waiting:
         return
-    devices = len(run.plan.devices)
+    devices = len(stream.plan.devices)
     if batch_size is None:
-        share = _lanes_that_fit(run, waiting[0].target)
+        per_device = _lanes_that_fit(stream, waiting[0].target)
     else:
-        share = -(-batch_size // devices)  # lanes of one device
-    lanes, occupants = None, []
+        per_device = -(-batch_size // devices)
+    lanes: Lanes | None = None
+    occupants: Occupants = []
     exhausted, done, steps = False, 0, 0
     while True:
         interrupted = None
         try:
+            # 1. Fill the free lanes.
             if lanes is None:
-                lanes = run.empty_lanes(share * devices, waiting[0].target)
-                occupants: list[Problem | None] = [None] * (share * devices)
+                lanes = stream.empty_lanes(per_device * devices, waiting[0].target)
+                occupants = [None] * (per_device * devices)
             for lane, occupant in enumerate(occupants):
                 if occupant is None and not exhausted:
                     problem = waiting.pop() if waiting else next(problems, None)
                     exhausted = problem is None
                     if problem is not None:
                         occupants[lane] = problem
-                        lanes = run.insert(lanes, lane, problem)
+                        lanes = stream.insert(lanes, lane, problem)
             if not any(occupants):
                 return
-            # A device looks up when an eighth of its lanes can be filled again, and at the end of
-            # the stream, when nothing is left to fill them with, only once all are done.
-            idle = np.array([o is None for o in occupants]).reshape(devices, share).sum(1)
-            enough = np.full(devices, share) if exhausted else idle + -(-share // 8)
-            lanes, taken = run.programs.advance(
-                run.net.params, lanes, np.int32(CHUNK), enough.astype(np.int32)
+            # 2. Advance all lanes by a chunk of steps.
+            lanes, taken = stream.programs.advance(
+                stream.net.params, lanes, np.int32(CHUNK), _enough(occupants, devices, exhausted)
             )
             status = np.asarray(lanes.state.status)
-            steps += int(np.asarray(taken).sum()) * share
+            steps += int(np.asarray(taken).sum()) * per_device
         except KeyboardInterrupt as error:
             if lanes is None:
                 raise
             interrupted, status = error, np.asarray(lanes.state.status)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or share == 1:
+            if "RESOURCE_EXHAUSTED" not in str(error) or per_device == 1:
                 raise
             # The lanes may be lost with the call that they were donated to: their pairs start anew.
             warnings.warn(
-                f"out of memory with {share} pairs on a device; going on with {share // 2}",
+                f"out of memory with {per_device} pairs on a device; going on with "
+                f"{per_device // 2}",
                 stacklevel=2,
             )
+            per_device //= 2
             waiting += [occupant for occupant in reversed(occupants) if occupant is not None]
-            lanes, occupants, exhausted, share = None, [], False, share // 2
+            lanes, occupants, exhausted = None, [], False
             continue
+        # 3. Take out the finished lanes.
         finished = [
             (lane, problem)
             for lane, problem in enumerate(occupants)
@@ -81,56 +88,71 @@ def solve(
         active = sum(occupant is not None for occupant in occupants)
         for lane, _ in finished:
             occupants[lane] = None
+        # 4. Report, and yield the results.
         running = np.asarray(lanes.state.evaluations)[[o is not None for o in occupants]]
-        stop = report(Progress(done, int(running.sum()), active, len(occupants), steps))
-        yield from run.harvest(lanes, finished)
+        stop = callback(Progress(done, int(running.sum()), active, len(occupants), steps))
+        yield from stream.harvest(lanes, finished)
         if interrupted:
             raise interrupted
         if stop:
             return
 
 
-def _lanes_that_fit(run: Run, target: dict[str, np.ndarray]) -> int:
-    """How many lanes of one device its free memory holds, from the compiled program's own account.
+def _enough(occupants: Occupants, devices: int, exhausted: bool) -> np.ndarray:
+    """Return the number of ended lanes at which each device ends its chunk.
 
-    A power of two, at most MOST_LANES, and on a CPU at most MOST_LANES_CPU: beyond that more lanes
+    A device ends when an eighth of its lanes can be filled again; at the end of the stream, when
+    nothing is left to fill them with, when all are done.
+    """
+    per_device = len(occupants) // devices
+    if exhausted:
+        return np.full(devices, per_device, np.int32)
+    idle = np.array([o is None for o in occupants]).reshape(devices, per_device).sum(1)
+    return (idle + -(-per_device // 8)).astype(np.int32)
+
+
+def _lanes_that_fit(stream: Stream, target: Any) -> int:
+    """Return how many lanes one device's free memory holds, by the compiled program's account.
+
+    A power of two, at most MAX_LANES, and on a CPU at most MAX_LANES_CPU: beyond that more lanes
     make nothing faster there.
     """
-    device = run.plan.devices[0]
-    most = MOST_LANES_CPU if device.platform == "cpu" else MOST_LANES
+    device = stream.plan.devices[0]
+    maximum = MAX_LANES_CPU if device.platform == "cpu" else MAX_LANES
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         free = stats["bytes_limit"] - stats["bytes_in_use"]
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    probe = min(8, most)
-    devices = len(run.plan.devices)
-    lanes = jax.eval_shape(lambda: run.empty_lanes(probe * devices, target))
+    probe = min(8, maximum)
+    devices = len(stream.plan.devices)
+    lanes = jax.eval_shape(lambda: stream.empty_lanes(probe * devices, target))
     enough = jax.ShapeDtypeStruct((devices,), jnp.int32)
     limit = jax.ShapeDtypeStruct((), jnp.int32)
-    program = run.programs.advance.lower(run.net.params, lanes, limit, enough).compile()
+    program = stream.programs.advance.lower(stream.net.params, lanes, limit, enough).compile()
     account = program.memory_analysis()
     if account is None:
         return probe
     lane = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(lanes)) / devices
     each = (lane + account.temp_size_in_bytes) / probe
     fit = max(1.0, 0.8 * free / each)
-    return int(min(most, 2 ** math.floor(math.log2(fit))))
+    return int(min(maximum, 2 ** math.floor(math.log2(fit))))
 
 
 def solve_on_host(
-    run: Run, pairs: Iterator[Pair], batch_size: int | None, report: Report
+    stream: Stream, pairs: Iterator[Pair], batch_size: int | None, callback: ProgressCallback
 ) -> Iterator[PairResult]:
-    """One pair after the other through SciPy; the objective and its gradient are compiled."""
-    solver = run.plan.solver
-    assert isinstance(solver, ScipyLBFGSB)
+    """Solve one pair after the other through SciPy; objective and gradient are compiled."""
+    solver = stream.plan.solver
     steps = 0
-    for done, problem in enumerate(prepared(run, pairs)):
-        scale, threshold, goal = run.goals(problem)
+    for done, problem in enumerate(prepared(stream, pairs)):
+        scale, threshold, goal = stream.goals(problem)
         labels, target = [], without_batch(problem.target)
 
         def evaluate(x, target=target, scale=scale, labels=labels):
-            value, gradient, label = run.programs.evaluation(run.net.params, x, target, scale)
+            value, gradient, label = stream.programs.evaluation(
+                stream.net.params, x, target, scale, np.int32(len(labels))
+            )
             labels.append(int(label))
             return value, gradient
 
@@ -144,20 +166,20 @@ def solve_on_host(
             labels=labels,
             steps=steps,
         ):
-            report(Progress(done, count, 1, 1, steps + count))
+            callback(Progress(done, count, 1, 1, steps + count))
             if value <= threshold:
                 return Status.TARGET
-            return Status.LABEL if run.plan.until_label and labels[-1] == goal else None
+            return Status.LABEL if stream.plan.until_label and labels[-1] == goal else None
 
         bounds = Box(*(bound.reshape(-1) for bound in problem.box))
-        found = solver.minimize(evaluate, problem.start.reshape(-1), bounds, stop)
-        yield from run.measure(
+        answer = solver.minimize(evaluate, problem.start.reshape(-1), bounds, stop)
+        yield from stream.measure(
             [problem],
-            found.x[None],
-            np.array([found.evaluations]),
-            np.array([found.status]),
-            np.sqrt(found.values / scale).astype(np.float32)[None],
+            answer.x[None],
+            np.array([answer.evaluations]),
+            np.array([answer.status]),
+            (answer.values / scale).astype(np.float32)[None],
         )
-        steps += found.evaluations
-        if report(Progress(done + 1, 0, 1, 1, steps)):
+        steps += answer.evaluations
+        if callback(Progress(done + 1, 0, 1, 1, steps)):
             return

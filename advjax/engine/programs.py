@@ -1,7 +1,7 @@
-"""What is compiled: the only place of the project that vmaps, jits and shards.
+"""The compiled programs of an attack: here the engine vmaps, jits and shards.
 
 A chunk takes some steps of every lane and comes back early when enough lanes are done. On several
-devices each has its share of the lanes (`jax.shard_map`) and a loop of its own: no collectives.
+devices each has its part of the lanes (`jax.shard_map`) and a loop of its own: no collectives.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from advjax.attacks.base import Attack
 from advjax.networks.network import activations
+from advjax.smoothing import Smoothing, smooth_kinks
 from advjax.solvers import Box, Status
 
 NO_LABEL = -1
@@ -28,7 +29,7 @@ class Lanes(NamedTuple):
 
     state: Any
     box: Box
-    target: Any  # what the objective needs to know of the pair
+    target: Any  # the attack's target of the pair
     scale: Float[Array, "b"]  # of the objective that the solver sees
     threshold: Float[Array, "b"]  # TARGET at or under this value of it
     goal: Int[Array, "b"]  # LABEL when the network says this
@@ -37,18 +38,18 @@ class Lanes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that decides what is compiled; equal plans share their programs."""
+    """Everything that decides the compiled programs; equal plans share them."""
 
     function: Callable[..., Any]
     with_params: bool
-    spec: Attack
+    attack: Attack
     solver: Any  # a Solver; ScipyLBFGSB runs on the host and needs no lanes
     input_shape: tuple[int, int, int]
-    output: str | None
     until_label: bool
     trace: bool
     precision: str
     devices: tuple[Any, ...]
+    smoothing: Smoothing | None = None
 
 
 class Programs(NamedTuple):
@@ -64,37 +65,46 @@ class Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def programs_of(plan: Plan) -> Programs:
-    """The compiled functions of a plan; nothing in them depends on the number of pairs."""
-    spec, solver = plan.spec, plan.solver
+    """Compile the functions of a plan; nothing in them depends on the number of pairs."""
+    attack, solver = plan.attack, plan.solver
     shape = plan.input_shape
     mesh = Mesh(np.array(plan.devices), ("lanes",), axis_types=(AxisType.Auto,))
-    extra = (plan.output,) if plan.output and plan.until_label else ()
+    extra = (attack.output,) if attack.output and plan.until_label else ()
 
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
-    def evaluations(params, x, target, scale):
-        """Scaled objectives, gradients, labels (if asked for) of a batch of flat images."""
+    def evaluations(params, x, target, scale, count):
+        """Compute scaled objectives, gradients and labels (or NO_LABEL) of flat images.
+
+        `count` is each lane's evaluations so far; the width of its kinks depends on them alone.
+        """
+        width = plan.smoothing and plan.smoothing.width(count / solver.max_evaluations)
 
         def loss(x):
-            names = spec.needs + extra
+            names = attack.needs + extra
             images = x.reshape(-1, *shape)
-            values, found = spec.loss(lambda i: activate(params, i, names), images, target)
+
+            def activate_smoothly(images):
+                exact = functools.partial(activate, params, names=names)
+                return exact(images) if width is None else smooth_kinks(exact)(width, images)
+
+            values, features = attack.loss(activate_smoothly, images, target)
             values = values * scale
-            labels = jnp.argmax(found[extra[0]], -1) if extra else jnp.full(len(x), NO_LABEL)
-            # Rows know nothing of each other: the gradient of the sum is each one's own.
+            labels = jnp.argmax(features[extra[0]], -1) if extra else jnp.full(len(x), NO_LABEL)
+            # The rows are independent: the gradient of the sum is each one's own.
             return jnp.sum(values), (values, labels)
 
         gradients, (values, labels) = jax.grad(loss, has_aux=True)(x)
         return values, gradients, labels
 
-    def evaluation(params, x, target, scale):
-        """The same of one image."""
-        one = jax.tree.map(lambda leaf: leaf[None], (x, target, scale))
+    def evaluation(params, x, target, scale, count):
+        """Do the same for one image."""
+        one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, scale, count))
         return jax.tree.map(lambda leaf: leaf[0], evaluations(params, *one))
 
     def step(lane: Lanes, objective) -> Lanes:
-        """One step of one lane, and whether the pair is done."""
+        """Advance one lane by a step, and set its status if the pair is done."""
         before = lane.state
         state, info = solver.step(objective, before, lane.box)
         running = before.status == Status.RUNNING
@@ -108,22 +118,24 @@ def programs_of(plan: Plan) -> Programs:
         trace = lane.trace
         if plan.trace:
             slot = jnp.where(running, state.evaluations - 1, trace.shape[0])
-            trace = trace.at[slot].set(jnp.sqrt(info.value / lane.scale), mode="drop")
+            trace = trace.at[slot].set(info.value / lane.scale, mode="drop")
         return lane._replace(state=state._replace(status=status), trace=trace)
 
     def steps(params, lanes: Lanes) -> Lanes:
-        """One step of every lane: one evaluation of the network on a plain batch."""
+        """Advance every lane by a step: one evaluation of the network on a plain batch."""
         if getattr(solver, "evaluates_elsewhere", False):
 
             def alone(lane):
-                return step(lane, lambda x: evaluation(params, x, lane.target, lane.scale))
+                count = lane.state.evaluations
+                return step(lane, lambda x: evaluation(params, x, lane.target, lane.scale, count))
 
             return jax.vmap(alone)(lanes)
-        found = evaluations(params, lanes.state.trial, lanes.target, lanes.scale)
-        return jax.vmap(lambda lane, found: step(lane, lambda x: found))(lanes, found)
+        state = lanes.state
+        evaluated = evaluations(params, state.trial, lanes.target, lanes.scale, state.evaluations)
+        return jax.vmap(lambda lane, here: step(lane, lambda x: here))(lanes, evaluated)
 
     def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
-        """Up to `limit` steps, fewer as soon as `enough` lanes of this device are not running."""
+        """Take up to `limit` steps, fewer as soon as `enough` lanes of this device have ended."""
 
         def unfinished(carry):
             done, lanes = carry
@@ -138,7 +150,7 @@ def programs_of(plan: Plan) -> Programs:
         return lanes, done[None]
 
     def put(lanes: Lanes, lane, x0, box: Box, target, scale, threshold, goal) -> Lanes:
-        """The lanes with a new problem in place of lane `lane`, counted over all devices."""
+        """Put a new problem into lane `lane`, counted over all devices."""
         count = lanes.goal.shape[0]
         local = lane - jax.lax.axis_index("lanes") * count
         mine = (local >= 0) & (local < count)
@@ -158,10 +170,11 @@ def programs_of(plan: Plan) -> Programs:
         return state.best.x[rows], *ends, state.best.value[rows]
 
     def evaluate(params, images):
-        names = spec.needs + ((plan.output,) if plan.output else ())
-        found = activate(params, images.astype(jnp.float32), names)
-        label = jnp.argmax(found[plan.output], -1) if plan.output else None
-        return {name: found[name] for name in spec.needs}, label
+        output = attack.output
+        names = attack.needs + ((output,) if output else ())
+        features = activate(params, images.astype(jnp.float32), names)
+        label = jnp.argmax(features[output], -1) if output else None
+        return {name: features[name] for name in attack.needs}, label
 
     lanes, everywhere = P("lanes"), P()
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)

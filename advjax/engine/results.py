@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out."""
+"""The values that go into the engine and come out of it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ class Pair(NamedTuple):
     guide: Any
     delta: float | None = None  # the stream's own when None
     target_ratio: float | None = None  # likewise
-    place: int | None = None  # seeds a random start; the pair's place in the stream when None
+    index: int | None = None  # seeds a random start; the pair's index in the stream when None
     label: int | None = None  # to take; the guide's when None
 
 
 class Progress(NamedTuple):
-    """How far a stream is, at a look of the host."""
+    """The progress of a stream, after each chunk of steps."""
 
     finished: int  # pairs
     running: int  # evaluations, so far, of the pairs that are not finished
@@ -35,14 +35,14 @@ class Progress(NamedTuple):
     steps: int  # of all lanes together, also those they idled through
 
 
-Report = Callable[[Progress], bool | None]
-"""Told after each chunk how far the stream is; when it answers true, the stream ends there."""
+ProgressCallback = Callable[[Progress], bool | None]
+"""Called after each chunk; if it returns True, the stream ends there."""
 
 
 class PairResult(NamedTuple):
-    """What became of one pair; distances are Euclidean, at `highest` precision."""
+    """The result of one pair; distances are the attack's, at `highest` precision."""
 
-    index: int  # the pair's place in the stream
+    index: int  # of the pair in the stream, from 0
     adversarial: Float[np.ndarray, "h w c"]
     adversarial_uint8: UInt8[np.ndarray, "h w c"]
     ratio: float  # distance / initial_distance
@@ -55,14 +55,14 @@ class PairResult(NamedTuple):
     guide_label: int | None
     label: int | None
     label_uint8: int | None
-    trace: Float[np.ndarray, "e"] | None  # root of the objective at each evaluation
-    # Of the attack, at the adversarial, as the solver saw it. feature-opt: the squared distance;
-    # feature-linear: that of the linear map.
+    trace: Float[np.ndarray, "e"] | None  # the objective at each evaluation
+    # The attack's objective at the adversarial, in the solver's precision. feature-opt: the squared
+    # distance; feature-linear: that of the linear map.
     objective: float = math.nan
 
 
 class AttackResult(NamedTuple):
-    """The results of n pairs in the order they were given; `PairResult` says what each is."""
+    """The results of n pairs in their order; the fields are those of `PairResult`."""
 
     adversarial: Float[np.ndarray, "n h w c"]
     adversarial_uint8: UInt8[np.ndarray, "n h w c"]
@@ -81,7 +81,7 @@ class AttackResult(NamedTuple):
 
 
 def stack(results: Sequence[PairResult]) -> AttackResult:
-    """Results of single pairs as arrays over them."""
+    """Stack the results of single pairs into arrays over them."""
     longest = max((len(r.trace) for r in results if r.trace is not None), default=0)
 
     def column(name: str) -> Any:

@@ -58,7 +58,7 @@ def dry_run(job: Job, pairs: WorkList, seconds: float = MEASURED) -> dict[str, A
                     raise
                 continue
             good += 1
-            yield Pair(*images, entry["delta"], place=place)
+            yield Pair(*images, entry["delta"], index=place)
 
     def look(at: Progress) -> bool:
         # The first look comes after compilation.

@@ -39,8 +39,8 @@ def failed_row(item: Item, error: BaseException) -> dict[str, Any]:
     return _begin(item) | {"status": ERROR, "error": " ".join(text.split())}
 
 
-def result_row(item: Item, result: PairResult, keep_float32: bool) -> dict[str, Any]:
-    """The row of a pair that was attacked."""
+def result_row(item: Item, result: PairResult, keep_float32: bool, squared: bool) -> dict[str, Any]:
+    """Return the row of a pair that was attacked; `squared` is the attack's."""
     assert item.source is not None
     initial = result.initial_distance
     row = _begin(item) | {
@@ -55,7 +55,7 @@ def result_row(item: Item, result: PairResult, keep_float32: bool) -> dict[str, 
         "guide_label": result.guide_label,
         "adversarial_label": result.label,
         "adversarial_uint8_label": result.label_uint8,
-        "trace": result.trace,
+        "trace": np.sqrt(result.trace) if squared and result.trace is not None else result.trace,
         "adversarial_png": encode_png(result.adversarial_uint8),
     }
     if keep_float32:

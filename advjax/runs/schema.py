@@ -42,7 +42,10 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "mean_change_uint8": (pa.float64(), ""),
     "psnr_uint8": (pa.float64(), ""),
     "ssim_uint8": (pa.float64(), ""),
-    "trace": (pa.list_(pa.float32()), "distance at each evaluation; null unless asked for"),
+    "trace": (
+        pa.list_(pa.float32()),
+        "distance (or objective, if that is no square) at each evaluation; null unless asked for",
+    ),
     "adversarial_png": (pa.binary(), "the rounded adversarial, a PNG file's bytes"),
     "adversarial_float32": (
         pa.list_(pa.float32()),

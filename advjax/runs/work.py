@@ -9,6 +9,7 @@ collector's thread: rows by block <── encoding in a pool (PNG, image metrics
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import queue
@@ -22,16 +23,17 @@ from typing import Any, Literal, NamedTuple
 import jax
 import pyarrow as pa
 
+from advjax.attacks.base import Attack
 from advjax.bank.store import network_key
-from advjax.engine import ATTACKS, Pair, PairResult, Progress, attack_stream
-from advjax.errors import AdvjaxError, UnknownName
+from advjax.engine import Pair, PairResult, Progress, attack_stream, resolve
+from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.runs.images import Reader
 from advjax.runs.pairs import WorkList
 from advjax.runs.rows import Item, failed_row, result_row, table_of
 from advjax.runs.schema import ERROR
 from advjax.runs.store import Block
-from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, Solver
+from advjax.solvers import ScipyLBFGSB, Solver
 
 AHEAD = 32  # pairs whose images are being read
 WAITING = 64  # results that may wait to be encoded
@@ -77,10 +79,7 @@ class Job:
 
     def __post_init__(self):
         object.__setattr__(self, "layer", self.net.check_layers(self.layer)[0])
-        if self.attack not in ATTACKS:
-            raise UnknownName("attack", self.attack, ATTACKS)
-        if self.solver is None and self.attack == "feature-opt":
-            object.__setattr__(self, "solver", ProjectedLBFGS())
+        object.__setattr__(self, "solver", self.resolved[1])
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise AdvjaxError(
                 f"batch_size is {self.batch_size!r}; give 1 or more ('auto' depends on the memory "
@@ -89,10 +88,16 @@ class Job:
         if not isinstance(self.shard_size, int) or self.shard_size < 1:
             raise AdvjaxError(f"shard_size is {self.shard_size!r}; give 1 or more")
 
+    @functools.cached_property
+    def resolved(self) -> tuple[Attack, Any]:
+        """The attack on this network and its solver."""
+        return resolve(self.net, self.attack, self.layer, None, self.solver)
+
     @property
     def budget(self) -> int:
-        """Evaluations that a pair takes at most, as far as they are known beforehand."""
-        return 1 if self.solver is None else self.solver.max_evaluations
+        """The number of evaluations that a pair takes at most."""
+        attack, solver = self.resolved
+        return solver.max_evaluations * attack.attempts
 
     def settings(self, pairs: WorkList) -> dict[str, Any]:
         """All that decides the rows, for JSON."""
@@ -218,7 +223,7 @@ def _feed(
             collector.fail(item, error)
             return
         items[next(count)] = item._replace(source=source)
-        yield Pair(source, guide, item.delta, place=item.place)
+        yield Pair(source, guide, item.delta, index=item.place)
 
     ahead: deque[tuple[Item, Future]] = deque()
     try:
@@ -302,7 +307,7 @@ class _Collector:
 
     def _encode(self, item: Item, result: PairResult) -> None:
         try:
-            row = result_row(item, result, self.job.keep_float32)
+            row = result_row(item, result, self.job.keep_float32, self.job.resolved[0].squared)
         except Exception as error:
             row = failed_row(item, error)
         self._queue.put(_Row(item.block, row))

@@ -1,13 +1,14 @@
-"""What all box-constrained minimisers share: the box, the statuses and the shape of a step.
+"""The common part of all box-constrained minimisers: box, statuses, start and end of a step.
 
 A solver is a frozen set of hyper-parameters with two pure functions, `init` and `step`, written for
-one problem; the engine vmaps them. One `step` evaluates the objective exactly once, at
+one problem; the engine vmaps them. A step begins with `evaluate` and ends with `finish`; what
+stands between is the solver's mathematics. One `step` evaluates the objective exactly once, at
 `state.trial`, and proposes the next trial point: a line search is a state machine across steps,
 because an inner loop under vmap would cost every lane the slowest lane's trips.
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -15,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from advjax.errors import AdvjaxError
+
 Objective = Callable[[Float[Array, "n"]], tuple[Float[Array, ""], Float[Array, "n"], Any]]
 """x -> (value, gradient, aux); aux is any pytree and comes back unchanged in `Info.aux`."""
 
 
 class Status(enum.IntEnum):
-    """Why a lane stopped; the text is what a person should know or do."""
+    """The reason why a lane stopped; `text` explains it and says what to do."""
 
     RUNNING = 0
     MAX_EVALUATIONS = 1
@@ -33,7 +36,7 @@ class Status(enum.IntEnum):
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """The reason in one line."""
         return _TEXTS[self]
 
 
@@ -57,14 +60,14 @@ class Box(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The best point seen, the only one that is ever returned."""
+    """The best point of all that were evaluated: the solver's answer."""
 
     x: Float[Array, "n"]
     value: Float[Array, ""]
 
 
 class Info(NamedTuple):
-    """What a person would plot of one step."""
+    """The figures of one step that a person would plot."""
 
     value: Float[Array, ""]  # at the point that this step evaluated
     improved: Bool[Array, ""]  # that point is the best so far
@@ -74,7 +77,7 @@ class Info(NamedTuple):
 
 
 class State(Protocol):
-    """The fields that every solver's state (a NamedTuple) has; the engine reads these alone."""
+    """The fields of every state (a NamedTuple) that the engine reads."""
 
     trial: Float[Array, "n"]
     best: Best
@@ -88,47 +91,118 @@ class Solver(Protocol):
 
     @property
     def max_evaluations(self) -> int:
-        """Evaluations of the objective after which a lane ends."""
+        """The number of evaluations of the objective after which a lane ends."""
         ...
 
     def init(self, x0: Float[Array, "n"], box: Box) -> Any:
-        """The state before the first evaluation, which will be at `x0` projected on the box."""
+        """Return the state before the first evaluation, which is at `x0` projected on the box."""
         ...
 
     def step(self, objective: Objective, state: Any, box: Box) -> tuple[Any, Info]:
-        """Evaluates at `state.trial`; a state whose status is not RUNNING comes back unchanged."""
+        """Evaluate at `state.trial`; return a state whose status is not RUNNING unchanged."""
         ...
 
 
 def project(x: Float[Array, "n"], box: Box) -> Float[Array, "n"]:
-    """The nearest point of the box: argmin_z ||z - x|| subject to lower <= z <= upper, exactly."""
+    """Return the nearest point of the box: argmin_z ||z - x||, lower <= z <= upper, exactly."""
     return jnp.clip(x, box.lower, box.upper)
 
 
 def projected_gradient_norm(
     x: Float[Array, "n"], gradient: Float[Array, "n"], box: Box
 ) -> Float[Array, ""]:
-    """Max-norm of P(x - g) - x, which is zero at the stationary points of the box alone."""
+    """Compute the max-norm of P(x - g) - x: zero at stationary points of the box and only there."""
     return jnp.max(jnp.abs(project(x - gradient, box) - x))
 
 
-def update_best(
-    best: Best, x: Float[Array, "n"], value: Float[Array, ""], allowed: Bool[Array, ""]
-) -> tuple[Best, Bool[Array, ""]]:
-    """The better of `best` and (x, value), and whether that is the new one; needs `allowed`."""
-    improved = allowed & (value < best.value)
-    return Best(
-        *(jnp.where(improved, n, o) for n, o in zip((x, value), best, strict=True))
-    ), improved
+class Evaluation(NamedTuple):
+    """The objective at one point: the beginning of every step."""
+
+    x: Float[Array, "n"]
+    value: Float[Array, ""]
+    gradient: Float[Array, "n"]
+    aux: Any
+    running: Bool[Array, ""]  # the lane is at work; if not, this step changes nothing
+    finite: Bool[Array, ""]  # value and gradient are
+
+
+def start(x0: Float[Array, "n"], box: Box) -> dict[str, Any]:
+    """Return the fields that every state has, before the first evaluation."""
+    x = project(x0, box)
+    return {
+        "trial": x,
+        "best": Best(x, jnp.full((), jnp.inf, x.dtype)),
+        "status": jnp.int32(Status.RUNNING),
+        "evaluations": jnp.int32(0),
+    }
+
+
+def evaluate(objective: Objective, state: State) -> Evaluation:
+    """Evaluate the objective at `state.trial`."""
+    value, gradient, aux = objective(state.trial)
+    # The sum of a gradient with NaN or infinity is not finite.
+    finite = jnp.isfinite(value) & jnp.isfinite(jnp.sum(jnp.abs(gradient)))
+    running = state.status == Status.RUNNING
+    return Evaluation(state.trial, value, gradient, aux, running, finite)
+
+
+def finish(
+    solver: Any,
+    state: Any,
+    new: Any,
+    at: Evaluation,
+    *,
+    step_size: Any,
+    projected_gradient: Float[Array, ""],
+    stops: Sequence[tuple[Bool[Array, ""], Status]] = (),
+    evaluations: Int[Array, ""] | None = None,
+    frozen: Sequence[str] = (),
+) -> tuple[Any, Info]:
+    """End a step: keep the best point, count, say why the lane stops, freeze lanes that have.
+
+    Of several reasons to stop the last one is reported: the budget, `stops` in their order, a value
+    that is not finite.
+
+    Args:
+        solver: Its `max_evaluations` is the budget.
+        state: The state before the step.
+        new: The state that the step proposes; `best`, `status` and `evaluations` are set here.
+        at: The evaluation of this step.
+        step_size: For `Info`.
+        projected_gradient: For `Info`.
+        stops: The solver's own reasons to stop.
+        evaluations: The count after this step; one more than before when None.
+        frozen: Fields of `new` that a lane which is not running has unchanged by construction: a
+            `where` over them would cost a pass.
+    """
+    evaluations = state.evaluations + 1 if evaluations is None else evaluations
+    status = jnp.where(evaluations >= solver.max_evaluations, Status.MAX_EVALUATIONS, state.status)
+    for condition, reason in (*stops, (~at.finite, Status.NON_FINITE)):
+        status = jnp.where(condition, reason, status)
+    improved = at.running & at.finite & (at.value < state.best.value)
+    best = freeze(improved, Best(at.x, at.value), state.best)
+    new = new._replace(best=best, status=status.astype(jnp.int32), evaluations=evaluations)
+    # `best` is unchanged where the lane is not running, as `improved` says.
+    fixed = {name: getattr(new, name) for name in ("best", *frozen)}
+    without = dict.fromkeys(fixed)
+    new = freeze(at.running, new._replace(**without), state._replace(**without))
+    return new._replace(**fixed), Info(at.value, improved, projected_gradient, step_size, at.aux)
 
 
 def freeze(running: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """`new` where the lane is still running, `old`, bit for bit, where it has ended."""
+    """Return `new` where the lane is running, `old`, bit for bit, where it has ended."""
     return jax.tree.map(lambda n, o: jnp.where(running, n, o), new, old)
 
 
+def check_positive(solver: Any, *names: str) -> None:
+    """Raise AdvjaxError unless these attributes of a solver are 1 or more."""
+    for name in names:
+        if getattr(solver, name) < 1:
+            raise AdvjaxError(f"{name} is {getattr(solver, name)}; give 1 or more")
+
+
 def minimize(solver: Solver, objective: Objective, x0: Float[Array, "n"], box: Box) -> Any:
-    """Steps until the status is no longer RUNNING: the plain driver, for one problem.
+    """Step until the status is no longer RUNNING: the plain driver, for one problem.
 
     Args:
         solver: Any solver of this package that has `init` and `step`.

@@ -7,17 +7,18 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from advjax.errors import AdvjaxError
 from advjax.solvers.base import (
     Best,
     Box,
+    Evaluation,
     Info,
     Objective,
     Status,
-    freeze,
+    check_positive,
+    finish,
     project,
     projected_gradient_norm,
-    update_best,
+    start,
 )
 
 
@@ -68,55 +69,52 @@ class JaxoptLBFGSB:
     evaluates_elsewhere: ClassVar[bool] = True
 
     def __post_init__(self):
-        for name in ("max_evaluations", "history", "max_line_search"):
-            if getattr(self, name) < 1:
-                raise AdvjaxError(f"{name} is {getattr(self, name)}; give 1 or more")
+        check_positive(self, "max_evaluations", "history", "max_line_search")
 
     def init(self, x0: Float[Array, "n"], box: Box) -> JaxoptState:
-        """The state before the first evaluation, which will be at `x0` projected on the box."""
-        x = project(x0, box)
+        """Return the state before the first evaluation, which is at `x0` projected on the box."""
+        first = start(x0, box)
 
         def nothing(x: Float[Array, "n"]):
             return (jnp.full((), jnp.inf, x.dtype), None), jnp.zeros_like(x)
 
         # Made from an objective with no gradient, so that the first iteration moves nowhere:
         # it evaluates x0 in jaxopt's own code, and pushes no pair, there being no curvature.
-        inner = self._solver(nothing).init_state(x, tuple(box))
-        count = jnp.zeros((), jnp.int32)
-        return JaxoptState(
-            trial=x,
-            best=Best(x, jnp.full((), jnp.inf, x.dtype)),
-            status=count + Status.RUNNING,
-            evaluations=count,
-            inner=_plain(inner._replace(num_fun_eval=count, num_grad_eval=count)),
-        )
+        inner = self._solver(nothing).init_state(first["trial"], tuple(box))
+        count = first["evaluations"]
+        inner = _plain(inner._replace(num_fun_eval=count, num_grad_eval=count))
+        return JaxoptState(**first, inner=inner)
 
     def step(self, objective: Objective, state: JaxoptState, box: Box) -> tuple[JaxoptState, Info]:
-        """One iteration of jaxopt; a state whose status is not RUNNING comes back unchanged."""
+        """Do one iteration of jaxopt; return a state whose status is not RUNNING unchanged."""
 
-        def evaluate(x: Float[Array, "n"]):
+        def value_and_grad(x: Float[Array, "n"]):
             # jaxopt's line search leaves the box by a rounding error.
             value, gradient, aux = objective(project(x, box))
             return (value, aux), gradient
 
-        running = state.status == Status.RUNNING
-        params, inner = self._solver(evaluate).update(state.trial, state.inner, tuple(box))
+        params, inner = self._solver(value_and_grad).update(state.trial, state.inner, tuple(box))
         x = project(params, box)
-        finite = jnp.isfinite(inner.value) & jnp.all(jnp.isfinite(inner.grad))
-        pg_norm = projected_gradient_norm(x, inner.grad, box)
-        evaluations = inner.num_fun_eval.astype(jnp.int32)
-        first = state.evaluations == 0
-        stuck = ~first & jnp.all(x == state.trial)
-        status = jnp.where(
-            evaluations >= self.max_evaluations, Status.MAX_EVALUATIONS, state.status
+        at = Evaluation(
+            x=x,
+            value=inner.value,
+            gradient=inner.grad,
+            aux=inner.aux,
+            running=state.status == Status.RUNNING,
+            finite=jnp.isfinite(inner.value) & jnp.all(jnp.isfinite(inner.grad)),
         )
-        status = jnp.where(stuck, Status.LINE_SEARCH, status)
-        status = jnp.where(pg_norm <= self.gtol, Status.GTOL, status)
-        status = jnp.where(finite, status, Status.NON_FINITE)
-        best, improved = update_best(state.best, x, inner.value, running & finite)
-        moved = JaxoptState(x, best, status, evaluations, _plain(inner))
-        info = Info(inner.value, improved, pg_norm, inner.stepsize, inner.aux)
-        return freeze(running, moved, state), info
+        norm = projected_gradient_norm(x, inner.grad, box)
+        stuck = (state.evaluations > 0) & jnp.all(x == state.trial)
+        return finish(
+            self,
+            state,
+            state._replace(trial=x, inner=_plain(inner)),
+            at,
+            step_size=inner.stepsize,
+            projected_gradient=norm,
+            stops=[(stuck, Status.LINE_SEARCH), (norm <= self.gtol, Status.GTOL)],
+            evaluations=inner.num_fun_eval.astype(jnp.int32),
+        )
 
     def _solver(self, value_and_grad: Any) -> Any:
         with warnings.catch_warnings():

@@ -12,13 +12,16 @@ from advjax.errors import AdvjaxError
 from advjax.solvers.base import (
     Best,
     Box,
+    Evaluation,
     Info,
     Objective,
     Status,
-    freeze,
+    check_positive,
+    evaluate,
+    finish,
     project,
     projected_gradient_norm,
-    update_best,
+    start,
 )
 
 RAMP = 50  # pairs until the second factor of `scaling` counts in full
@@ -28,14 +31,14 @@ class History(NamedTuple):
     """The last m curvature pairs and their inner products, everything in slot order."""
 
     pairs: Float[Array, "m 2 n"]  # (s, y), the move and the change of the gradient
-    least: Float[Array, "m"]  # curvature s_i'y_i under this is rounding error
+    minimum: Float[Array, "m"]  # curvature s_i'y_i under this is rounding error
     sy: Float[Array, "m m"]  # s_i'y_j; of use where pair j is not older than pair i
     yy: Float[Array, "m m"]  # y_i'y_j
     pushed: Int[Array, ""]  # pairs taken since the last reset; the next goes to slot pushed % m
 
 
 class LBFGSState(NamedTuple):
-    """What the next step needs."""
+    """The state between two steps."""
 
     trial: Float[Array, "n"]
     best: Best
@@ -48,6 +51,21 @@ class LBFGSState(NamedTuple):
     first_move: Float[Array, ""]  # length of a move without history
     step_size: Float[Array, ""]  # alpha of the trial
     backtracks: Int[Array, ""]  # rejected trials along the present direction
+
+
+class Search(NamedTuple):
+    """The line search after an evaluation, and the iterate that it leaves."""
+
+    accept: Bool[Array, ""]  # the trial becomes the iterate
+    failed: Bool[Array, ""]  # no step along this direction was accepted
+    first: Bool[Array, ""]  # the evaluation of the start, which is always accepted
+    move: Float[Array, "n"]  # from the old iterate to the trial
+    slope: Float[Array, ""]  # g'(trial - x) at the old iterate
+    x: Float[Array, "n"]
+    value: Float[Array, ""]
+    gradient: Float[Array, "n"]  # reduced
+    step_size: Float[Array, ""]  # alpha of the next trial
+    backtracks: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +94,10 @@ class ProjectedLBFGS:
             halves the memory of the history, by far the largest part of the state.
         scaling: The factor on the identity before the pairs, after the first pair and from the
             `RAMP`-th on; (1, 1) for smooth objectives.
-        first_move: Length of the first move, before the projection, as a share of half the box's
+        first_move: Length of the first move, before the projection, as a fraction of half the box's
             diagonal; a box that is infinite somewhere has none, and Polyak's step is taken.
         c1: Armijo's constant.
-        shrink: Least and greatest factor by which a rejected step is shortened.
+        shrink: Smallest and largest factor by which a rejected step is shortened.
         max_backtracks: Rejected trials after which the search along a direction has failed: the
             history is dropped once, and the lane ends with `Status.LINE_SEARCH` if that fails too.
 
@@ -109,24 +127,19 @@ class ProjectedLBFGS:
             raise AdvjaxError(
                 f"history_dtype is {self.history_dtype!r}; give 'float32' or 'bfloat16'"
             )
-        for name in ("max_evaluations", "history", "max_backtracks"):
-            if getattr(self, name) < 1:
-                raise AdvjaxError(f"{name} is {getattr(self, name)}; give 1 or more")
+        check_positive(self, "max_evaluations", "history", "max_backtracks")
         if not min(self.scaling) > 0:
             raise AdvjaxError(f"scaling is {self.scaling}; give two positive factors")
 
     def init(self, x0: Float[Array, "n"], box: Box) -> LBFGSState:
-        """The state before the first evaluation, which will be at `x0` projected on the box."""
-        x = project(x0, box)
+        """Return the state before the first evaluation, which is at `x0` projected on the box."""
+        first = start(x0, box)
+        x = first["trial"]
         dtype = jnp.bfloat16 if self.history_dtype == "bfloat16" else x.dtype
-        infinity = jnp.full((), jnp.inf, x.dtype)
         return LBFGSState(
-            trial=x,
-            best=Best(x, infinity),
-            status=jnp.int32(Status.RUNNING),
-            evaluations=jnp.int32(0),
+            **first,
             x=x,
-            value=infinity,
+            value=first["best"].value,
             gradient=jnp.zeros_like(x),
             history=empty_history(self.history, x, dtype),
             first_move=self.first_move * jnp.linalg.norm(0.5 * (box.upper - box.lower)),
@@ -135,102 +148,109 @@ class ProjectedLBFGS:
         )
 
     def step(self, objective: Objective, state: LBFGSState, box: Box) -> tuple[LBFGSState, Info]:
-        """Evaluates at `state.trial`; a state whose status is not RUNNING comes back unchanged."""
-        value, gradient, aux = objective(state.trial)
-        running = state.status == Status.RUNNING
-        # Of a gradient with NaN or infinity the sum is neither finite.
-        finite = jnp.isfinite(value) & jnp.isfinite(jnp.sum(jnp.abs(gradient)))
-        first = state.evaluations == 0
+        """Evaluate at `state.trial`; return a state whose status is not RUNNING unchanged."""
+        at = evaluate(objective, state)
+        search = self._search(state, at, box)
+        history, descent = self._direction(state, search, box)
+        norm = projected_gradient_norm(search.x, search.gradient, box)
+        new = state._replace(
+            trial=project(search.x - search.step_size * descent, box),
+            x=search.x,
+            value=search.value,
+            gradient=search.gradient,
+            # What `push` writes is nothing where the lane has ended, the count is set here.
+            history=history._replace(
+                pushed=jnp.where(at.running, history.pushed, state.history.pushed)
+            ),
+            step_size=search.step_size,
+            backtracks=search.backtracks,
+        )
+        return finish(
+            self,
+            state,
+            new,
+            at,
+            step_size=state.step_size,
+            projected_gradient=norm,
+            stops=self._stops(state, search, at, norm),
+            frozen=("x", "value", "gradient", "history", "first_move"),
+        )
 
-        # Armijo on the projected arc, with the move that the projection left of alpha d.
-        move = state.trial - state.x
+    def _search(self, state: LBFGSState, at: Evaluation, box: Box) -> Search:
+        """Accept the trial by Armijo's condition, or shorten the step along the same direction."""
+        # The slope is along the move that the projection left of alpha d.
+        move = at.x - state.x
         slope = jnp.vdot(state.gradient, move)
-        decrease = (value <= state.value + self.c1 * slope) & (slope < 0)
-        accept = running & finite & (first | decrease)
-        x = jnp.where(accept, state.trial, state.x)
-        new_value = jnp.where(accept, value, state.value)
-        outward = is_outward(state.trial, gradient, box)
-        reduced = jnp.where(accept, jnp.where(outward, 0, gradient), state.gradient)
+        decrease = (at.value <= state.value + self.c1 * slope) & (slope < 0)
+        first = state.evaluations == 0
+        accept = at.running & at.finite & (first | decrease)
 
-        # A rejected trial: shorter, or, the search having failed, afresh without the history.
-        t = -slope / (2 * (value - state.value - slope))
+        # The minimum of the parabola through both values with this slope at the old one.
+        t = -slope / (2 * (at.value - state.value - slope))
         t = jnp.where((slope < 0) & (t > 0), jnp.clip(t, *self.shrink), self.shrink[1])
         backtracks = jnp.where(accept, 0, state.backtracks + 1)
         failed = ~accept & ((backtracks > self.max_backtracks) | (slope == 0))
-        stuck = failed & (state.history.pushed == 0)
-        backtracks = jnp.where(failed, 0, backtracks)
-        step_size = jnp.where(accept | failed, 1.0, state.step_size * t)
-
-        # The direction is a function of x and the history: a rejected one need not be stored.
-        pushed = jnp.where(failed, 0, state.history.pushed)
-        history, along = push(
-            state.history._replace(pushed=pushed),
-            move,
-            reduced - state.gradient,
-            reduced,
-            -jnp.finfo(slope.dtype).eps * slope,
-            accept & ~first,
+        reduced = jnp.where(is_outward(at.x, at.gradient, box), 0, at.gradient)
+        return Search(
+            accept=accept,
+            failed=failed,
+            first=first,
+            move=move,
+            slope=slope,
+            x=jnp.where(accept, at.x, state.x),
+            value=jnp.where(accept, at.value, state.value),
+            gradient=jnp.where(accept, reduced, state.gradient),
+            step_size=jnp.where(accept | failed, 1.0, state.step_size * t),
+            backtracks=jnp.where(failed, 0, backtracks),
         )
-        squared = jnp.vdot(reduced, reduced)
-        initial = steepest_step(state.first_move, new_value, squared)
+
+    def _direction(
+        self, state: LBFGSState, search: Search, box: Box
+    ) -> tuple[History, Float[Array, "n"]]:
+        """Update the history with an accepted move, and compute H g on the free variables.
+
+        The direction is a function of x and the history: that of a rejected trial comes out again
+        and need not be stored. A search that failed begins anew without the history.
+        """
+        g = search.gradient
+        history, along = push(
+            state.history._replace(pushed=jnp.where(search.failed, 0, state.history.pushed)),
+            search.move,
+            g - state.gradient,
+            g,
+            -jnp.finfo(g.dtype).eps * search.slope,
+            search.accept & ~search.first,
+        )
+        squared = jnp.vdot(g, g)
+        initial = steepest_step(state.first_move, search.value, squared)
         few, many = self.scaling
         factor = few + (many - few) * jnp.minimum(history.pushed / RAMP, 1)
-        hg, pushed = times_gradient(history, reduced, along, squared, initial, factor)
-        fixed = (reduced == 0) & ((x <= box.lower) | (x >= box.upper))
-        trial = project(x - jnp.where(fixed, 0, step_size * hg), box)
+        hg, pushed = times_gradient(history, g, along, squared, initial, factor)
+        fixed = (g == 0) & ((search.x <= box.lower) | (search.x >= box.upper))
+        return history._replace(pushed=pushed), jnp.where(fixed, 0, hg)
 
-        pg_norm = projected_gradient_norm(x, reduced, box)
-        evaluations = state.evaluations + 1
-        scale = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(value)), 1)
-        small = accept & ~first & ((state.value - value) / scale <= self.ftol)
-        status = jnp.where(
-            evaluations >= self.max_evaluations, Status.MAX_EVALUATIONS, state.status
-        )
-        status = jnp.where(stuck, Status.LINE_SEARCH, status)
-        status = jnp.where(small, Status.FTOL, status)
-        status = jnp.where(accept & (pg_norm <= self.gtol), Status.GTOL, status)
-        status = jnp.where(finite, status, Status.NON_FINITE)
-
-        best, improved = update_best(state.best, state.trial, value, running & finite)
-        # The rest is frozen by `accept`, `improved` and the slot that `push` does not write: a
-        # second `where` over vectors, or one over the pairs, would be felt.
-        trial, status, evaluations, step_size, backtracks, pushed = freeze(
-            running,
-            (trial, status, evaluations, step_size, backtracks, pushed),
-            (
-                state.trial,
-                state.status,
-                state.evaluations,
-                state.step_size,
-                state.backtracks,
-                state.history.pushed,
-            ),
-        )
-        new = LBFGSState(
-            trial=trial,
-            best=best,
-            status=status,
-            evaluations=evaluations,
-            x=x,
-            value=new_value,
-            gradient=reduced,
-            history=history._replace(pushed=pushed),
-            first_move=state.first_move,
-            step_size=step_size,
-            backtracks=backtracks,
-        )
-        return new, Info(value, improved, pg_norm, state.step_size, aux)
+    def _stops(
+        self, state: LBFGSState, search: Search, at: Evaluation, norm: Float[Array, ""]
+    ) -> list[tuple[Bool[Array, ""], Status]]:
+        """Return the reasons to stop, in the order in which the later one counts more."""
+        scale = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(at.value)), 1)
+        small = (state.value - at.value) / scale <= self.ftol
+        return [
+            (search.failed & (state.history.pushed == 0), Status.LINE_SEARCH),
+            (search.accept & ~search.first & small, Status.FTOL),
+            (search.accept & (norm <= self.gtol), Status.GTOL),
+        ]
 
 
 def is_outward(x: Float[Array, "n"], gradient: Float[Array, "n"], box: Box) -> Bool[Array, "n"]:
-    """Which variables sit at a bound that a step along -gradient would leave."""
+    """Return True for the variables at a bound that a step along -gradient would leave."""
     return ((x <= box.lower) & (gradient > 0)) | ((x >= box.upper) & (gradient < 0))
 
 
 def steepest_step(
     length: Float[Array, ""], value: Float[Array, ""], squared: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """The step t for which the move -t g has this length, or, if it is infinite, a finite guess.
+    """Return the step t for which the move -t g has this length; a guess if that is infinite.
 
     Where the box has no size, Polyak's |f| / |g|^2 is as free of the units of f and x; SciPy's
     1 / |g| is left for a value of zero.
@@ -241,7 +261,7 @@ def steepest_step(
 
 
 def empty_history(m: int, x: Float[Array, "n"], dtype: jnp.dtype) -> History:
-    """No pairs yet; `dtype` is that of the pairs, the inner products have the dtype of x."""
+    """Return a history of no pairs; `dtype` is of the pairs, inner products have that of x."""
     square = jnp.zeros((m, m), x.dtype)
     return History(jnp.zeros((m, 2, x.size), dtype), square[0], square, square, jnp.int32(0))
 
@@ -251,10 +271,10 @@ def push(
     s: Float[Array, "n"],
     y: Float[Array, "n"],
     g: Float[Array, "n"],
-    least: Float[Array, ""],
+    minimum: Float[Array, ""],
     take: Bool[Array, ""],
 ) -> tuple[History, Float[Array, "m 2"]]:
-    """The history with (s, y) in the next slot if `take`, and every (s_i'g, y_i'g).
+    """Put (s, y) into the next slot if `take`; compute every (s_i'g, y_i'g) as well.
 
     The inner products among the older pairs are known: one pass over the pairs gives what is new.
     """
@@ -268,7 +288,7 @@ def push(
     return (
         History(
             pairs,
-            history.least.at[slot].set(least, mode="drop"),
+            history.minimum.at[slot].set(minimum, mode="drop"),
             history.sy.at[:, slot].set(s_y, mode="drop"),
             history.yy.at[:, slot].set(y_y, mode="drop").at[slot].set(y_y, mode="drop"),
             history.pushed + take,
@@ -280,7 +300,7 @@ def push(
 def _products(
     rows: Float[Array, "k n"], y: Float[Array, "n"], g: Float[Array, "n"]
 ) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
-    """The two products rows @ y and rows @ g."""
+    """Compute the two products rows @ y and rows @ g."""
 
     def twice(rows, y, g):
         # XLA's CPU has a fast matrix-vector product, and none for a few columns.
@@ -301,7 +321,7 @@ def times_gradient(
     initial: Float[Array, ""],
     factor: Float[Array, ""],
 ) -> tuple[Float[Array, "n"], Int[Array, ""]]:
-    """H g; if H is not positive along g, `initial` g, and 0 pairs in place of `history.pushed`.
+    """Compute H g; if H is not positive along g, `initial` g and 0 in place of `history.pushed`.
 
     Args:
         history: The pairs.
@@ -315,7 +335,7 @@ def times_gradient(
     order = (history.pushed + jnp.arange(m)) % m  # slots, from the oldest pair to the newest
     recent = jnp.arange(m) >= m - history.pushed
     a, c, gamma = compact(
-        history.least[order],
+        history.minimum[order],
         history.sy[order][:, order],
         history.yy[order][:, order],
         along[order, 0],
@@ -335,7 +355,7 @@ def times_gradient(
 
 
 def compact(
-    least: Float[Array, "m"],
+    minimum: Float[Array, "m"],
     sy: Float[Array, "m m"],
     yy: Float[Array, "m m"],
     sg: Float[Array, "m"],
@@ -344,16 +364,16 @@ def compact(
     initial: Float[Array, ""],
     factor: Float[Array, ""],
 ) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, ""]]:
-    """a, c and gamma of H g = gamma (g - Y a) + S c: the two-loop recursion in coordinates.
+    """Compute a, c, gamma of H g = gamma (g - Y a) + S c: the two-loop recursion in coordinates.
 
     With R the upper triangle of S'Y in the order of time and D its diagonal,
     `R a = S'g` and `R' c = D a - gamma (Y'g - Y'Y a)` (Byrd, Nocedal and Schnabel, 1994, eq. 3.1).
     gamma is `factor` times the sum of all s'y over that of all y'y. Pairs that are not `recent`, or
-    whose curvature is not above `least`, take no part.
+    whose curvature is not above `minimum`, take no part.
     """
-    m = len(least)
+    m = len(minimum)
     curvature, size = jnp.diagonal(sy), jnp.diagonal(yy)
-    used = recent & (curvature > least)
+    used = recent & (curvature > minimum)
     both = used[:, None] & used[None, :]
     r = jnp.where(both & jnp.triu(jnp.ones((m, m), bool)), sy, 0)
     r = r + jnp.diag(jnp.where(used, 0, 1).astype(sy.dtype))

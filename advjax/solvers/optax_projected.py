@@ -14,10 +14,12 @@ from advjax.solvers.base import (
     Info,
     Objective,
     Status,
-    freeze,
+    check_positive,
+    evaluate,
+    finish,
     project,
     projected_gradient_norm,
-    update_best,
+    start,
 )
 
 
@@ -62,39 +64,29 @@ class OptaxProjected:
                 f"optimizer is {self.optimizer!r}; give an optax.GradientTransformation, "
                 "such as optax.adam(1.0)"
             )
-        if self.max_evaluations < 1:
-            raise AdvjaxError(f"max_evaluations is {self.max_evaluations}; give 1 or more")
+        check_positive(self, "max_evaluations")
 
     def init(self, x0: Float[Array, "n"], box: Box) -> OptaxState:
-        """The state before the first evaluation, which will be at `x0` projected on the box."""
-        x = project(x0, box)
-        count = jnp.zeros((), jnp.int32)
-        return OptaxState(
-            trial=x,
-            best=Best(x, jnp.full((), jnp.inf, x.dtype)),
-            status=count + Status.RUNNING,
-            evaluations=count,
-            inner=self.optimizer.init(x),
-        )
+        """Return the state before the first evaluation, which is at `x0` projected on the box."""
+        first = start(x0, box)
+        return OptaxState(**first, inner=self.optimizer.init(first["trial"]))
 
     def step(self, objective: Objective, state: OptaxState, box: Box) -> tuple[OptaxState, Info]:
-        """Evaluates at `state.trial`; a state whose status is not RUNNING comes back unchanged."""
-        value, gradient, aux = objective(state.trial)
-        running = state.status == Status.RUNNING
-        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+        """Evaluate at `state.trial`; return a state whose status is not RUNNING unchanged."""
+        at = evaluate(objective, state)
+
         update, inner = optax.with_extra_args_support(self.optimizer).update(
-            gradient, state.inner, state.trial, value=value, grad=gradient
+            at.gradient, state.inner, state.trial, value=at.value, grad=at.gradient
         )
         trial = project(jnp.asarray(optax.apply_updates(state.trial, update)), box)
 
-        pg_norm = projected_gradient_norm(state.trial, gradient, box)
-        evaluations = state.evaluations + 1
-        status = jnp.where(
-            evaluations >= self.max_evaluations, Status.MAX_EVALUATIONS, state.status
+        norm = projected_gradient_norm(state.trial, at.gradient, box)
+        return finish(
+            self,
+            state,
+            state._replace(trial=trial, inner=inner),
+            at,
+            step_size=jnp.max(jnp.abs(trial - state.trial)),
+            projected_gradient=norm,
+            stops=[(norm <= self.gtol, Status.GTOL)],
         )
-        status = jnp.where(pg_norm <= self.gtol, Status.GTOL, status)
-        status = jnp.where(finite, status, Status.NON_FINITE)
-        best, improved = update_best(state.best, state.trial, value, running & finite)
-        moved = OptaxState(trial, best, status, evaluations, inner)
-        info = Info(value, improved, pg_norm, jnp.max(jnp.abs(trial - state.trial)), aux)
-        return freeze(running, moved, state), info

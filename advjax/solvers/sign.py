@@ -14,10 +14,12 @@ from advjax.solvers.base import (
     Info,
     Objective,
     Status,
-    freeze,
+    check_positive,
+    evaluate,
+    finish,
     project,
     projected_gradient_norm,
-    update_best,
+    start,
 )
 
 
@@ -37,7 +39,7 @@ class SignMomentum:
 
     The gradient is divided by its mean absolute value and added to the decayed velocity; the point
     moves by the velocity's sign times a step that falls from `max_step` to `min_step` over the
-    budget, as `max_step (min_step / max_step)^(t^1.5)`, t being the share of it that is used.
+    budget, as `max_step (min_step / max_step)^(t^1.5)`, t being the fraction of it that is used.
     Steps of one size come no nearer than their size allows: a nearly geometric fall gives small
     ones their time, and ends below a cosine's where the guide can be come near to
     (docs/benchmarks.md). It does not descend at every step: the best point is kept.
@@ -45,7 +47,7 @@ class SignMomentum:
     Attributes:
         max_evaluations: The budget, over which the step falls; a lane always uses all of it, unless
             it meets a stationary point or a value that is not finite.
-        max_step: First step, as a share of half the box's width, for each variable; .3 is 3 levels
+        max_step: First step of each variable, as a fraction of half the box's width; .3 is 3 levels
             of 255 in a box of +-10.
         min_step: Last step, likewise.
         momentum: Decay of the velocity.
@@ -67,65 +69,52 @@ class SignMomentum:
     gtol: float = 1e-5
 
     def __post_init__(self):
-        if self.max_evaluations < 1:
-            raise AdvjaxError(f"max_evaluations is {self.max_evaluations}; give 1 or more")
+        check_positive(self, "max_evaluations")
         if not 0 < self.max_step <= 2:
             raise AdvjaxError(
-                f"max_step is {self.max_step}; give a share of the box's half-width in (0, 2]"
+                f"max_step is {self.max_step}; give a fraction of the box's half-width in (0, 2]"
             )
         if not 0 < self.min_step <= self.max_step:
             raise AdvjaxError(
-                f"min_step is {self.min_step}; give a share above 0, at most max_step "
+                f"min_step is {self.min_step}; give a fraction above 0, at most max_step "
                 f"({self.max_step})"
             )
         if not 0 <= self.momentum < 1:
             raise AdvjaxError(f"momentum is {self.momentum}; give a number in [0, 1)")
 
     def init(self, x0: Float[Array, "n"], box: Box) -> SignState:
-        """The state before the first evaluation, which will be at `x0` projected on the box.
+        """Return the state before the first evaluation, which is at `x0` projected on the box.
 
         Raises:
-            AdvjaxError: A bound is infinite, so that a share of the width means nothing (seen
+            AdvjaxError: A bound is infinite, so that a fraction of the width means nothing (seen
                 outside of jit alone; inside, such a lane ends with NON_FINITE).
         """
         width = box.upper - box.lower
         if not isinstance(width, Tracer) and not bool(jnp.all(jnp.isfinite(width))):
             raise AdvjaxError(
-                "box has an infinite bound, and SignMomentum steps by a share of its width; "
+                "box has an infinite bound, and SignMomentum steps by a fraction of its width; "
                 "give finite bounds or use ProjectedLBFGS"
             )
-        x = project(x0, box)
-        count = jnp.zeros((), jnp.int32)
-        return SignState(
-            trial=x,
-            best=Best(x, jnp.full((), jnp.inf, x.dtype)),
-            status=count + Status.RUNNING,
-            evaluations=count,
-            velocity=jnp.zeros_like(x),
-        )
+        return SignState(**start(x0, box), velocity=jnp.zeros_like(x0))
 
     def step(self, objective: Objective, state: SignState, box: Box) -> tuple[SignState, Info]:
-        """Evaluates at `state.trial`; a state whose status is not RUNNING comes back unchanged."""
-        value, gradient, aux = objective(state.trial)
-        running = state.status == Status.RUNNING
-        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+        """Evaluate at `state.trial`; return a state whose status is not RUNNING unchanged."""
+        at = evaluate(objective, state)
 
-        mean = jnp.mean(jnp.abs(gradient))
-        unit = gradient / jnp.where(mean > 0, mean, 1)
-        velocity = self.momentum * state.velocity + unit
-        progress = state.evaluations.astype(gradient.dtype) / self.max_evaluations
-        share = self.max_step * (self.min_step / self.max_step) ** (progress**1.5)
+        mean = jnp.mean(jnp.abs(at.gradient))
+        velocity = self.momentum * state.velocity + at.gradient / jnp.where(mean > 0, mean, 1)
+        progress = state.evaluations.astype(at.gradient.dtype) / self.max_evaluations
+        fraction = self.max_step * (self.min_step / self.max_step) ** (progress**1.5)
         half_width = 0.5 * (box.upper - box.lower)
-        trial = project(state.trial - share * half_width * jnp.sign(velocity), box)
+        trial = project(state.trial - fraction * half_width * jnp.sign(velocity), box)
 
-        pg_norm = projected_gradient_norm(state.trial, gradient, box)
-        evaluations = state.evaluations + 1
-        status = jnp.where(
-            evaluations >= self.max_evaluations, Status.MAX_EVALUATIONS, state.status
+        norm = projected_gradient_norm(state.trial, at.gradient, box)
+        return finish(
+            self,
+            state,
+            state._replace(trial=trial, velocity=velocity),
+            at,
+            step_size=fraction,
+            projected_gradient=norm,
+            stops=[(norm <= self.gtol, Status.GTOL)],
         )
-        status = jnp.where(pg_norm <= self.gtol, Status.GTOL, status)
-        status = jnp.where(finite, status, Status.NON_FINITE)
-        best, improved = update_best(state.best, state.trial, value, running & finite)
-        moved = SignState(trial, best, status, evaluations, velocity)
-        info = Info(value, improved, pg_norm, share, aux)
-        return freeze(running, moved, state), info

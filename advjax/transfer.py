@@ -1,4 +1,4 @@
-"""The transfer of a result: what another network makes of images made for one."""
+"""Transfer: labels and distances of adversarial images in another network."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from advjax.attacks.feature import distance
+from advjax.attacks.base import distance
 from advjax.errors import AdvjaxError, ImageError
 from advjax.networks.network import Network
 
@@ -16,7 +16,7 @@ BLOCK = 16  # images in one call of the network
 
 
 class TransferResult(NamedTuple):
-    """n pairs, as another network sees them; distances are Euclidean, in its layers."""
+    """The figures of n pairs in another network; distances are Euclidean, in its layers."""
 
     ratio: Float[np.ndarray, "n"]  # distance / initial_distance
     distance: Float[np.ndarray, "n"]  # of the adversarial to the guide
@@ -27,7 +27,7 @@ class TransferResult(NamedTuple):
 
     @property
     def takes_label(self) -> Bool[np.ndarray, "n"] | None:
-        """Whether the adversarial has the guide's label here too."""
+        """True where the adversarial has the guide's label here, too."""
         return None if self.label is None else self.label == self.guide_label
 
 
@@ -39,7 +39,7 @@ def transfer(
     *,
     layer: str | Sequence[str] | None = None,
 ) -> TransferResult:
-    """Labels and distances of a result in a network that it was not made for.
+    """Measure labels and distances of a result in a network that it was not made for.
 
     All three are brought to the network's size in the same way, so that their differences are the
     images' own: the whole frame is resized, whatever its aspect, with a triangle filter that widens
@@ -51,7 +51,7 @@ def transfer(
         adversarials: [n, h, w, c], 0..255: a result's `adversarial`, or `adversarial_uint8`.
         sources: The sources, of the same shape.
         guides: The guides, of the same shape.
-        layer: Where distances are measured, or several; the network's customary layer when None.
+        layer: Where distances are measured, or several; the network's default layer when None.
 
     Raises:
         AdvjaxError: The shapes differ, or the network has another number of channels.
@@ -76,10 +76,10 @@ def transfer(
         )
     if not shapes["sources"][0]:
         raise AdvjaxError("sources is empty; give at least one pair")
-    found = [_features(net, name, batch, names) for name, batch in batches.items()]
-    adversarial, source, guide = found
+    features = [_features(net, name, batch, names) for name, batch in batches.items()]
+    adversarial, source, guide = features
     end, begin = (np.asarray(distance(layers, None, x, guide)) for x in (adversarial, source))
-    labels = [None if net.output is None else x[net.output].argmax(1) for x in found]
+    labels = [None if net.output is None else x[net.output].argmax(1) for x in features]
     return TransferResult(
         ratio=np.divide(end, begin, out=np.zeros_like(end), where=begin > 0),
         distance=end,
@@ -105,7 +105,7 @@ def _features(
 def resized(
     images: Float[Array, "n h w c"], shape: tuple[int, int, int]
 ) -> Float[Array, "n p q c"]:
-    """The whole frame at another size, within 0..255."""
+    """Resize the whole frame, within 0..255."""
     if images.shape[1:] == tuple(shape):
         return images
     # A filter's weights sum to 1 up to rounding alone.

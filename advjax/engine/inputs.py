@@ -1,4 +1,4 @@
-"""What a pair may be, checked at the door."""
+"""Pairs, images, guides and labels of a user, read and checked before any work."""
 
 import operator
 import os
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
 from advjax.engine.programs import Plan
 from advjax.engine.results import Pair
@@ -16,7 +17,7 @@ from advjax.networks.network import Network
 
 
 def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
-    """The pair with its images read, everything in it fit for the plan's attack.
+    """Return the pair with its images read, everything in it fit for the plan's attack.
 
     Raises:
         AdvjaxError: It is not; the message calls it `name`.
@@ -34,27 +35,37 @@ def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
     )
     if pair.delta is not None:
         pair = pair._replace(delta=check_delta(pair.delta))
+    check_target_ratio(plan.attack, pair.target_ratio, f"target_ratio of {name}")
     if pair.label is not None:
         pair = pair._replace(label=_label(net, plan, f"label of {name}", pair.label))
     labelled = pair.label is not None or isinstance(pair.guide, np.ndarray)
-    if plan.spec.to_label and not labelled:
+    if plan.attack.to_label and not labelled:
         raise AdvjaxError(f"{name} has no label; give it one, or an image as guide")
-    if plan.until_label and not labelled and not (pair.guide and plan.output in pair.guide):
+    if plan.until_label and not labelled and not (pair.guide and plan.attack.output in pair.guide):
         raise AdvjaxError(f"{name} has no label to stop at; give it one, or an image as guide")
-    if pair.guide is None and not plan.spec.to_label:
-        raise AdvjaxError(f"guide of {name} is None, and {plan.spec.name} needs one; give it")
+    if pair.guide is None and not plan.attack.to_label:
+        raise AdvjaxError(f"guide of {name} is None, and {plan.attack.name} needs one; give it")
     return pair
 
 
+def check_target_ratio(attack: Attack, ratio: float | None, name: str = "target_ratio") -> None:
+    """Raise AdvjaxError unless `ratio` is None or a ratio that the attack can reach."""
+    if ratio is None:
+        return
+    if not 0 < ratio < 1:
+        raise AdvjaxError(f"{name} is {ratio}; give a fraction between 0 and 1")
+    attack.threshold(ratio, 1.0)
+
+
 def image_batch(net: Network, name: str, images: Any) -> np.ndarray:
-    """Images [n, h, w, c], checked; a single one as a batch of one."""
+    """Check images [n, h, w, c]; a single one becomes a batch of one."""
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     images = images[None] if images.shape == net.input_shape else images
     return np.asarray(net.check_images(images, name))
 
 
 def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> Sequence[Any]:
-    """What each of `count` sources has as guide."""
+    """Return the guide of each of `count` sources."""
     if guides is None:
         return [None] * count
     if isinstance(guides, Mapping):
@@ -69,7 +80,7 @@ def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> 
 
 
 def one_or_each(name: str, given: Any, count: int) -> list[Any]:
-    """One value for each, of what was given for all or for each."""
+    """Return one value for each pair, of one value for all or one for each."""
     values = list(np.atleast_1d(np.asarray(given, object)))
     if len(values) not in (1, count):
         raise AdvjaxError(
@@ -81,7 +92,7 @@ def one_or_each(name: str, given: Any, count: int) -> list[Any]:
 def check_activations(
     net: Network, layers: tuple[str, ...], name: str, given: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Activations of one image as float32 arrays by layer; of other layers too, if they are given.
+    """Return the activations of one image as float32 by layer, of all layers that are given.
 
     Raises:
         UnknownName: A layer that the network does not have.
@@ -91,7 +102,7 @@ def check_activations(
     for layer in layers:
         if layer not in given:
             raise AdvjaxError(f"{name} has no layer {layer!r}; it has {', '.join(given)}")
-    found = {}
+    checked = {}
     for layer, values in given.items():
         values, shape = np.asarray(values), net.layers[layer]
         if values.shape != shape or values.dtype.kind not in "fiu":
@@ -101,8 +112,8 @@ def check_activations(
             )
         if not np.isfinite(values).all():
             raise AdvjaxError(f"{name} has values in layer {layer!r} that are not finite")
-        found[layer] = values.astype(np.float32)
-    return found
+        checked[layer] = values.astype(np.float32)
+    return checked
 
 
 def _read(net: Network, image: Any) -> Any:
@@ -113,7 +124,7 @@ def _guide(net: Network, plan: Plan, name: str, guide: Any) -> Any:
     if guide is None:
         return None
     if isinstance(guide, Mapping):
-        return check_activations(net, plan.spec.layers, name, guide)
+        return check_activations(net, plan.attack.layers, name, guide)
     several = isinstance(guide, (list, tuple)) or np.ndim(guide) == 4
     images = [_read(net, image) for image in guide] if several else [_read(net, guide)]
     if not images:
@@ -123,7 +134,7 @@ def _guide(net: Network, plan: Plan, name: str, guide: Any) -> Any:
 
 
 def _label(net: Network, plan: Plan, name: str, label: Any) -> int:
-    output = getattr(plan.spec, "output", None) or plan.output
+    output = plan.attack.output
     if output is None:
         raise AdvjaxError(f"{name} is {label!r}, but {net.name} names no output layer")
     classes = net.layers[output][-1]

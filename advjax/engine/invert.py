@@ -7,30 +7,30 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from advjax.attacks.inversion import Inversion
-from advjax.engine import attack_stream
-from advjax.engine.pairs import guide_batch
+from advjax.engine.api import attack_stream
+from advjax.engine.inputs import guide_batch
 from advjax.engine.results import Pair, stack
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 
 
 class InversionResult(NamedTuple):
-    """n reconstructions, in the order of what was given."""
+    """n reconstructions, in the order of the targets."""
 
     image: Float[np.ndarray, "n h w c"]
     image_uint8: UInt8[np.ndarray, "n h w c"]
     loss: Float[np.ndarray, "n"]  # |phi(I) - phi_0|^2 / |phi_0|^2; of several layers the sum
     loss_uint8: Float[np.ndarray, "n"]
-    objective: Float[np.ndarray, "n"]  # the loss with the priors, as the solver saw it
+    objective: Float[np.ndarray, "n"]  # the loss with the priors, in the solver's precision
     evaluations: Int[np.ndarray, "n"]
     status: Int[np.ndarray, "n"]  # advjax.Status
-    trace: Float[np.ndarray, "n e"] | None  # root of the objective; NaN after the last evaluation
+    trace: Float[np.ndarray, "n e"] | None  # the objective; NaN after the last evaluation
 
 
 def invert(
     net: Network, targets: Any, *, progress: bool | None = None, **settings: Any
 ) -> InversionResult:
-    """Images with given activations, drawn to natural ones by two priors.
+    """Reconstruct images from activations, drawn to natural ones by two priors.
 
     Minimises ||phi(I) - phi_0||^2 / ||phi_0||^2 + a R_alpha(I) + v R_V^beta(I) over 0 <= I <= 255
     from random pixels (Mahendran and Vedaldi, CVPR 2015, eq. 5); see `advjax.Inversion`.
@@ -40,7 +40,7 @@ def invert(
         targets: Whose activations: images [n, h, w, c], 0..255, or one; [n, k, h, w, c] for means
             over k images; or the activations, a dict of [n, ...] by layer.
         progress: Show a bar on standard error; None: if it is a terminal.
-        **settings: `layer` (the network's customary one when None), those of `advjax.Inversion`
+        **settings: `layer` (the network's default layer when None), those of `advjax.Inversion`
             (`variation`, `alpha_weight`, `jitter`, ...) and of `advjax.attack_stream` (`solver`,
             `batch_size`, `start`, `seed`, `trace`, ...), where `start` is "random" unless said.
 

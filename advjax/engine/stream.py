@@ -1,4 +1,4 @@
-"""Pairs made ready for the lanes, and results measured: everything that happens once a pair."""
+"""The work of the host on each pair: prepare it for its lane, and measure its result."""
 
 import contextlib
 import hashlib
@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from advjax.attacks.base import Features, Given
+from advjax.attacks.base import Features, PairData
 from advjax.attacks.box import PixelBox, round_into
-from advjax.engine.pairs import check_pair
+from advjax.engine.inputs import check_pair
 from advjax.engine.programs import NO_LABEL, Lanes, Plan, programs_of
 from advjax.engine.results import Pair, PairResult
 from advjax.networks.network import Network
@@ -32,13 +32,13 @@ GUIDES = 128  # whose activations are kept: the paper's protocol attacks each wi
 
 
 class Problem(NamedTuple):
-    """A pair made ready: checked, boxed, what its objective must know computed."""
+    """A pair made ready for a lane."""
 
     index: int
     source: np.ndarray
     box: PixelBox
     start: np.ndarray
-    target: Any  # of the attack's objective; [1, ...] each
+    target: Any  # of the attack's objective, [1, ...] each
     guide: Features | None
     initial_distance: float
     initial: float  # the objective's size
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
 
 
 def without_batch(target: Any) -> Any:
-    """Without the batch axis, of one."""
+    """Drop the batch axis, of length 1, of every array."""
     return jax.tree.map(lambda leaf: leaf[0], target)
 
 
@@ -57,46 +57,47 @@ Labelled = tuple[Features, int | None]
 """The activations of one image, and its label."""
 
 
-class Run:
-    """One stream: its settings, its programs, and the guides that it has seen lately."""
+class Stream:
+    """The settings of one stream of pairs, its programs, and its latest guides."""
 
     def __init__(
         self,
         net: Network,
         plan: Plan,
-        delta: float,
-        target_ratio: float | None,
-        start: str,
-        seed: int,
+        *,
+        delta: float = 10.0,
+        target_ratio: float | None = None,
+        start: str = "source",
+        seed: int = 0,
     ):
-        self.net, self.plan, self.spec = net, plan, plan.spec
+        self.net, self.plan, self.attack = net, plan, plan.attack
         self.programs = programs_of(plan)
         self.delta, self.target_ratio = delta, target_ratio
         self.start, self.seed = start, seed
         self.guides: OrderedDict[bytes, Labelled] = OrderedDict()
 
     def features(self, images: Sequence[np.ndarray]) -> list[Labelled]:
-        """At `highest` precision, BLOCK at a time; one compilation whatever their number."""
-        found: list[Labelled] = []
+        """Compute activations and labels at `highest` precision, BLOCK images in each call."""
+        features: list[Labelled] = []
         for begin in range(0, len(images), BLOCK):
             block = images[begin : begin + BLOCK]
             padded = np.zeros((BLOCK, *self.net.input_shape), np.float32)
             padded[: len(block)] = block
             values, labels = jax.device_get(self.programs.activations(self.net.params, padded))
-            found += [
+            features += [
                 (
                     {name: value[i : i + 1] for name, value in values.items()},
                     None if labels is None else int(labels[i]),
                 )
                 for i in range(len(block))
             ]
-        return found
+        return features
 
     def guide_features(self, guides: Sequence[Any]) -> list[tuple[Features | None, int | None]]:
-        """As `features`, but computed once for each distinct guide among the latest ones.
+        """Do as `features`, but once for each distinct guide among the latest ones.
 
-        The activations of several images are their mean, the label is what most of them have;
-        activations that are given are taken as they are.
+        Several images of one guide give the mean of their activations and the most frequent of
+        their labels. Activations that are given are taken as they are.
         """
         keys = [
             hashlib.blake2b(g.tobytes(), digest_size=16).digest()
@@ -107,7 +108,7 @@ class Run:
         new = {k: g for k, g in zip(keys, guides, strict=True) if k and k not in self.guides}
         if new:
             self.guides |= zip(new, self._of_guides(list(new.values())), strict=True)
-        found = [
+        features = [
             self.guides[key] if key else self._given(guide)
             for key, guide in zip(keys, guides, strict=True)
         ]
@@ -115,43 +116,44 @@ class Run:
             self.guides.move_to_end(key)
         while len(self.guides) > GUIDES:
             self.guides.popitem(last=False)
-        return found
+        return features
 
     def _of_guides(self, guides: Sequence[np.ndarray]) -> list[Labelled]:
         sets = [guide if guide.ndim == 4 else guide[None] for guide in guides]
         images = [image for each in sets for image in each]
-        found = iter(self.features(images))
-        return [_mean([next(found) for _ in each]) for each in sets]
+        features = iter(self.features(images))
+        return [_mean([next(features) for _ in each]) for each in sets]
 
     def _given(self, guide: Mapping[str, np.ndarray] | None) -> tuple[Features | None, int | None]:
         if guide is None:
             return None, None
-        output = self.plan.output
+        output = self.attack.output
         label = int(np.argmax(guide[output])) if output and output in guide else None
-        return {name: np.asarray(guide[name])[None] for name in self.spec.layers}, label
+        return {name: np.asarray(guide[name])[None] for name in self.attack.layers}, label
 
     def prepare(self, pairs: Sequence[tuple[int, Pair]]) -> list[Problem]:
-        """Boxes, starting points and first activations of up to BLOCK pairs."""
+        """Compute the boxes, starting points and first activations of up to BLOCK pairs."""
         sources = self.features([pair.source for _, pair in pairs])
         guides = self.guide_features([pair.guide for _, pair in pairs])
         problems = []
-        for (index, pair), (found, source_label), (guide, guide_label) in zip(
+        for (index, pair), (features, source_label), (guide, guide_label) in zip(
             pairs, sources, guides, strict=True
         ):
-            box = self.spec.box(pair.source, self.delta if pair.delta is None else pair.delta)
             label = guide_label if pair.label is None else pair.label
-            target = self.spec.target(Given(pair.source, found, guide, label))
-            place = index if pair.place is None else pair.place
+            data = PairData(pair.source, features, guide, label)
+            box = self.attack.box(data, self.delta if pair.delta is None else pair.delta)
+            target = self.attack.target(data)
+            seed = index if pair.index is None else pair.index
             problems.append(
                 Problem(
                     index=index,
                     source=pair.source,
                     box=box,
-                    start=self.starting_point(place, pair.source, box),
+                    start=self.starting_point(seed, pair.source, box),
                     target=target,
                     guide=guide,
-                    initial_distance=self.distance(found, guide),
-                    initial=self.spec.initial(target, found),
+                    initial_distance=self.distance(features, guide),
+                    initial=self.attack.initial(data, target),
                     target_ratio=(
                         self.target_ratio if pair.target_ratio is None else pair.target_ratio
                     ),
@@ -162,20 +164,20 @@ class Run:
             )
         return problems
 
-    def distance(self, found: Features, guide: Features | None) -> float:
-        """Of one image's activations to the guide's; NaN without a guide."""
-        return float("nan") if guide is None else float(self.spec.distance(found, guide)[0])
+    def distance(self, features: Features, guide: Features | None) -> float:
+        """Measure one image's activations against the guide's; NaN without a guide."""
+        return float("nan") if guide is None else float(self.attack.distance(features, guide)[0])
 
-    def starting_point(self, place: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
-        """The source, or a random point of its box."""
+    def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
+        """Return the source, or a random point of its box."""
         if self.start == "source":
             return np.asarray(source, np.float32)
-        # Seeded by the pair's place in the stream: neither lane nor batch size matters.
-        share = np.random.default_rng((self.seed, place)).random(source.shape, np.float32)
-        return np.clip(box.lower + share * (box.upper - box.lower), box.lower, box.upper)
+        # Seeded by the pair's index in the stream: neither lane nor batch size matters.
+        at = np.random.default_rng((self.seed, index)).random(source.shape, np.float32)
+        return np.clip(box.lower + at * (box.upper - box.lower), box.lower, box.upper)
 
     def empty_lanes(self, count: int, target: Any) -> Lanes:
-        """`count` lanes with nothing to do."""
+        """Make `count` lanes with nothing to do."""
         pixels = jax.ShapeDtypeStruct((int(np.prod(self.net.input_shape)),), jnp.float32)
         evaluations = self.plan.solver.max_evaluations if self.plan.trace else 0
 
@@ -197,7 +199,7 @@ class Run:
         return jax.jit(make, out_shardings=NamedSharding(self.programs.mesh, P("lanes")))()
 
     def insert(self, lanes: Lanes, lane: int, problem: Problem) -> Lanes:
-        """The lanes with this problem in lane `lane`."""
+        """Put this problem into lane `lane`."""
         box = Box(*(bound.reshape(-1) for bound in problem.box))
         start = problem.start.reshape(-1)
         goals = self.goals(problem)
@@ -206,19 +208,19 @@ class Run:
         )
 
     def goals(self, problem: Problem) -> tuple[np.float32, np.float32, np.int32]:
-        """The objective's scale; its value, and the label, at which the pair is done."""
+        """Return the objective's scale, and the value and the label at which the pair is done."""
         initial = problem.initial
         scale = INITIAL / initial if initial and np.isfinite(initial) else 1.0
         threshold = -np.inf
         if problem.target_ratio is not None:
-            threshold = problem.target_ratio**2 * initial * scale
+            threshold = self.attack.threshold(problem.target_ratio, initial) * scale
         goal = NO_LABEL if problem.label is None else problem.label
         return np.float32(scale), np.float32(threshold), np.int32(goal)
 
     def harvest(
         self, lanes: Lanes, finished: Sequence[tuple[int, Problem]]
     ) -> Iterator[PairResult]:
-        """The results of these lanes; every distance is evaluated afresh, at `highest`."""
+        """Yield the results of these lanes; each distance is evaluated anew, at `highest`."""
         for begin in range(0, len(finished), BLOCK):
             block = finished[begin : begin + BLOCK]
             rows = np.zeros(BLOCK, np.int32)
@@ -235,20 +237,20 @@ class Run:
         trace: np.ndarray,
         values: np.ndarray | None = None,
     ) -> Iterator[PairResult]:
-        """Results from what the solver left: `best` [b, pixels], the others [b, ...].
+        """Yield results from the solver's answers: `best` [b, pixels], the others [b, ...].
 
-        `values` are the scaled objectives at `best`; without them, the least of a full trace.
+        `values` are the scaled objectives at `best`; without them, the minimum of a full trace.
         """
         images = best[: len(problems)].reshape(-1, *self.net.input_shape)
         rounded = [round_into(image, p.box) for image, p in zip(images, problems, strict=True)]
         both = self.features([*images, *rounded])
         features, features8 = both[: len(images)], both[len(images) :]
         for i, problem in enumerate(problems):
-            (found, label), (found8, label8) = features[i], features8[i]
-            distance = self.distance(found, problem.guide)
+            (exact, label), (eight_bit, label8) = features[i], features8[i]
+            distance = self.distance(exact, problem.guide)
             initial = problem.initial_distance
             if values is None:
-                objective = float(np.nanmin(trace[i], initial=np.inf)) ** 2
+                objective = float(np.nanmin(trace[i], initial=np.inf))
             else:
                 objective = float(values[i]) / float(self.goals(problem)[0])
             yield PairResult(
@@ -258,7 +260,7 @@ class Run:
                 ratio=distance / initial if initial else 0.0,
                 distance=distance,
                 initial_distance=initial,
-                distance_uint8=self.distance(found8, problem.guide),
+                distance_uint8=self.distance(eight_bit, problem.guide),
                 evaluations=int(evaluations[i]),
                 status=Status(int(status[i])),
                 source_label=problem.source_label,
@@ -274,24 +276,24 @@ def _mean(several: Sequence[Labelled]) -> Labelled:
     if len(several) == 1:
         return several[0]
     features = {
-        name: np.asarray(np.mean([found[name] for found, _ in several], 0, dtype=np.float32))
+        name: np.asarray(np.mean([each[name] for each, _ in several], 0, dtype=np.float32))
         for name in several[0][0]
     }
     return features, Counter(label for _, label in several).most_common(1)[0][0]
 
 
-def prepared(run: Run, pairs: Iterator[Any]) -> Iterator[Problem]:
-    """Problems in the order of the pairs, prepared a block at a time; or as they are."""
+def prepared(stream: Stream, pairs: Iterator[Any]) -> Iterator[Problem]:
+    """Yield problems in the order of the pairs, prepared by blocks; problems pass unchanged."""
     numbered = enumerate(pairs)
     for index, first in numbered:
         if isinstance(first, Problem):
             yield first
         else:
-            yield from run.prepare([(index, first), *itertools.islice(numbered, BLOCK - 1)])
+            yield from stream.prepare([(index, first), *itertools.islice(numbered, BLOCK - 1)])
 
 
 def read_ahead(net: Network, plan: Plan, pairs: Iterable[Any], limit: int) -> Iterator[Pair]:
-    """Decodes and checks pairs in a thread, at most `limit` of them ahead of their use."""
+    """Decode and check pairs in a thread, at most `limit` of them ahead of their use."""
     ready: queue.Queue[Any] = queue.Queue(limit)
     stop = threading.Event()
     end = object()

@@ -1,0 +1,301 @@
+"""`attack` (arrays) and `attack_stream` (an iterator): the two public functions of the engine."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, Literal
+
+import jax
+
+from advjax import attacks
+from advjax.attacks.base import Attack
+from advjax.attacks.box import check_delta
+from advjax.engine.attempts import solve_attempts
+from advjax.engine.inputs import check_target_ratio, guide_batch, image_batch, one_or_each
+from advjax.engine.loop import solve, solve_on_host
+from advjax.engine.programs import Plan
+from advjax.engine.results import AttackResult, Pair, PairResult, Progress, ProgressCallback, stack
+from advjax.engine.stream import BLOCK, Stream, read_ahead
+from advjax.errors import AdvjaxError, UnknownName
+from advjax.networks.network import Network
+from advjax.smoothing import Smoothing
+from advjax.solvers import ScipyLBFGSB, Solver
+
+PRECISIONS = ("highest", "tensorfloat32", "bfloat16")
+
+
+def resolve(
+    net: Network,
+    attack: str | Attack = "feature-opt",
+    layer: str | Sequence[str] | None = None,
+    layer_weights: Sequence[float] | None = None,
+    solver: Solver | ScipyLBFGSB | None = None,
+) -> tuple[Attack, Any]:
+    """Return the attack on this network and its solver, everything filled in and checked.
+
+    Args:
+        net: The network.
+        attack: A name, or an attack with settings of its own.
+        layer: The layer, or several, if the attack has none.
+        layer_weights: One number for each layer.
+        solver: The attack's default solver when None.
+
+    Raises:
+        AdvjaxError: An argument that cannot be used.
+
+    Example:
+        >>> import advjax
+        >>> attack, solver = resolve(advjax.load("lenet", "orthonormal"), "label-opt")
+        >>> attack.layers, solver.max_evaluations, attack.attempts
+        (('ip1',), 100, 8)
+    """
+    filled = attacks.resolve(net, attack, layer, layer_weights)
+    if solver is None:
+        return filled, filled.default_solver
+    if filled.one_step and solver != filled.default_solver:
+        raise AdvjaxError(f"solver is {solver}, and {filled.name} takes one step; give none")
+    if solver.max_evaluations < 1:
+        raise AdvjaxError(f"max_evaluations is {solver.max_evaluations}; give 1 or more")
+    return filled, solver
+
+
+def make_plan(
+    net: Network,
+    attack: Attack,
+    solver: Any,
+    *,
+    until_label: bool = False,
+    trace: bool = False,
+    precision: str = "highest",
+    devices: Sequence[Any] | None = None,
+    smoothing: Smoothing | None = None,
+) -> Plan:
+    """Return the plan for an attack and a solver that `resolve` gave."""
+    return Plan(
+        function=net.function,
+        with_params=net.params is not None,
+        attack=attack,
+        solver=solver,
+        input_shape=net.input_shape,
+        until_label=until_label,
+        trace=trace,
+        precision=precision,
+        devices=tuple(devices) if devices else (jax.local_devices()[0],),
+        smoothing=smoothing,
+    )
+
+
+def attack_stream(
+    net: Network,
+    pairs: Iterable[Pair | tuple[Any, ...]],
+    *,
+    attack: str | Attack = "feature-opt",
+    layer: str | Sequence[str] | None = None,
+    layer_weights: Sequence[float] | None = None,
+    delta: float = 10.0,
+    solver: Solver | ScipyLBFGSB | None = None,
+    batch_size: int | Literal["auto"] = 32,
+    target_ratio: float | None = None,
+    until_label: bool = False,
+    start: Literal["source", "random"] = "source",
+    seed: int = 0,
+    trace: bool = False,
+    ordered: bool = True,
+    precision: str = "highest",
+    devices: Sequence[Any] | None = None,
+    smoothing: Smoothing | None = None,
+    progress: bool | Callable[[Progress], bool | None] | None = False,
+) -> Iterator[PairResult]:
+    """Attack a stream of pairs of any length, `batch_size` at a time, in constant memory.
+
+    A pair's result does not depend on the other pairs, on its index in the stream (with the start
+    at the source) or on its lane. Ctrl-C ends the stream with KeyboardInterrupt once the pairs that
+    are finished have been yielded.
+
+    Args:
+        net: The network.
+        pairs: `(source, guide)`, or a `Pair` with a `delta`, `target_ratio` or `label` of its own.
+            Images are [h, w, c], 0..255, or paths of image files, which `net.preprocessing` brings
+            to the network's size. They are read in a thread of their own, a little ahead. A guide
+            may also be several images, whose activations are averaged, or activations by layer.
+        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad"; or
+            an attack with settings of its own, such as `advjax.LabelOpt(attempts=12)`, or of a
+            class of your own (`advjax.attacks.base.Attack`).
+        layer: The layer to match, or several; the network's default layer when None.
+        layer_weights: One number for each layer; 1 when None.
+        delta: Half-width of the box in levels of 255.
+        solver: See `advjax.solvers`; the attack's `default_solver` when None, which is
+            `advjax.ProjectedLBFGS()`, for label-opt with 100 evaluations for each c. The fast
+            gradients take none.
+        batch_size: Lanes, over all devices; "auto": as many as the devices' memory holds. A batch
+            that turns out too large is halved, with a warning.
+        target_ratio: A pair is done when its distance is this fraction of the initial one.
+        until_label: A pair is done when the network gives it its label, or else the guide's.
+        start: Where a pair starts: its source, or a random point of the box, drawn from `seed` and
+            the pair's index.
+        seed: See `start`.
+        trace: Keep the objective (of feature-opt, the squared distance) at each evaluation.
+        ordered: Yield in the order of `pairs`; else as they finish.
+        precision: Of matrix products while solving: "highest" (float32), "tensorfloat32" or
+            "bfloat16". Reported distances are evaluated again at "highest".
+        devices: Where the lanes live; the first local device when None.
+        smoothing: How the gradient's kinks are smoothed over the budget (`advjax.Smoothing`); None:
+            exact gradients. Values, distances and stopping rules are of the network itself always.
+        progress: Show a bar on standard error; None: if it is a terminal. Or a function that is
+            called with a `Progress` after each chunk; if it returns True, the stream ends once the
+            pairs that are finished have been yielded.
+
+    Yields:
+        One result per pair.
+
+    Raises:
+        AdvjaxError: An argument or an image that cannot be used.
+        UnknownName: A layer that the network does not have.
+
+    Example:
+        >>> import advjax, numpy as np
+        >>> net = advjax.load("lenet", "orthonormal")
+        >>> source, guide = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
+        >>> solver = advjax.ProjectedLBFGS(max_evaluations=5)
+        >>> for result in attack_stream(net, [(source, guide)], delta=20.0, solver=solver):
+        ...     print(result.index, result.ratio < 1, result.status.name)
+        0 True MAX_EVALUATIONS
+    """
+    spec, solver = resolve(net, attack, layer, layer_weights, solver)
+    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise AdvjaxError(f"batch_size is {batch_size!r}; give 1 or more, or 'auto'")
+    check_target_ratio(spec, target_ratio)
+    if start not in ("source", "random"):
+        raise UnknownName("start", start, ("source", "random"))
+    if seed < 0:
+        raise AdvjaxError(f"seed is {seed}; give a whole number, 0 or more")
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    if until_label and spec.output is None:
+        raise AdvjaxError(f"until_label needs an output layer, and {net.name} names none")
+    plan = make_plan(
+        net,
+        spec,
+        solver,
+        until_label=until_label,
+        trace=trace,
+        precision=precision,
+        devices=devices,
+        smoothing=smoothing,
+    )
+    stream = Stream(
+        net, plan, delta=check_delta(delta), target_ratio=target_ratio, start=start, seed=seed
+    )
+    total = len(pairs) if isinstance(pairs, Sized) else None
+    lanes = None if batch_size == "auto" else batch_size
+    if total is not None and total < (lanes or BLOCK):
+        lanes = max(1, total)
+    source = read_ahead(net, plan, pairs, 2 * max(lanes or BLOCK, BLOCK))
+    callback, close = _progress(solver.max_evaluations * spec.attempts, total, progress)
+    run_pairs = solve_on_host if isinstance(solver, ScipyLBFGSB) else solve
+    if spec.attempts > 1:
+        results = solve_attempts(stream, source, lanes, callback, run_pairs)
+    else:
+        results = run_pairs(stream, source, lanes, callback)
+    return _finally(close, _in_order(results) if ordered else results)
+
+
+def _finally(close: Callable[[], None], results: Iterator[PairResult]) -> Iterator[PairResult]:
+    try:
+        yield from results
+    finally:
+        close()
+
+
+def _in_order(results: Iterator[PairResult]) -> Iterator[PairResult]:
+    early: dict[int, PairResult] = {}
+    following = 0
+    for result in results:
+        early[result.index] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def _progress(
+    budget: int, total: int | None, progress: bool | ProgressCallback | None
+) -> tuple[ProgressCallback, Callable[[], None]]:
+    """Return the functions to call after each chunk and at the end: a bar of evaluations."""
+    if callable(progress):
+        return progress, (lambda: None)
+    if progress is False:
+        return (lambda at: None), (lambda: None)
+    from tqdm import tqdm
+
+    bar = tqdm(
+        total=None if total is None else total * budget,
+        unit="evaluation",
+        unit_scale=True,
+        disable=None if progress is None else False,
+    )
+
+    def show(at: Progress) -> None:
+        # A pair that ended early counts as its whole budget, so that the bar ends at its end.
+        bar.set_postfix_str(f"{at.finished} pairs done", refresh=False)
+        bar.update(at.finished * budget + at.running - bar.n)
+
+    return show, bar.close
+
+
+def attack(
+    net: Network,
+    sources: Any,
+    guides: Any = None,
+    *,
+    labels: Any = None,
+    delta: float | Sequence[float] = 10.0,
+    progress: bool | None = None,
+    **settings: Any,
+) -> AttackResult:
+    """Find, in a small box around each source, an image whose representation is the guide's.
+
+    Minimises || phi(I) - phi(guide) ||^2 subject to |I - source| <= delta and 0 <= I <= 255 for
+    each pair (Sabour et al. 2016, eqs. 1 and 2), or the objective of the setting `attack`. The box
+    holds exactly, also after rounding.
+
+    Args:
+        net: The network.
+        sources: [n, h, w, c], uint8 or float32, 0..255; or one image.
+        guides: As `sources`, one for each; or [n, k, h, w, c]: k images for each source, whose
+            activations are averaged; or activations, a dict of [n, ...] by layer; or None for
+            attacks on labels that are given.
+        labels: The class to take, one for all sources or one for each; the guides' when None.
+        delta: Half-width of the box in levels of 255; one for all pairs or one for each.
+        progress: Show a bar on standard error; None: if it is a terminal.
+        **settings: `attack`, `layer`, `solver`, `batch_size`, `target_ratio`, ...: see
+            `attack_stream`.
+
+    Returns:
+        The results, in the order of the pairs.
+
+    Raises:
+        AdvjaxError: An argument or an image that cannot be used.
+
+    Example:
+        >>> import advjax, numpy as np
+        >>> net = advjax.load("lenet", "orthonormal")
+        >>> images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
+        >>> result = attack(net, images, images[::-1], solver=advjax.ProjectedLBFGS(5), delta=20.0)
+        >>> result.adversarial.shape, bool((result.ratio < 1).all())
+        ((2, 28, 28, 1), True)
+    """
+    batch = image_batch(net, "sources", sources)
+    if not len(batch):
+        raise AdvjaxError("sources is empty; give at least one pair")
+    each = guide_batch(net, guides, len(batch))
+    if len(each) != len(batch):
+        raise AdvjaxError(
+            f"sources has {len(batch)} images and guides has {len(each)}; give one "
+            "guide for each source"
+        )
+    deltas = [check_delta(d) for d in one_or_each("delta", delta, len(batch))]
+    labels = one_or_each("labels", labels, len(batch))
+    pairs = [
+        Pair(source, guide, delta, label=label)
+        for source, guide, delta, label in zip(batch, each, deltas, labels, strict=True)
+    ]
+    results = list(attack_stream(net, pairs, progress=progress, **settings))
+    return stack(results)

@@ -1,0 +1,364 @@
+"""Smoothed gradients: the values of a network bit for bit, the kinks of its derivative smoothed.
+
+A network of ReLUs is piecewise linear in very many pieces, and a gradient at one point knows one
+piece. Here the step 1[x > 0] in the derivative of max(x, 0) is replaced by the ramp
+
+    clip(1/2 + x / (8 c m), 0, 1),    m = the mean of |x| over one image's units,
+
+whose half-width is 4 c m; there is no gradient through m. The width c falls over a solve
+(`Smoothing`), and with c = 0 the gradient is exact. Relatives: surrogate gradients of spiking
+networks, linear backpropagation (Guo et al., 2020), graduated optimisation.
+
+`smooth_kinks` interprets the jaxpr of any function that JAX traces; it knows nothing of networks.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array, Float
+
+from advjax.errors import AdvjaxError
+
+FLIPPED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothing:
+    """The width of the smoothed kinks over a solve: a geometric fall from `first` to `last`.
+
+    Attributes:
+        first: Width c at the first evaluation, in units of a layer's mean |x|.
+        last: Width at the end of the budget.
+
+    Example:
+        >>> Smoothing(0.5, 0.005).width(jnp.array([0.0, 0.5, 1.0])).round(4).tolist()
+        [0.5, 0.05, 0.005]
+    """
+
+    first: float = 0.5
+    last: float = 0.01
+
+    def __post_init__(self):
+        for name in ("first", "last"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise AdvjaxError(
+                    f"{name} of smoothing is {value}; give a finite width above 0, or "
+                    "smoothing=None for exact gradients"
+                )
+
+    def width(self, progress: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the width when this fraction of the budget is used.
+
+        Args:
+            progress: Evaluations so far over `max_evaluations`, 0..1.
+        """
+        return self.first * (self.last / self.first) ** progress
+
+
+def smooth_kinks(
+    function: Callable[[Float[Array, "b ..."]], Any],
+) -> Callable[[Float[Array, "*b"], Float[Array, "b ..."]], Any]:
+    """Return smoothed(width, images): the values of `function`, its derivative smoothed.
+
+    Smoothed are max and min with a constant, clamps, ReLU, ReLU6, leaky and parametric ReLU,
+    hard sigmoid, hard swish and hard tanh, wherever they stand: in jit, custom_jvp, checkpoint,
+    scan and cond. Functions with a gradient rule of their own (custom_vjp), maxima between arrays
+    (max pooling) and the bodies of while loops stay as they are. A function without kinks has its
+    own gradient.
+
+    Where every kink has the images' batch as its first axis, the batch is evaluated as it is; where
+    one has not (attention windows folded into the batch), each image is evaluated alone, by vmap.
+
+    Args:
+        function: Images to a pytree of arrays, each with the batch as first axis.
+
+    Returns:
+        A function of the widths, one for each image or one for all, and the images.
+
+    Example:
+        >>> relu = smooth_kinks(jax.nn.relu)
+        >>> slope = jax.grad(lambda x: relu(0.25, x).sum())(jnp.array([[-2.0, 0.0, 1.0, 3.0]]))
+        >>> slope.round(3).tolist()  # m is 1.5, the ramp ends at -1.5 and 1.5
+        [[0.0, 0.5, 0.833, 1.0]]
+    """
+
+    @functools.wraps(function)
+    def smoothed(width, images):
+        batch = len(images)
+        width = jnp.broadcast_to(jnp.asarray(width, jnp.float32), (batch,))
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(images)
+        kinks = find_kinks(closed)
+        if not kinks:
+            return function(images)
+        tree = jax.tree.structure(shape)
+        if all(kink[:1] == (batch,) for kink in kinks):
+            return jax.tree.unflatten(tree, _Interpreter(width).run(closed, [images]))
+
+        def alone(width, image):
+            one = jax.make_jaxpr(function)(image[None])
+            return [leaf[0] for leaf in _Interpreter(width).run(one, [image[None]])]
+
+        return jax.tree.unflatten(tree, jax.vmap(alone)(width, images))
+
+    return smoothed
+
+
+def count_kinks(function: Callable[[Float[Array, "b ..."]], Any], images: Any) -> int:
+    """Count the operations of `function` that `smooth_kinks` smooths.
+
+    Args:
+        function: Images to a pytree of arrays.
+        images: A batch, or its `jax.ShapeDtypeStruct`; nothing is computed.
+
+    Example:
+        >>> images = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+        >>> count_kinks(jax.nn.relu6, images), count_kinks(jax.nn.gelu, images)
+        (2, 0)
+    """
+    return len(find_kinks(jax.make_jaxpr(function)(images)))
+
+
+def find_kinks(closed: core.ClosedJaxpr) -> list[tuple[int, ...]]:
+    """Return the shape of the input of each kink, in order; a clamp with two ends is two kinks."""
+    interpreter = _Interpreter(None)
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+    jax.eval_shape(lambda *args: interpreter.run(closed, args), *shapes)
+    return interpreter.kinks
+
+
+class _Interpreter:
+    """Evaluates a jaxpr equation by equation, with smoothed kinks.
+
+    Calls (jit, relu's own custom_jvp) are entered in place, so that a value is the same object
+    inside and outside: what is known of it (`constants`, `comparisons`, `multiples`) is kept by
+    its identity.
+    """
+
+    def __init__(self, width: Any):
+        """`width` is [b], one for each row, or a scalar for one image; None: kinks are counted."""
+        self.width = width
+        self.kinks: list[tuple[int, ...]] = []
+        self.constants: dict[int, float] = {}  # scalars, also when broadcast
+        self.comparisons: dict[int, tuple[str, Any, float]] = {}  # x > c and its kind
+        self.multiples: dict[int, tuple[Any, ...]] = {}  # factors of a product
+        self.alive: list[Any] = []  # an identity is good as long as its object lives
+
+    def run(self, closed: core.ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
+        jaxpr = closed.jaxpr
+        values: dict[Any, Any] = {}
+
+        def read(atom: Any) -> Any:
+            value = atom.val if isinstance(atom, core.Literal) else values[atom]
+            if not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0:
+                self._know(self.constants, value, float(value) if _is_real(value) else None)
+            return value
+
+        for variable, value in zip(
+            (*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *args), strict=True
+        ):
+            values[variable] = value
+        for equation in jaxpr.eqns:
+            results = self._evaluate(equation, [read(atom) for atom in equation.invars])
+            values.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _evaluate(self, equation: Any, inputs: list[Any]) -> Sequence[Any]:
+        name, params = equation.primitive.name, equation.params
+        if name in ("max", "min"):
+            x, c = inputs if self._constant(inputs[1]) is not None else inputs[::-1]
+            level = self._constant(c)
+            if level is not None and self._constant(x) is None and _is_float(x):
+                ends = (level, None) if name == "max" else (None, level)
+                return [self._kink(_bind(equation, inputs)[0], x, *ends)]
+        elif name == "clamp":
+            low, x, high = inputs
+            ends = self._constant(low), self._constant(high)
+            if None not in ends and _is_float(x):
+                return [self._kink(_bind(equation, inputs)[0], x, *ends)]
+        elif name == "select_n" and len(inputs) == 3:
+            blended = self._select(equation, inputs)
+            if blended is not None:
+                return [blended]
+        elif name in ("jit", "pjit", "closed_call"):
+            return self.run(params["jaxpr" if "jaxpr" in params else "call_jaxpr"], inputs)
+        elif name == "custom_jvp_call" and _is_bare_kink(params["call_jaxpr"].jaxpr):
+            return self.run(params["call_jaxpr"], inputs)
+        elif name in ("remat2", "checkpoint"):
+            body = jax.checkpoint(
+                self._within(core.ClosedJaxpr(params["jaxpr"], ())),
+                policy=params["policy"],
+                prevent_cse=params["prevent_cse"],
+            )
+            return body(*inputs)
+        elif name == "scan":
+            return self._scan(params, inputs)
+        elif name == "cond":
+            branches = [self._within(branch) for branch in params["branches"]]
+            return jax.lax.switch(inputs[0], branches, *inputs[1:])
+        results = _bind(equation, inputs)
+        self._learn(name, inputs, results)
+        return results
+
+    def _kink(self, value: Any, x: Any, low: float | None, high: float | None) -> Any:
+        self.kinks += [tuple(x.shape)] * ((low is not None) + (high is not None))
+        if self.width is None:
+            return value
+        slope = 1.0
+        if low is not None:
+            slope = self._ramp(x, low, 1)
+        if high is not None:
+            slope = slope * self._ramp(x, high, -1)
+        return _with_slope(value, x, slope)
+
+    def _select(self, equation: Any, inputs: list[Any]) -> Any:
+        """Smooth a continuous where(x > c, ., .): x or a x on one side, a x or c on the other.
+
+        where(x > 0, 0, x), the guard of ELU and its kind, is not taken for a kink.
+        """
+        if id(inputs[0]) not in self.comparisons:
+            return None
+        kind, x, level = self.comparisons[id(inputs[0])]
+        below, above = inputs[1:] if kind in ("gt", "ge") else inputs[:0:-1]
+
+        def is_multiple(side: Any) -> bool:
+            return side is x or any(f is x for f in self.multiples.get(id(side), ()))
+
+        if is_multiple(below) and is_multiple(above):
+            continuous = level == 0
+        elif is_multiple(above):
+            continuous = self._constant(below) == level
+        else:
+            continuous = is_multiple(below) and self._constant(above) == level != 0
+        if not continuous:
+            return None
+        (value,) = _bind(equation, inputs)
+        self.kinks.append(tuple(x.shape))
+        if self.width is not None:
+            value = _with_blend(value, below, above, self._ramp(x, level, 1))
+        self._know(self.multiples, value, (x,))
+        return value
+
+    def _ramp(self, x: Any, level: float, sign: int) -> Any:
+        """Return clip(1/2 + (x - level) / (8 c m), 0, 1), mirrored where `sign` is -1."""
+        width = self.width
+        x = jax.lax.stop_gradient(x)
+        size = jnp.mean(jnp.abs(x), tuple(range(width.ndim, x.ndim)), jnp.float32, keepdims=True)
+        half = 4 * width.reshape(width.shape + (1,) * (x.ndim - width.ndim)) * size
+        steep = half > 0
+        scale = jnp.where(steep, 0.5 * sign / jnp.where(steep, half, 1), 0)
+        ramp = jnp.clip(0.5 + (x - level) * scale.astype(x.dtype), 0, 1)
+        step = (x > level) if sign > 0 else (x < level)
+        return jnp.where(steep, ramp, step.astype(x.dtype))
+
+    def _scan(self, params: Any, inputs: list[Any]) -> Sequence[Any]:
+        consts, carried = params["num_consts"], params["num_carry"]
+        fixed, begin, slices = np.split(np.arange(len(inputs)), [consts, consts + carried])
+        body = self._within(params["jaxpr"])
+
+        def step(carry: Any, x: Any) -> Any:
+            results = body(*(inputs[i] for i in fixed), *carry, *x)
+            return results[:carried], results[carried:]
+
+        last, stacked = jax.lax.scan(
+            step,
+            [inputs[i] for i in begin],
+            [inputs[i] for i in slices],
+            length=params["length"],
+            reverse=params["reverse"],
+            unroll=params["unroll"],
+        )
+        return [*last, *stacked]
+
+    def _within(self, closed: core.ClosedJaxpr) -> Callable[..., list[Any]]:
+        """Return a function of the body of a construct, whose values are others than outside."""
+
+        def body(*args: Any) -> list[Any]:
+            inner = _Interpreter(self.width)
+            results = inner.run(closed, args)
+            self.kinks += inner.kinks
+            return results
+
+        return body
+
+    def _learn(self, name: str, inputs: list[Any], results: Sequence[Any]) -> None:
+        if name in ("convert_element_type", "broadcast_in_dim", "reshape", "copy"):
+            self._know(self.constants, results[0], self._constant(inputs[0]))
+        elif name == "mul":
+            self._know(self.multiples, results[0], tuple(inputs))
+        elif name in FLIPPED:
+            a, b = map(self._constant, inputs)
+            if b is not None and a is None:
+                self._know(self.comparisons, results[0], (name, inputs[0], b))
+            elif a is not None and b is None:
+                self._know(self.comparisons, results[0], (FLIPPED[name], inputs[1], a))
+
+    def _know(self, facts: dict[int, Any], value: Any, fact: Any) -> None:
+        if fact is not None:
+            self.alive.append(value)
+            facts[id(value)] = fact
+
+    def _constant(self, value: Any) -> float | None:
+        return self.constants.get(id(value))
+
+
+def _bind(equation: Any, inputs: list[Any]) -> Sequence[Any]:
+    """Evaluate one equation as it is.
+
+    Through a jaxpr of its own: the way from an equation's parameters to a call of its primitive has
+    changed between JAX releases.
+    """
+    names = [v for v in equation.invars if not isinstance(v, core.Literal)]
+    values = [x for x, v in zip(inputs, equation.invars, strict=True) if v in names]
+    unique = dict(zip(names, values, strict=True))
+    jaxpr = core.Jaxpr((), tuple(unique), tuple(equation.outvars), [equation])
+    return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, ()))(*unique.values())
+
+
+def _is_bare_kink(jaxpr: Any) -> bool:
+    """Return True for a body of maxima, minima and clamps alone, as in relu and relu6."""
+    simple = {"max", "min", "clamp", "convert_element_type", "broadcast_in_dim"}
+    return all(
+        _is_bare_kink(equation.params["jaxpr"].jaxpr)
+        if equation.primitive.name in ("jit", "pjit")
+        else equation.primitive.name in simple
+        for equation in jaxpr.eqns
+    )
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+
+def _is_real(x: Any) -> bool:
+    return np.asarray(x).dtype.kind in "fiu" or _is_float(x)
+
+
+@jax.custom_jvp
+def _with_slope(value: Any, x: Any, slope: Any) -> Any:
+    """Return `value` with the derivative `slope` with respect to x, and no other."""
+    return value
+
+
+@_with_slope.defjvp
+def _with_slope_jvp(primals: Any, tangents: Any) -> Any:
+    value, _, slope = primals
+    return value, slope * tangents[1]
+
+
+@jax.custom_jvp
+def _with_blend(value: Any, below: Any, above: Any, slope: Any) -> Any:
+    """Return `value` with a derivative between those of `below` (slope 0) and `above` (slope 1)."""
+    return value
+
+
+@_with_blend.defjvp
+def _with_blend_jvp(primals: Any, tangents: Any) -> Any:
+    value, _, _, slope = primals
+    return value, (1 - slope) * tangents[1] + slope * tangents[2]

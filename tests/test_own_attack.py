@@ -1,0 +1,68 @@
+"""An attack of a user's own, against `attacks/base.py` alone, does what built-in ones do."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import advjax
+from advjax.attacks.base import Attack
+
+NET = advjax.load("lenet", "orthonormal")
+SOURCES, GUIDES = np.random.default_rng(0).integers(0, 256, (2, 3, 28, 28, 1), np.uint8)
+SOLVER = advjax.ProjectedLBFGS(max_evaluations=60)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Attack):
+    """minimise 1 - cos(phi(I), phi(guide))."""
+
+    name = "cosine"
+
+    def loss(self, activate, images, target):
+        features = activate(images)
+        return self.distance(features, target), features
+
+    def distance(self, features, guide):
+        (layer,) = self.layers
+        a, g = (jnp.asarray(x[layer]).reshape(len(x[layer]), -1) for x in (features, guide))
+        norms = jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(g, axis=1)
+        return 1 - jnp.sum(a * g, 1) / norms
+
+    def threshold(self, ratio, initial):
+        return ratio * initial
+
+
+def cosine_distance(images, guides):
+    a, g = (np.asarray(NET(x)["ip1"], np.float64) for x in (images, guides))
+    return 1 - np.sum(a * g, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(g, axis=1)
+
+
+def test_it_minimises_its_own_distance_and_traces_its_objective():
+    result = advjax.attack(
+        NET, SOURCES, GUIDES, attack=Cosine(), delta=40, solver=SOLVER, trace=True
+    )
+    np.testing.assert_allclose(
+        result.distance, cosine_distance(result.adversarial, GUIDES), rtol=1e-3, atol=1e-6
+    )
+    np.testing.assert_allclose(result.trace[:, 0], result.initial_distance, rtol=1e-3)
+    np.testing.assert_allclose(result.objective, result.distance, rtol=1e-3, atol=1e-6)
+    assert (result.ratio < 0.9).all()
+
+
+def test_it_stops_at_a_target_ratio():
+    result = advjax.attack(
+        NET, SOURCES, GUIDES, attack=Cosine(), delta=60, solver=SOLVER, target_ratio=0.9
+    )
+    assert (result.status == advjax.Status.TARGET).all()
+    assert (result.ratio <= 0.9 * (1 + 1e-4)).all()
+    assert (result.evaluations < SOLVER.max_evaluations).all()
+
+
+def test_an_attack_without_a_ratio_refuses_a_target_ratio():
+    with pytest.raises(advjax.AdvjaxError, match=r"target_ratio is 0.5, and label-opt has no"):
+        advjax.attack(NET, SOURCES, GUIDES, attack="label-opt", target_ratio=0.5)
+    pair = advjax.Pair(SOURCES[0], GUIDES[0], target_ratio=0.5)
+    with pytest.raises(advjax.AdvjaxError, match=r"target_ratio is 0\.5, and label-opt"):
+        list(advjax.attack_stream(NET, [pair], attack="label-opt"))
