@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from advjax import engine, files
 from advjax.data.images import write_png
+from advjax.display import descent, versions
 from advjax.engine import AttackResult
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
@@ -95,9 +94,7 @@ def attack_files(
         progress=progress,
     )
     seconds = time.perf_counter() - begin
-    trace = None
-    if result.trace is not None:
-        trace = np.sqrt(result.trace[0]) if resolved.squared else result.trace[0]
+    trace = None if result.trace is None else descent(result.trace[0], resolved.squared).values
     distances = result.initial_distance[0], result.distance[0]
     if not np.isfinite(distances).all():
         raise AdvjaxError(
@@ -120,8 +117,7 @@ def attack_files(
             "seed": seed,
         }
         | (settings or {}),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": versions(PACKAGES),
     }
     text = json.dumps(record, indent=2, default=str) + "\n"
     from safetensors.numpy import save

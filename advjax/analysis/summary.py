@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from advjax.display import without_nan
 from advjax.errors import AdvjaxError
 from advjax.files import atomic_path
 
@@ -186,7 +187,7 @@ def _is_quantity(name: str, values: np.ndarray) -> bool:
 
 def _spread(values: np.ndarray) -> dict[str, float] | None:
     """Mean, median, least and most, without NaN."""
-    values = values[~np.isnan(values)].astype(np.float64)
+    values = without_nan(values)
     if not len(values):
         return None
     found = {

@@ -1,15 +1,13 @@
-"""A run as one HTML page: no server, no resource from elsewhere.
+"""The report of a run: its figures, brought together for the template `page.html`.
 
-The page is `page.html` with its `{{places}}` filled. Pictures are in it as text, which a script
-makes into images as they are scrolled to; thousands of pairs open at once.
+Pictures are in the page as text, which a script makes into images as they are scrolled to;
+thousands of pairs open at once.
 """
 
-import html
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +16,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from jaxtyping import Int
 
+from advjax.display import DASH, mean, number, quantile
 from advjax.errors import AdvjaxError
 from advjax.files import write_text
-from advjax.report.charts import DASH, descent, histogram, number
+from advjax.report.charts import descent, histogram
 from advjax.report.gallery import Pictures, Rows, cards
 from advjax.runs import open_run
 from advjax.runs.reading import RunData
@@ -28,11 +27,11 @@ from advjax.runs.schema import ERROR
 
 GALLERY = 2000  # pairs with pictures
 FULL, FEW = 256, 300  # pictures of so many pairs are up to so many pixels wide,
-SMALL = 144  # of more pairs, this
-MOST_TRACES = 5000
-MOST_GROUPS = 8  # settings of pairs with charts of their own
-MOST_FAILURES = 1000  # that are listed
-SHARES = (0.1, 0.2, 0.5)
+SMALL_SIDE = 144  # of more pairs, this
+MAX_TRACES = 5000
+MAX_GROUPS = 8  # groups of pairs with charts of their own
+MAX_FAILURES = 1000  # that are listed
+RATIOS = (0.1, 0.2, 0.5)
 
 
 class Group(NamedTuple):
@@ -44,7 +43,7 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For headings."""
+        """The group's heading."""
         return f"{self.layer}, δ {self.delta:g}"
 
 
@@ -55,14 +54,15 @@ def write_report(
     gallery: int = GALLERY,
     root: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Writes a run, finished or not, as one HTML page.
+    """Write a run, finished or not, as one HTML page.
 
     Args:
         run: The run's directory.
         out: The file; `report.html` in the directory when None.
-        gallery: The most pairs shown with pictures; of a larger run so many are chosen, evenly over
-            the order of their ratios. Figures and charts are of all pairs.
-        root: What the paths of sources and guides are relative to, when the images have been moved.
+        gallery: The maximum number of pairs shown with pictures; of a larger run so many are
+            chosen, evenly over the order of their ratios. Figures and charts are of all pairs.
+        root: The folder that the paths of sources and guides are relative to, when the images have
+            been moved.
 
     Returns:
         The file written.
@@ -84,26 +84,40 @@ def write_report(
     good = np.flatnonzero(rows["status"] != ERROR)
     groups = _groups(rows, good)
     chosen = _chosen(rows, good, gallery)
-    store = Pictures(SMALL if len(chosen) > FEW else FULL)
+    store = Pictures(SMALL_SIDE if len(chosen) > FEW else FULL)
     gallery_cards = list(cards(data, rows, chosen, store, root, len(groups) > 1))
-    places = {
+    page = _template().render(
         **_head(data, rows, good, groups, store),
-        "summary": _summary(rows, good, groups),
-        "charts": "".join(_charts(data, rows, groups)),
-        "failures": _failures(rows),
-        "gallery": "".join(gallery_cards),
-        "about_gallery": _about(data, len(good), len(chosen), store),
-        "images": "".join(store.written()),
-    }
-    template = resources.files("advjax.report").joinpath("page.html").read_text(encoding="utf-8")
-    # One pass, so that a file called "{{title}}" is only a name.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: places[match[1]], template)
+        summary=_summary(rows, good, groups),
+        ended=_ended(rows, good),
+        left_out=max(0, len(groups) - MAX_GROUPS),
+        charts=list(_charts(data, rows, groups)),
+        failed=int((rows["status"] == ERROR).sum()),
+        failures=_failures(rows),
+        cards=gallery_cards,
+        about_gallery=_about(data, len(good), len(chosen), store),
+        images=store.encoded(),
+    )
     write_text(path, page)
     return path
 
 
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("advjax.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html")
+
+
 def _rows(data: RunData) -> Rows:
-    """The columns that figures are made of."""
+    """Return the columns that figures are made of."""
     names = ["index", "id", "source", "guide", "layer", "delta", "status", "error", "evaluations"]
     names += ["initial_distance", "distance", "source_label", "guide_label"]
     for end in ("", "_uint8"):
@@ -123,7 +137,7 @@ def _rows(data: RunData) -> Rows:
 
 
 def _groups(rows: Rows, good: Int[np.ndarray, "g"]) -> list[Group]:
-    """The pairs that were attacked alike, the largest group first."""
+    """Return the pairs that were attacked alike, the largest group first."""
     kinds: dict[tuple[str, float], list[int]] = {}
     for row in good:
         kinds.setdefault((rows["layer"][row], rows["delta"][row]), []).append(row)
@@ -131,12 +145,12 @@ def _groups(rows: Rows, good: Int[np.ndarray, "g"]) -> list[Group]:
     return sorted(groups, key=lambda group: -len(group.rows))
 
 
-def _chosen(rows: Rows, good: Int[np.ndarray, "g"], most: int) -> Int[np.ndarray, "c"]:
-    """At most so many rows, evenly over the order of their ratios, smallest first."""
+def _chosen(rows: Rows, good: Int[np.ndarray, "g"], count: int) -> Int[np.ndarray, "c"]:
+    """Return up to `count` rows, evenly over the order of their ratios, smallest first."""
     order = good[np.argsort(rows["ratio"][good], kind="stable")]
-    if len(order) <= most:
+    if len(order) <= count:
         return order
-    return order[np.round(np.linspace(0, len(order) - 1, most)).astype(int)]
+    return order[np.round(np.linspace(0, len(order) - 1, count)).astype(int)]
 
 
 def _head(
@@ -145,16 +159,16 @@ def _head(
     good: Int[np.ndarray, "g"],
     groups: Sequence[Group],
     store: Pictures,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     settings, count, total = data.settings, len(rows["index"]), data.pairs
     failed = count - len(good)
     ratio = rows["ratio"][good]
     tiles = [
-        (number(count), "pairs" if count == total else f"of {total:,} pairs"),
-        (number(_mean(ratio)), "mean ratio"),
-        (number(_median(ratio)), "median ratio"),
-        (_share(_taken(rows, good)), "take the guide's label"),
-        (number(failed), "failed"),
+        ("pairs" if count == total else f"of {total:,} pairs", number(count)),
+        ("mean ratio", number(mean(ratio))),
+        ("median ratio", number(quantile(ratio, 0.5))),
+        ("take the guide's label", _percent(_taken(rows, good))),
+        ("failed", number(failed)),
     ]
     notices = []
     if count < total:
@@ -170,26 +184,24 @@ def _head(
         )
     manifest, solver = data.store.manifest, settings["solver"]
     how = settings["attack"]
-    if solver is not None:  # the fast gradients have none, and label-opt may have its usual one
-        most = _text(solver.get("max_evaluations"))
-        how += f", {solver['name']}, at most {most} evaluations a pair"
+    if solver is not None:  # runs of earlier versions may have none
+        maximum = _text(solver.get("max_evaluations"))
+        how += f", {solver['name']}, at most {maximum} evaluations a pair"
     layers = dict.fromkeys([group.layer for group in groups] or [settings["layer"]])
     deltas = sorted({group.delta for group in groups} or {settings["delta"]})
-    kinds = f"Layer {', '.join(layers)}, δ {', '.join(map(number, deltas[:MOST_GROUPS]))}"
+    kinds = f"Layer {', '.join(layers)}, δ {', '.join(map(number, deltas[:MAX_GROUPS]))}"
     shown = {k: v for k, v in manifest.items() if k not in ("classes", "root")}
+    height, width = (int(side) for side in settings["input_shape"][:2])
     return {
-        "title": html.escape(f"{settings['network']}, {data.path.resolve().name}"),
-        "subtitle": html.escape(f"{kinds} of 255, {how}"),
-        "notices": "".join(f'<p class="notice">{html.escape(text)}</p>' for text in notices),
-        "tiles": "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for value, name in tiles),
-        "settings": "".join(
-            f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
-            for name, text in _settings(settings, manifest)
-        ),
-        "manifest": html.escape(json.dumps(shown, indent=2, ensure_ascii=False)),
-        "footer": f"Made by advjax {html.escape(manifest['versions']['advjax'])}.",
-        "aspect": "{1} / {0}".format(*settings["input_shape"]),
-        "rendering": "image-rendering: pixelated;" if settings["input_shape"][0] <= 64 else "",
+        "title": f"{settings['network']}, {data.path.resolve().name}",
+        "subtitle": f"{kinds} of 255, {how}",
+        "notices": notices,
+        "tiles": tiles,
+        "settings": list(_settings(settings, manifest)),
+        "manifest": json.dumps(shown, indent=2, ensure_ascii=False),
+        "version": manifest["versions"]["advjax"],
+        "aspect": f"{width} / {height}",
+        "pixelated": store.exact(settings["input_shape"]),
     }
 
 
@@ -220,55 +232,55 @@ def _text(value: Any) -> str:
     return DASH if value is None else str(value)
 
 
-def _summary(rows: Rows, good: Int[np.ndarray, "g"], groups: Sequence[Group]) -> str:
-    """A table: each group as it was found and as it was rounded."""
-    if not len(good):
-        return '<p class="quiet">No pair was attacked.</p>'
-    heads = ["", "pairs", "mean ratio", "median", "10 %", "90 %"]
-    heads += [f"under {share:g}" for share in SHARES]
-    heads += ["guide's label", "leaves the source's", "mean change", "largest", "PSNR", "SSIM"]
-    heads += ["evaluations"]
+HEADS = (
+    *("", "pairs", "mean ratio", "median", "10 %", "90 %"),
+    *(f"under {ratio:g}" for ratio in RATIOS),
+    *("guide's label", "leaves the source's", "mean change", "largest", "PSNR", "SSIM"),
+    "evaluations",
+)
+
+
+def _summary(rows: Rows, good: Int[np.ndarray, "g"], groups: Sequence[Group]) -> dict[str, Any]:
+    """Return a table: each group before and after rounding."""
     named = [("All pairs", good)] if len(groups) > 1 else []
-    named += [(group.name, group.rows) for group in groups[:MOST_GROUPS]]
-    lines = []
-    for name, at in named:
-        for end, what in (("", ""), ("_uint8", " in 8 bits")):
-            ratio = rows[f"ratio{end}"][at]
-            low, high = _quantiles(ratio)
-            label, known = rows[f"adversarial{end}_label"][at], rows["source_label"][at] >= 0
-            left = np.where(known, label != rows["source_label"][at], np.nan)
-            cells = [number(len(at)), number(_mean(ratio)), number(_median(ratio))]
-            cells += [number(low), number(high)]
-            cells += [_share((ratio < share).astype(float)) for share in SHARES]
-            cells += [_share(_taken(rows, at, end)), _share(left)]
-            cells += [number(_mean(rows[f"{n}{end}"][at])) for n in ("mean_change",)]
-            cells += [number(_most(rows[f"max_change{end}"][at]))]
-            cells += [number(_mean(rows[f"{n}{end}"][at])) for n in ("psnr", "ssim")]
-            cells += [number(_mean(rows["evaluations"][at])) if not end else ""]
-            body = "".join(f"<td>{cell}</td>" for cell in cells)
-            lines.append(f'<tr><th scope="row">{html.escape(name + what)}</th>{body}</tr>')
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    rest = len(groups) - MOST_GROUPS
-    note = f'<p class="quiet">{rest} smaller groups are not shown.</p>' if rest > 0 else ""
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-labelledby="summary"><table><thead>'
-        f"<tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{note}"
-        '<p class="quiet">Ratio: distance of adversarial and guide by distance of source and '
-        f"guide, at the layer. Changes are in levels of 255. {_ended(rows, good)}</p>"
-    )
+    named += [(group.name, group.rows) for group in groups[:MAX_GROUPS]]
+    lines = [
+        (name + text, _figures(rows, at, end))
+        for name, at in named
+        for end, text in (("", ""), ("_uint8", " in 8 bits"))
+    ]
+    return {"heads": HEADS, "lines": lines}
+
+
+def _figures(rows: Rows, at: Int[np.ndarray, "g"], end: str) -> list[str]:
+    ratio = rows[f"ratio{end}"][at]
+    label, known = rows[f"adversarial{end}_label"][at], rows["source_label"][at] >= 0
+    left = np.where(known, label != rows["source_label"][at], np.nan)
+    return [
+        number(len(at)),
+        number(mean(ratio)),
+        *(number(quantile(ratio, fraction)) for fraction in (0.5, 0.1, 0.9)),
+        *(_percent(ratio < limit) for limit in RATIOS),
+        _percent(_taken(rows, at, end)),
+        _percent(left),
+        number(mean(rows[f"mean_change{end}"][at])),
+        number(quantile(rows[f"max_change{end}"][at], 1)),
+        number(mean(rows[f"psnr{end}"][at])),
+        number(mean(rows[f"ssim{end}"][at])),
+        "" if end else number(mean(rows["evaluations"][at])),
+    ]
 
 
 def _ended(rows: Rows, good: Int[np.ndarray, "g"]) -> str:
     names, counts = np.unique(rows["status"][good].astype(str), return_counts=True)
-    said = [f"{count:,} {name}" for name, count in zip(names, counts, strict=True)]
-    return "Ended by: " + ", ".join(said) + "."
+    return ", ".join(f"{count:,} {name}" for name, count in zip(names, counts, strict=True))
 
 
-def _charts(data: RunData, rows: Rows, groups: Sequence[Group]) -> Iterator[str]:
-    if not groups:
-        return
-    yield '<section aria-labelledby="charts"><h2 id="charts">Distributions and descent</h2>'
-    for group in groups[:MOST_GROUPS]:
+def _charts(
+    data: RunData, rows: Rows, groups: Sequence[Group]
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Yield each group's heading and its charts, (caption, SVG)."""
+    for group in groups[:MAX_GROUPS]:
         at = group.rows
         charts = [
             ("Ratio", histogram(rows["ratio"][at], "ratio")),
@@ -281,18 +293,15 @@ def _charts(data: RunData, rows: Rows, groups: Sequence[Group]) -> Iterator[str]
         curves = _curves(data, rows, at)
         if curves is not None:
             charts.insert(1, ("Descent", descent(curves, "distance / initial distance")))
-        if len(groups) > 1:
-            yield f"<h3>{html.escape(group.name)}</h3>"
-        drawn = (
-            f"<figure><figcaption>{name}</figcaption>{chart}</figure>" for name, chart in charts
-        )
-        yield f'<div class="charts">{"".join(drawn)}</div>'
-    yield "</section>"
+        yield (group.name if len(groups) > 1 else "", charts)
 
 
 def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> np.ndarray | None:
-    """Shares of the initial distance, the best so far; a pair that ended early keeps its last."""
-    kept = at[np.round(np.linspace(0, len(at) - 1, min(len(at), MOST_TRACES))).astype(int)]
+    """Return fractions of the initial distance, the smallest so far.
+
+    A pair that ended early keeps its last one. None when no pair has a trace.
+    """
+    kept = at[np.round(np.linspace(0, len(at) - 1, min(len(at), MAX_TRACES))).astype(int)]
     initial = dict(zip(rows["index"][kept], rows["initial_distance"][kept], strict=True))
     wanted = ds.field("index").isin(list(map(int, initial)))
     found = data.table(["index", "trace"], wanted)
@@ -307,26 +316,10 @@ def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> np.ndarray |
     return np.stack([np.pad(trace, (0, longest - len(trace)), "edge") for trace in traces])
 
 
-def _failures(rows: Rows) -> str:
-    failed = np.flatnonzero(rows["status"] == ERROR)
-    if not len(failed):
-        return '<p class="quiet">None.</p>'
-    lines = []
-    for row in failed[:MOST_FAILURES]:
-        cells = "".join(
-            f"<td>{html.escape(str(rows[name][row]))}</td>" for name in ("source", "guide", "error")
-        )
-        lines.append(f'<tr><th scope="row">{html.escape(rows["id"][row])}</th>{cells}</tr>')
-    more = f", the first {MOST_FAILURES:,} of them here" if len(failed) > MOST_FAILURES else ""
-    head = "".join(
-        f'<th scope="col">{n}</th>' for n in ("pair", "source", "guide", "what is wrong")
-    )
-    return (
-        f"<p>{len(failed):,} {'pair' if len(failed) == 1 else 'pairs'} could not be "
-        f'attacked{more}. <code>--retry-failed</code> does them again.</p><div class="wide text" '
-        f'tabindex="0" role="region" aria-labelledby="failures"><table><thead><tr>{head}</tr>'
-        f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
-    )
+def _failures(rows: Rows) -> list[list[Any]]:
+    failed = np.flatnonzero(rows["status"] == ERROR)[:MAX_FAILURES]
+    names = ("id", "source", "guide", "error")
+    return [[rows[name][row] for name in names] for row in failed]
 
 
 def _about(data: RunData, good: int, chosen: int, store: Pictures) -> str:
@@ -346,34 +339,11 @@ def _about(data: RunData, good: int, chosen: int, store: Pictures) -> str:
 
 
 def _taken(rows: Rows, at: Int[np.ndarray, "g"], end: str = "") -> np.ndarray:
-    """Whether each takes the guide's label: 1, 0, or NaN where there are no labels."""
+    """Return 1 for each pair that takes the guide's label, 0, or NaN where there are no labels."""
     label, guide = rows[f"adversarial{end}_label"][at], rows["guide_label"][at]
     return np.where(guide >= 0, label == guide, np.nan)
 
 
-def _share(values: np.ndarray) -> str:
-    mean = _mean(values)
-    return DASH if np.isnan(mean) else f"{100 * mean:.3g} %"
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else float("nan")
-
-
-def _median(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(np.median(values)) if values.size else float("nan")
-
-
-def _most(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.max()) if values.size else float("nan")
-
-
-def _quantiles(values: np.ndarray) -> tuple[float, float]:
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, (0.1, 0.9))
-    return float(low), float(high)
+def _percent(values: np.ndarray) -> str:
+    fraction = mean(values)
+    return DASH if np.isnan(fraction) else f"{100 * fraction:.3g} %"

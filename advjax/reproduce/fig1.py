@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
+from advjax.display import TIMES, difference, magnification
 from advjax.reproduce.experiments import Experiment, Experiments
 from advjax.reproduce.output import Made, columns
 from advjax.reproduce.style import gallery
-from advjax.sheet import TIMES, magnification
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
@@ -41,7 +39,7 @@ def make(experiments: Experiments) -> Made:
                 below += ["", ""]
                 continue
             rounded = made[experiment][i].adversarial_uint8
-            shown += [rounded, 127.5 + k * (rounded.astype(np.float32) - source)]
+            shown += [rounded, difference(rounded, source, k)]
             ratio, ssim = float(found["ratio"][here][0]), float(found["ssim"][here][0])
             below += [f"ratio {ratio:.2f}", ""]
             rows.append({"pair": i, "layer": experiment.layer, "ratio": ratio, "ssim": ssim})

@@ -3,9 +3,10 @@
 from typing import Any
 
 from advjax.analysis import Analysis
+from advjax.display import mean, median
 from advjax.reproduce import published
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made, mean, median
+from advjax.reproduce.output import Made
 from advjax.reproduce.style import BLUE, GREEN, PAGE, RED, histogram, panels
 
 RATIOS = {

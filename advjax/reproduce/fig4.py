@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from advjax.display import median
 from advjax.reproduce.experiments import TRAIN, VALIDATION, Experiment, Experiments
-from advjax.reproduce.output import Made, columns, median
+from advjax.reproduce.output import Made, columns
 from advjax.reproduce.style import BLUE, GREY, ORANGE, PAGE, RED, panels
 
 POINTS = {"far": (GREY, "."), "near": (BLUE, "."), "adversarial": (RED, "x")}

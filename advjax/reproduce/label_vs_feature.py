@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from advjax.display import mean, median
 from advjax.reproduce import fig4
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made, columns, mean, median, percent
+from advjax.reproduce.output import Made, columns, percent
 from advjax.reproduce.style import BLUE, GREY, PAGE, RED, panels
 
 ATTACKS = ("feature-opt", "label-opt")

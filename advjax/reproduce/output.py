@@ -31,14 +31,18 @@ class Made:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns; what a row does not have is None.
+    """Return rows as columns; None for NaN and for what a row does not have.
 
     Example:
         >>> columns([{"a": 1}, {"a": 2, "b": 3}])
         {'a': [1, 2], 'b': [None, 3]}
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return {name: [_or_none(row.get(name)) for row in rows] for name in names}
+
+
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def headed(rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -98,20 +102,6 @@ def shown(value: Any) -> str:
             else f"{value:.{max(0, digits)}f}".rstrip("0").rstrip(".")
         )
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
-
-
-def mean(values: Any) -> float | None:
-    """The mean without NaN; None where there is nothing else."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else None
-
-
-def median(values: Any) -> float | None:
-    """The median, likewise."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    return float(np.median(values)) if len(values) else None
 
 
 def percent(values: Any) -> float:

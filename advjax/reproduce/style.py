@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advjax.display import SMALL, squeeze_grey, to_uint8
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -80,12 +82,9 @@ def picture(axes: "Axes", image: np.ndarray) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    small = max(pixels.shape[:2]) <= 64
-    axes.imshow(
-        shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "lanczos"
-    )
+    interpolation = "nearest" if max(image.shape[:2]) <= SMALL else "lanczos"
+    shown = squeeze_grey(to_uint8(image))
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
 
 
 def gallery(

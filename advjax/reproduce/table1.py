@@ -1,8 +1,9 @@
 """Table 1: have adversarial and guide the same neighbours, and is one as central as the other?"""
 
+from advjax.display import mean
 from advjax.reproduce import published
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made, columns, headed, mean, percent
+from advjax.reproduce.output import Made, columns, headed, percent
 from advjax.reproduce.settings import trained_network
 
 
