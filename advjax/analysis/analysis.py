@@ -84,9 +84,9 @@ def analyse(
         ...     write_png(f"{folder}/photos/cats/{number:02}.png", image)
         >>> bank = build_bank(net, f"{folder}/photos", "rows", f"{folder}/bank", progress=False)
         >>> source, guide = images[:1], images[1:2]
-        >>> found = analyse(guide, bank, net, source, guide,
+        >>> analysis = analyse(guide, bank, net, source, guide,
         ...                 source_ids=["cats/00.png"], guide_ids=["cats/01.png"])
-        >>> [float(found.table[name][0]) for name in ("ratio", "common", "delta_rank", "omega")]
+        >>> [float(analysis.table[name][0]) for name in ("ratio", "common", "delta_rank", "omega")]
         [0.0, 3.0, 0.0, 1.0]
     """
     protocol = Protocol() if protocol is None else protocol
@@ -179,10 +179,10 @@ def _adversarials(results: Any, net: Network, count: int) -> Iterator[Any]:
         yield Result(index, images[0], images[1], more)
 
 
-def _check_count(found: int, count: int) -> None:
-    if found != count:
+def _check_count(given: int, count: int) -> None:
+    if given != count:
         raise AdvjaxError(
-            f"results has {found} adversarials for {count} sources; give those of the same pairs"
+            f"results has {given} adversarials for {count} sources; give those of the same pairs"
         )
 
 

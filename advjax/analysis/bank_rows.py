@@ -30,20 +30,20 @@ def find_bank_rows(
     bank.rows(0)  # has it labels?
     guide_row = _rows(bank, guide_ids, count, "guide_ids")
     source_row = _rows(bank, source_ids, count, "source_ids")
-    found = BankRows(
+    bank_rows = BankRows(
         guide_row=guide_row,
         source_row=source_row,
         guide_class=_classes(bank, guide_classes, guide_row, "guide_classes"),
         source_class=_classes(bank, source_classes, source_row, "source_classes"),
     )
     sizes = np.bincount(bank.labels[bank.labels >= 0], minlength=len(bank.classes))
-    for i, label in enumerate(found.guide_class):
+    for i, label in enumerate(bank_rows.guide_class):
         if label < 0:
             raise AdvjaxError(
                 f"guide {i} has no class in the bank {str(bank.path)!r}; give guide_classes, or "
                 "its id in guide_ids if it is one of the bank's labelled images"
             )
-        own = {row for row in found.own(np.array([i]))[0].tolist() if row >= 0}
+        own = {row for row in bank_rows.own(np.array([i]))[0].tolist() if row >= 0}
         left = int(sizes[label]) - sum(bank.labels[row] == label for row in own)
         wanted = {f"neighbours={protocol.neighbours}": (protocol.neighbours, left)}
         manifold = f"far={tuple(protocol.far)}"
@@ -61,14 +61,14 @@ def find_bank_rows(
                 f"bank {str(bank.path)!r} leaves {len(bank) - len(own)} neighbours for guide {i}, "
                 f"but the protocol has {manifold}; build it of more images, or take other numbers"
             )
-    for label in np.unique(found.source_class[found.source_class >= 0]):
+    for label in np.unique(bank_rows.source_class[bank_rows.source_class >= 0]):
         if sizes[label] <= protocol.neighbours:
             raise AdvjaxError(
                 f"class {bank.classes[label]!r} of a source has {sizes[label]} images, but the "
                 f"protocol has neighbours={protocol.neighbours}; take classes with more images, "
                 "or other numbers"
             )
-    return found
+    return bank_rows
 
 
 def _rows(bank: Bank, ids, count: int, argument: str) -> Int[np.ndarray, "n"]:

@@ -63,13 +63,13 @@ def read_pair_files(
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / RESULT] if (path / RESULT).is_file() else sorted(path.glob(f"*/{RESULT}"))
-        if not found:
+        records = [path / RESULT] if (path / RESULT).is_file() else sorted(path.glob(f"*/{RESULT}"))
+        if not records:
             raise AdvjaxError(
                 f"{str(path)!r} has no {RESULT} of 'advjax attack', nor have its folders; give "
                 "such a folder, the directory of a run, or a CSV file of source, guide, adversarial"
             )
-        return _of_attacks(found, [Path(folder) for folder in images])
+        return _of_attacks(records, [Path(folder) for folder in images])
     return _of_table(path), {}
 
 
@@ -201,24 +201,24 @@ def ids_of(
     or that of the folder it is in, if the bank has such a class; or, of a guide, the pair's label,
     if that is one.
     """
-    found: dict[str, list[str | None]] = {}
+    known: dict[str, list[str | None]] = {}
     for name in ("source", "guide"):
         files = [getattr(pair, name) for pair in pair_files]
         given = [getattr(pair, f"{name}_id") for pair in pair_files]
-        found[f"{name}_ids"] = [
+        known[f"{name}_ids"] = [
             id or _id_of(file, folder) for id, file in zip(given, files, strict=True)
         ]
         labels = [getattr(pair, f"{name}_class") for pair in pair_files]
-        found[f"{name}_classes"] = [
+        known[f"{name}_classes"] = [
             label
             or next((w.parent.name for w in _ways(file) if w.parent.name in bank.classes), None)
             for label, file in zip(labels, files, strict=True)
         ]
     for i, pair in enumerate(pair_files):
-        nothing = found["guide_ids"][i] is None and found["guide_classes"][i] is None
+        nothing = known["guide_ids"][i] is None and known["guide_classes"][i] is None
         if nothing and pair.label in bank.classes:
-            found["guide_classes"][i] = pair.label
-    return found
+            known["guide_classes"][i] = pair.label
+    return known
 
 
 def _id_of(file: Path, folder: Path | None) -> str | None:

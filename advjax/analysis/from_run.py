@@ -208,13 +208,13 @@ class _Finder:
 
     def __init__(self, root: Path, folders: list[Path]):
         self.root, self.folders = root, folders
-        self.found: dict[str, Path] = {}
+        self.paths: dict[str, Path] = {}
         self.by_name: dict[str, list[Path]] | None = None
 
     def __call__(self, name: str) -> Path:
-        if name not in self.found:
-            self.found[name] = Path(name) if name.startswith(TFDS) else self._find(name)
-        return self.found[name]
+        if name not in self.paths:
+            self.paths[name] = Path(name) if name.startswith(TFDS) else self._find(name)
+        return self.paths[name]
 
     def _find(self, name: str) -> Path:
         for folder in (self.root, *self.folders):

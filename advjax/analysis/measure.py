@@ -67,20 +67,20 @@ def measure(
     }
     output = () if net.output is None else (net.output,)
     wanted = tuple(dict.fromkeys((layer, *measurement.sparsity_layers, *output)))
-    found: dict[str, Array] = {}
+    flat: dict[str, Array] = {}
     labels: dict[str, Array] = {}
     active: dict[str, dict[str, Array]] = {}
     for name, each in images.items():
         activations = net(each, wanted)
-        found[name] = activations[layer].reshape(size, -1)
+        flat[name] = activations[layer].reshape(size, -1)
         if net.output is not None:
             labels[name] = metrics.top_label(activations[net.output].reshape(size, -1))
         if name in ("source", "adversarial"):
             active[name] = {each: activations[each] for each in measurement.sparsity_layers}
 
-    features = {name: np.asarray(found[name])[:real] for name in ("guide", "adversarial")}
+    features = {name: np.asarray(flat[name])[:real] for name in ("guide", "adversarial")}
     points = _manifold(measurement, index, **features)
-    figures = _distances(*found.values(), _spreads(measurement, index[filled]))._asdict()
+    figures = _distances(*flat.values(), _spreads(measurement, index[filled]))._asdict()
     for name in measurement.sparsity_layers:
         counts = _activity(active["adversarial"][name], active["source"][name])
         figures |= {f"{key}[{name}]": value for key, value in counts.items()}
@@ -144,7 +144,7 @@ def _neighbourhoods(
 ) -> dict[str, np.ndarray]:
     """Common neighbours and ranks in the guides' classes, class by class."""
     bank_rows, bank = measurement.bank_rows, measurement.bank
-    found = {name: np.full(len(index), np.nan) for name in metrics.Neighbourhood._fields}
+    figures = {name: np.full(len(index), np.nan) for name in metrics.Neighbourhood._fields}
     for label, mine, filled in _by_class(bank_rows.guide_class[index]):
         b, rows, own = len(filled), bank.rows(label), bank_rows.own(index[filled])
         near = metrics.knn_blocks(
@@ -169,8 +169,8 @@ def _neighbourhoods(
         scores = measurement.of_class(label).scores
         compared = metrics.compare_neighbours(of_a, of_g, scores, places)
         for name, value in compared._asdict().items():
-            found[name][mine] = np.asarray(value)[: len(mine)]
-    return found | {"common": found["common"].astype(np.int32)}
+            figures[name][mine] = np.asarray(value)[: len(mine)]
+    return figures | {"common": figures["common"].astype(np.int32)}
 
 
 def _by_class(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -196,13 +196,13 @@ def _manifold(
     # The points, their centred copies and residuals: some five times the rows themselves.
     each = 5 * 4 * measurement.features.shape[1] * (rows.shape[1] + 2)
     chunk = max(1, min(len(index), MEMORY // each))
-    found = []
+    chunks = []
     for start in range(0, len(index), chunk):
         part = np.minimum(np.arange(start, start + chunk), len(index) - 1)
         reference, others = np.split(measurement.features[rows[part]], [protocol.reference], 1)
         points = np.concatenate([adversarial[part][:, None], others], 1)
-        found.append(_inliers(reference, points, guide[part], protocol.components))
-    delta_l, omega = (np.concatenate(parts)[: len(index)] for parts in zip(*found, strict=True))
+        chunks.append(_inliers(reference, points, guide[part], protocol.components))
+    delta_l, omega = (np.concatenate(parts)[: len(index)] for parts in zip(*chunks, strict=True))
     return {"delta_l": delta_l, "omega": omega, "row": rows[:, protocol.reference :]}
 
 

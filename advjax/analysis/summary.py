@@ -75,8 +75,8 @@ class Analysis:
                 "all_common": percent(t["common"] == k),
                 "all_but_one_common": percent(t["common"] >= k - 1),
                 "delta_rank_median": rank and rank["median"],
-                "delta_rank_least": rank and rank["least"],
-                "delta_rank_most": rank and rank["most"],
+                "delta_rank_minimum": rank and rank["minimum"],
+                "delta_rank_maximum": rank and rank["maximum"],
             },
             "table_2": {
                 name: {
@@ -98,11 +98,11 @@ class Analysis:
         k = self.protocol["neighbours"]
         lines = [
             f"{len(self)} pairs at {self.layer} of {self.network}, bank of {self.images} images",
-            f"{'':34}{'mean':>11}{'median':>11}{'least':>11}{'most':>11}",
+            f"{'':34}{'mean':>11}{'median':>11}{'minimum':>11}{'maximum':>11}",
         ]
-        for name, found in s["columns"].items():
-            if found is not None:
-                numbers = "".join(f"{value:11.4g}" for value in found.values())
+        for name, values in s["columns"].items():
+            if values is not None:
+                numbers = "".join(f"{value:11.4g}" for value in values.values())
                 lines.append(f"{name:34}{numbers}")
         first = s["table_1"]
         lines.append(
@@ -110,10 +110,10 @@ class Analysis:
             f"{k - 1} {first['all_but_one_common']:.0f} %, median delta r{k} "
             f"{first['delta_rank_median']:.2f}"
         )
-        for name, found in s["table_2"].items():
+        for name, values in s["table_2"].items():
             lines.append(
-                f"active units at {name}: change {found['active_change']:.1f} %, I/U "
-                f"{found['active_overlap']:.1f} %"
+                f"active units at {name}: change {values['active_change']:.1f} %, I/U "
+                f"{values['active_overlap']:.1f} %"
             )
         if s["labels"]:
             shares = (f"{name} {share:.0%}" for name, share in s["labels"].items())
@@ -190,11 +190,11 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
     values = without_nan(values)
     if not len(values):
         return None
-    found = {
+    spread = {
         "mean": values.mean(),
         "median": np.median(values),
-        "least": values.min(),
-        "most": values.max(),
+        "minimum": values.min(),
+        "maximum": values.max(),
     }
     # JSON has no infinity: PSNR of equal images.
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in spread.items()}

@@ -146,24 +146,24 @@ def descent(curves: Float[np.ndarray, "n e"], label: str) -> Markup:
 
 def _frame(across, names, x, up, heights, y, label) -> list[str]:
     """Draw both axes, their labels and the horizontal lines of a grid."""
-    found = []
+    elements = []
     for value, name in zip(up, heights, strict=True):
-        found.append(
+        elements.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" '
             f'y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
             f'<text class="axis" x="{LEFT - 6}" y="{y(value) + 4:.1f}" '
             f'text-anchor="end">{name}</text>'
         )
-    found += [
+    elements += [
         f'<text class="axis" x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 15}" '
         f'text-anchor="middle">{name}</text>'
         for value, name in zip(across, names, strict=True)
     ]
-    found.append(
+    elements.append(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" '
         f'text-anchor="middle">{escape(label)}</text>'
     )
-    return found
+    return elements
 
 
 def _svg(text: str, body: Sequence[str]) -> Markup:

@@ -109,10 +109,10 @@ def cards(
         columns=["index", "adversarial_png"], filter=wanted, batch_size=64
     )
     for batch in scan:
-        for found in batch.to_pylist():
-            row = chosen[place_of[found["index"]]]
+        for record in batch.to_pylist():
+            row = chosen[place_of[record["index"]]]
             adversarial = decode_image(
-                found["adversarial_png"], f"adversarial {found['index']}", shape[-1]
+                record["adversarial_png"], f"adversarial {record['index']}", shape[-1]
             )
             source, source_place = store.read(reader, rows["source"][row])
             _, guide_place = store.read(reader, rows["guide"][row])
@@ -120,7 +120,7 @@ def cards(
             if source is not None:
                 factor = magnification(rows["delta"][row])
                 change = store.add(difference(adversarial, source, factor), 65)
-            pictures[found["index"]] = [source_place, guide_place, store.add(adversarial), change]
+            pictures[record["index"]] = [source_place, guide_place, store.add(adversarial), change]
     for row in chosen:
         yield _card(data.classes, rows, row, pictures[int(rows["index"][row])], store, mixed)
 

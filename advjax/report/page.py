@@ -141,7 +141,7 @@ def _groups(rows: Rows, good: Int[np.ndarray, "g"]) -> list[Group]:
     kinds: dict[tuple[str, float], list[int]] = {}
     for row in good:
         kinds.setdefault((rows["layer"][row], rows["delta"][row]), []).append(row)
-    groups = [Group(layer, delta, np.array(found)) for (layer, delta), found in kinds.items()]
+    groups = [Group(layer, delta, np.array(members)) for (layer, delta), members in kinds.items()]
     return sorted(groups, key=lambda group: -len(group.rows))
 
 
@@ -304,9 +304,9 @@ def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> np.ndarray |
     kept = at[np.round(np.linspace(0, len(at) - 1, min(len(at), MAX_TRACES))).astype(int)]
     initial = dict(zip(rows["index"][kept], rows["initial_distance"][kept], strict=True))
     wanted = ds.field("index").isin(list(map(int, initial)))
-    found = data.table(["index", "trace"], wanted)
+    table = data.table(["index", "trace"], wanted)
     traces = []
-    for index, trace in zip(found["index"].to_pylist(), found["trace"], strict=True):
+    for index, trace in zip(table["index"].to_pylist(), table["trace"], strict=True):
         values = np.asarray(trace.values, np.float64) if trace.is_valid else np.zeros(0)
         if values.size and initial[index] > 0 and np.isfinite(values[0]):
             traces.append(np.fmin.accumulate(values) / initial[index])

@@ -94,11 +94,11 @@ def known_classes(images: Images, classes: Sequence[str]) -> list[str | None]:
         ['n01440764']
     """
     known, numbers = set(classes), {imagenet_class_of(name): name for name in classes}
-    found = []
+    result = []
     for name, label in zip(images.names, images.classes, strict=True):
         number = None if label in known or name.startswith(TFDS) else imagenet_class_of(name)
-        found.append(label if number is None else numbers.get(number, label))
-    return found
+        result.append(label if number is None else numbers.get(number, label))
+    return result
 
 
 def pairs_csv(pairs: PairSet) -> str:

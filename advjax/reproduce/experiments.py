@@ -109,13 +109,13 @@ class Experiments:
                 "images is not given; name a folder of training images, in folders by class, with "
                 "--images"
             )
-        found = _images(self.settings.images)
-        if None in found.classes:
-            missing = found.names[found.classes.index(None)]
+        images = _images(self.settings.images)
+        if None in images.classes:
+            missing = images.names[images.classes.index(None)]
             raise AdvjaxError(
                 f"image {missing!r} of images is in no folder by class; give a folder of folders"
             )
-        return found
+        return images
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:

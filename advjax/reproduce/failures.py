@@ -40,17 +40,17 @@ def make(experiments: Experiments) -> Made:
     """A row for each network, layer and delta."""
     rows = []
     for experiment in needs(experiments):
-        found = experiments.column(experiment, "ratio", "mean_change", "psnr", *LABELS)
+        results = experiments.column(experiment, "ratio", "mean_change", "psnr", *LABELS)
         rows.append(
             {
                 "network": experiment.model.name,
                 "layer": experiment.layer,
                 "delta": experiment.delta,
-                "pairs": len(found["ratio"]),
-                "ratio": float(found["ratio"].mean()),
-                **labels(found),
-                "mean_change": float(found["mean_change"].mean()),
-                "psnr": float(found["psnr"].mean()),
+                "pairs": len(results["ratio"]),
+                "ratio": float(results["ratio"].mean()),
+                **labels(results),
+                "mean_change": float(results["mean_change"].mean()),
+                "psnr": float(results["psnr"].mean()),
             }
         )
     words = "The paper reports these as failures; its own numbers are not among those kept here."

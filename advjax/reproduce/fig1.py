@@ -32,15 +32,15 @@ def make(experiments: Experiments) -> Made:
         shown: list[Any] = [source, experiments.image(chosen[0], pairs.guides[i])]
         below: list[str] = ["", ""]
         for experiment in chosen:
-            found = experiments.column(experiment, "ratio", "max_change", "ssim")
-            here = found["index"] == i
+            results = experiments.column(experiment, "ratio", "max_change", "ssim")
+            here = results["index"] == i
             if i not in made[experiment]:
                 shown += [None, None]
                 below += ["", ""]
                 continue
             rounded = made[experiment][i].adversarial_uint8
             shown += [rounded, difference(rounded, source, k)]
-            ratio, ssim = float(found["ratio"][here][0]), float(found["ssim"][here][0])
+            ratio, ssim = float(results["ratio"][here][0]), float(results["ssim"][here][0])
             below += [f"ratio {ratio:.2f}", ""]
             rows.append({"pair": i, "layer": experiment.layer, "ratio": ratio, "ssim": ssim})
             rows[-1] |= {"source": pairs.sources[i], "guide": pairs.guides[i]}

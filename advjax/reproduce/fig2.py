@@ -45,11 +45,11 @@ def make(experiments: Experiments) -> Made:
                 made.adversarial_uint8,
             ]
         )
-        found = {layer: inverted(experiments, experiment, images, layer) for layer in layers}
+        inversions = {layer: inverted(experiments, experiment, images, layer) for layer in layers}
         for k, name in enumerate(NAMES):
-            pictures.append([images[k], *(found[layer][0][k] for layer in layers)])
+            pictures.append([images[k], *(inversions[layer][0][k] for layer in layers)])
             captions.append([name, *("" for _ in layers)])
-        for layer, (seen, loss) in found.items():
+        for layer, (seen, loss) in inversions.items():
             rows.append(
                 {
                     "pair": i,

@@ -25,8 +25,8 @@ def needs(experiments: Experiments) -> list[Experiment]:
 def make(experiments: Experiments) -> Made:
     """The three ratios of each pair, and their histograms."""
     (experiment,) = needs(experiments)
-    found = experiments.measured(experiment)
-    table = found.table
+    analysis = experiments.measured(experiment)
+    table = analysis.table
     paper = published.RATIO.get(experiment.layer) if experiment.published else None
     rows = []
     for name, what in RATIOS.items():
@@ -40,15 +40,15 @@ def make(experiments: Experiments) -> Made:
             }
         )
     kept = ("pair", "source_id", "guide_id", "source_class", "guide_class", *RATIOS)
-    return Made({"": {name: table[name] for name in kept}}, rows, figure(found))
+    return Made({"": {name: table[name] for name in kept}}, rows, figure(analysis))
 
 
-def figure(found: Analysis) -> Any:
+def figure(analysis: Analysis) -> Any:
     """Three histograms."""
     drawn, axes = panels(1, 3, PAGE, 1.9, sharey=True)
     for panel, (name, label), colour in zip(
         axes[0], RATIOS.items(), (BLUE, GREEN, RED), strict=True
     ):
-        histogram(panel, found.table[name], label.replace(" / ", " /\n"), colour)
+        histogram(panel, analysis.table[name], label.replace(" / ", " /\n"), colour)
     axes[0, 0].set_ylabel("pairs (%)")
     return drawn

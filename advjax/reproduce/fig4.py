@@ -28,9 +28,9 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """All points, their medians, and a panel for each layer and kind of guides."""
-    found, beside = {}, []
+    tables, beside = {}, []
     for experiment in needs(experiments):
-        found[experiment.layer, experiment.pool] = table = points(experiments, experiment)
+        tables[experiment.layer, experiment.pool] = table = points(experiments, experiment)
         for name in reversed(POINTS):
             mine = table["set"] == name
             beside.append(
@@ -47,13 +47,13 @@ def make(experiments: Experiments) -> Made:
         {"layer": np.full(len(t["pair"]), layer, object)}
         | {"guides": np.full(len(t["pair"]), pool, object)}
         | t
-        for (layer, pool), t in found.items()
+        for (layer, pool), t in tables.items()
     ]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Made(
         {"": whole, "medians": columns(beside)},
         beside,
-        figure(found),
+        figure(tables),
         "The paper shows clouds of points, without numbers.",
     )
 
@@ -73,10 +73,10 @@ def points(experiments: Experiments, experiment: Experiment) -> dict[str, np.nda
     return {name: np.concatenate([own[name], others[name]]) for name in own}
 
 
-def figure(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
+def figure(tables: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
     """Delta L across, Omega up."""
-    layers = list(dict.fromkeys(layer for layer, _ in found))
-    pools = list(dict.fromkeys(pool for _, pool in found))
+    layers = list(dict.fromkeys(layer for layer, _ in tables))
+    pools = list(dict.fromkeys(pool for _, pool in tables))
     drawn, axes = panels(
         len(pools),
         len(layers),
@@ -85,7 +85,7 @@ def figure(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
         sharex="col",
         sharey="col",
     )
-    for (layer, pool), table in found.items():
+    for (layer, pool), table in tables.items():
         panel = axes[pools.index(pool), layers.index(layer)]
         scatter(panel, table)
         panel.set_title(f"{layer}, {pool} guides", loc="left")

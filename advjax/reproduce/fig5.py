@@ -28,8 +28,8 @@ def make(experiments: Experiments) -> Made:
     """Mean ratios."""
     rows = []
     for experiment in needs(experiments):
-        found = experiments.column(experiment, "ratio", "ratio_uint8", "max_change")
-        ratio = found["ratio"]
+        results = experiments.column(experiment, "ratio", "ratio_uint8", "max_change")
+        ratio = results["ratio"]
         rows.append(
             {
                 "attack": experiment.attack,
@@ -38,7 +38,7 @@ def make(experiments: Experiments) -> Made:
                 "pairs": len(ratio),
                 "ratio": float(ratio.mean()),
                 "ratio_error": standard_error(ratio),
-                "ratio_uint8": float(found["ratio_uint8"].mean()),
+                "ratio_uint8": float(results["ratio_uint8"].mean()),
                 "paper": paper(experiment),
             }
         )
@@ -58,14 +58,14 @@ def paper(experiment: Experiment) -> float | None:
 
 def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row for each attack and layer, a column for each delta."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    results: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        line = found.setdefault(
+        line = results.setdefault(
             (row["attack"], row["layer"]), {"attack": row["attack"], "layer": row["layer"]}
         )
         line[f"delta {row['delta']:g}"] = row["ratio"]
         line["paper, delta 10"] = line.pop("paper, delta 10", None) or row["paper"]
-    return list(found.values())
+    return list(results.values())
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -28,23 +28,23 @@ def make(experiments: Experiments) -> Made:
     rows, pairs, shown = [], [], {}
     last = needs(experiments)[-1].layer
     for experiment in needs(experiments):
-        found = experiments.column(experiment, "ratio", "max_change", *LABELS)
-        ratio = found["ratio"]
+        results = experiments.column(experiment, "ratio", "max_change", *LABELS)
+        ratio = results["ratio"]
         rows.append(
             {
                 "attack": experiment.attack,
                 "layer": experiment.layer,
                 "pairs": len(ratio),
                 "ratio": float(ratio.mean()),
-                "least": float(ratio.min()),
-                "most": float(ratio.max()),
-                **labels(found),
-                "max_change": float(found["max_change"].max()),
+                "minimum": float(ratio.min()),
+                "maximum": float(ratio.max()),
+                **labels(results),
+                "max_change": float(results["max_change"].max()),
             }
         )
         if experiment.layer == last:
             shown[experiment.attack] = ratio
-        for i, value in zip(found["index"], ratio, strict=True):
+        for i, value in zip(results["index"], ratio, strict=True):
             row = {
                 "attack": experiment.attack,
                 "layer": experiment.layer,

@@ -23,11 +23,11 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """Ranks, likelihoods and angles of each pair under both attacks."""
-    found = {
+    analyses = {
         experiment.attack: experiments.measured(experiment) for experiment in needs(experiments)
     }
     rows, parts = [], []
-    for attack, measured in found.items():
+    for attack, measured in analyses.items():
         t = measured.table
         rows.append(
             {
@@ -49,17 +49,17 @@ def make(experiments: Experiments) -> Made:
     return Made(
         {"": table, "medians": columns(rows)},
         rows,
-        figure(found),
+        figure(analyses),
         "The paper shows histograms and clouds of points, without numbers, but for feature-opt's "
         "median delta r of Table 1.",
     )
 
 
-def figure(found: dict[str, Any]) -> Any:
+def figure(analyses: dict[str, Any]) -> Any:
     """Histograms of delta r, and the manifold."""
     drawn, axes = panels(1, 2, PAGE, 2.3)
     left, right = axes[0]
-    ranks = {attack: measured.table["delta_rank"] for attack, measured in found.items()}
+    ranks = {attack: measured.table["delta_rank"] for attack, measured in analyses.items()}
     every = np.concatenate(list(ranks.values()))
     edges = np.linspace(min(-5.0, every.min()), max(5.0, every.max()), 25).tolist()
     for attack, values in ranks.items():
@@ -69,7 +69,7 @@ def figure(found: dict[str, Any]) -> Any:
     left.set_ylabel("pairs (%)")
     left.legend()
     points: dict[str, list[Any]] = {"set": [], "delta_l": [], "omega": []}
-    for attack, measured in found.items():
+    for attack, measured in analyses.items():
         sets = [(attack, measured.table, slice(None))]
         if attack == ATTACKS[0]:
             others = measured.neighbours

@@ -20,21 +20,21 @@ def make(experiments: Experiments) -> Made:
     """A row for each network."""
     k, rows = experiments.settings.neighbours, []
     for experiment in needs(experiments):
-        found = experiments.measured(experiment)
-        first, same = found.summary["table_1"], paper(experiment, k) or (None, None, None)
+        analysis = experiments.measured(experiment)
+        first, same = analysis.summary["table_1"], paper(experiment, k) or (None, None, None)
         rows.append(
             {
                 "network": experiment.model.name,
                 "layer": experiment.layer,
-                "pairs": len(found),
+                "pairs": len(analysis),
                 "all_common": first["all_common"],
                 "paper_all": same[0],
                 "all_but_one_common": first["all_but_one_common"],
                 "paper_all_but_one": same[1],
                 "delta_rank_median": first["delta_rank_median"],
                 "paper_delta_rank": same[2],
-                "ratio": mean(found.table["ratio"]),
-                "takes_guide_label": percent(found.table["takes_guide_label"]),
+                "ratio": mean(analysis.table["ratio"]),
+                "takes_guide_label": percent(analysis.table["takes_guide_label"]),
             }
         )
     headings = {

@@ -24,16 +24,16 @@ def make(experiments: Experiments) -> Made:
     """Mean ratios and labels."""
     rows = []
     for experiment in needs(experiments):
-        found = experiments.column(experiment, "ratio", *LABELS)
+        results = experiments.column(experiment, "ratio", *LABELS)
         rows.append(
             {
                 "weights": experiment.model.weights,
                 "layer": experiment.layer,
-                "pairs": len(found["ratio"]),
-                "ratio": float(found["ratio"].mean()),
-                "least": float(found["ratio"].min()),
-                "most": float(found["ratio"].max()),
-                **labels(found),
+                "pairs": len(results["ratio"]),
+                "ratio": float(results["ratio"].mean()),
+                "minimum": float(results["ratio"].min()),
+                "maximum": float(results["ratio"].max()),
+                **labels(results),
             }
         )
     words = (
@@ -55,11 +55,11 @@ HEADINGS = {
 }
 
 
-def labels(found: dict[str, np.ndarray]) -> dict[str, Any]:
+def labels(results: dict[str, np.ndarray]) -> dict[str, Any]:
     """What the network says: of the pairs that it tells apart, who takes and who leaves a label."""
-    apart = found["source_label"] != found["guide_label"]
-    took = found["adversarial_label"] == found["guide_label"]
-    left = found["adversarial_label"] != found["source_label"]
+    apart = results["source_label"] != results["guide_label"]
+    took = results["adversarial_label"] == results["guide_label"]
+    left = results["adversarial_label"] != results["source_label"]
     return {
         "labels_differ": int(apart.sum()),
         "takes_guide_label": percent(took[apart]) if apart.any() else None,
