@@ -1,4 +1,4 @@
-"""One pair of files in, a folder with the adversarial, its figures and a picture of it out."""
+"""An attack from files to files: images in, a folder with adversarial, figures and a sheet out."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from advjax.networks.network import Network
 from advjax.sheet import Labels, Sheet, draw_sheet
 from advjax.solvers import Status
 
-MOST_EVALUATIONS = 1_000_000  # for each of which a distance is kept
+MAX_EVALUATIONS = 1_000_000  # for each of which a distance is kept
 # The attacks whose descent is drawn, and what falls in it where that is not the distance.
 _TRACED = {"feature-opt": None, "feature-linear": "Distance by linear map"}
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy")
@@ -42,7 +42,7 @@ def attack_files(
     settings: dict[str, Any] | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Attacks one pair of image files and writes what became of it.
+    """Attack one pair of image files and write the result.
 
     Writes into `out`: adversarial.png (lossless), adversarial.safetensors (float32), result.json
     (every figure, setting and version) and sheet.png (the picture for a slide).
@@ -53,7 +53,7 @@ def attack_files(
         guide: The image file whose representation to take.
         out: A folder, made when missing.
         attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad".
-        layer: The layer to match, by attacks on labels only measured; the network's customary one
+        layer: The layer to match, by attacks on labels only measured; the network's default layer
             when None.
         delta: Half-width of the box in levels of 255; label-opt has none.
         solver: The attack's own when None (see `advjax.attack_stream`); the fast gradients take
@@ -73,9 +73,9 @@ def attack_files(
     resolved, solver = engine.resolve(net, attack, layer, None, solver)
     (layer,) = resolved.layers
     name = resolved.name
-    if solver.max_evaluations > MOST_EVALUATIONS:
+    if solver.max_evaluations > MAX_EVALUATIONS:
         raise AdvjaxError(
-            f"max_evaluations is {solver.max_evaluations}; give at most {MOST_EVALUATIONS}"
+            f"max_evaluations is {solver.max_evaluations}; give at most {MAX_EVALUATIONS}"
         )
     images = np.stack([net.read(source), net.read(guide)])
     inputs = {"source": _file(source), "guide": _file(guide)}
@@ -152,7 +152,7 @@ def attack_files(
 def figures(
     result: AttackResult, seconds: float, trace: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The figures of the first pair, as plain numbers for JSON; what is not finite is null."""
+    """Return the figures of the first pair as plain numbers for JSON; None for NaN and infinity."""
     status = Status(int(result.status[0]))
     initial = float(result.initial_distance[0])
     numbers = {
@@ -208,7 +208,7 @@ def _labels(net: Network, images: np.ndarray) -> tuple[Labels, Labels, Labels] |
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    """The file's name as text that can be drawn, which not every name on a disk is."""
+    """Return the file's name as text that can be drawn; not every name on a disk can be."""
     return os.fsencode(Path(path).stem).decode(errors="replace")
 
 
@@ -228,7 +228,7 @@ def _remove(path: Path) -> None:
 
 
 def _check_writable(out: Path) -> None:
-    """Fails before the work, not after it; makes nothing."""
+    """Raise AdvjaxError, before the work, if `out` cannot be written; create nothing."""
     try:
         folder = out
         for folder in (out, *out.parents):

@@ -33,7 +33,7 @@ TRACE_GAP, TRACE, TRACE_RIGHT = 0.95, 2.4, 0.65
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """What a sheet shows.
+    """The images, numbers and texts of a sheet.
 
     Attributes:
         source: The image that was changed, [h, w, 3] or [h, w, 1], 0..255.
@@ -71,7 +71,7 @@ class Sheet:
 
 
 def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
-    """Draws an attack on one sheet and writes it as PNG, atomically.
+    """Draw an attack on one sheet and write it as PNG, atomically.
 
     One row: source, guide, adversarial, and the difference between adversarial and source,
     magnified about mid-grey by the largest whole factor that keeps `delta` (without one, the
@@ -216,7 +216,7 @@ def _text(
     align: str = "left",
     weight: str = "normal",
 ) -> None:
-    """Writes one line with its baseline at (x, y), cut with an ellipsis where it exceeds `room`."""
+    """Write one line with its baseline at (x, y), cut with an ellipsis where it exceeds `room`."""
     text = " ".join(str(text).split())
     style = {"size": size, "color": colour, "ha": align, "va": "baseline", "weight": weight}
     line = page.text(x, y, text, parse_math=False, **style)
@@ -242,7 +242,7 @@ def _header(page: "Axes", sheet: Sheet, room: float, trace: np.ndarray | None) -
 
 
 def _figure(value: float) -> str:
-    """Three or four significant digits, without an exponent where one can do without."""
+    """Return three or four significant digits, without an exponent where possible."""
     if value < 1:
         return f"{value:.3g}"
     return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:#.4g}"

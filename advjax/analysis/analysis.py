@@ -37,14 +37,14 @@ def analyse(
     batch_size: int = 32,
     progress: bool | None = False,
 ) -> Analysis:
-    """Measures results as the paper does: distances, neighbours, manifold, sparsity, labels, image.
+    """Measure results as the paper does: distances, neighbours, manifold, sparsity, labels, image.
 
     The network may be another than the one attacked, and the layer another than the layer attacked.
     Results, sources and guides are taken a batch at a time, the bank a block at a time: memory on
     the device is constant, and on the host so too where they come as an iterator and as paths.
 
-    A pair's own images are never its neighbours; they are told by id, never by distance, so say
-    which images of the bank they are. The other images' statistics stay as they are.
+    A pair's own images are never its neighbours. They are recognised by id, never by distance:
+    give the ids of those that are images of the bank. The other images' statistics stay as they are.
 
     Args:
         results: What `advjax.attack` or `advjax.attack_stream` gave, any other `Adversarial`s, or
@@ -53,7 +53,7 @@ def analyse(
         net: The network to measure in.
         sources: Images [n, h, w, c], or a sequence of images or of paths.
         guides: Likewise, one for each source.
-        layer: The layer to measure; the network's customary one when None.
+        layer: The layer to measure; the network's default layer when None.
         guide_ids: For each guide its id in the bank (`bank.ids`), None where it is not in it.
         source_ids: For each source likewise.
         guide_classes: The class of each guide, by the bank's name or number; None: that of its id.
@@ -139,7 +139,7 @@ def analyse(
 
 
 def _adversarials(results: Any, net: Network, count: int) -> Iterator[Any]:
-    """Results one by one, checked: each with its place, its image and its rounding."""
+    """Yield the results one by one, checked: each with its index, its image and its 8-bit image."""
     if isinstance(results, AttackResult):
         columns = [name for name in ("evaluations", "status") if getattr(results, name) is not None]
         whole = results.adversarial, results.adversarial_uint8

@@ -1,4 +1,4 @@
-"""Which images of the bank the pairs are, of which classes, and whether they can be measured."""
+"""The rows and classes of the pairs' images in the bank, and a check that they can be measured."""
 
 from typing import NamedTuple
 
@@ -19,14 +19,14 @@ class BankRows(NamedTuple):
     source_class: Int[np.ndarray, "n"]
 
     def own(self, i: np.ndarray) -> Int[np.ndarray, "b 2"]:
-        """The rows of the bank that are no neighbours of these pairs."""
+        """Return the rows of the bank that are no neighbours of these pairs."""
         return np.stack([self.guide_row[i], self.source_row[i]], 1)
 
 
 def find_bank_rows(
     bank: Bank, count: int, guide_ids, source_ids, guide_classes, source_classes, protocol: Protocol
 ) -> BankRows:
-    """Checks, before any work, that every pair can be measured."""
+    """Return the rows and classes of all pairs, after a check that each can be measured."""
     bank.rows(0)  # has it labels?
     guide_row = _rows(bank, guide_ids, count, "guide_ids")
     source_row = _rows(bank, source_ids, count, "source_ids")
@@ -49,8 +49,8 @@ def find_bank_rows(
         manifold = f"far={tuple(protocol.far)}"
         if protocol.within == "class":
             wanted[manifold] = (protocol.far[1], left)
-        for name, (least, there) in wanted.items():
-            if there < least or sizes[label] <= protocol.neighbours:
+        for name, (minimum, there) in wanted.items():
+            if there < minimum or sizes[label] <= protocol.neighbours:
                 raise AdvjaxError(
                     f"class {bank.classes[label]!r} leaves {there} neighbours for guide {i}, less "
                     f"the pair's own images, but the protocol has {name}; take classes with more "
@@ -90,7 +90,7 @@ def _rows(bank: Bank, ids, count: int, argument: str) -> Int[np.ndarray, "n"]:
 
 
 def _classes(bank: Bank, classes, rows, argument: str) -> Int[np.ndarray, "n"]:
-    """The numbers given, or else those of the rows."""
+    """Return the class numbers given, or else those of the rows."""
     known = np.where(rows >= 0, bank.labels[rows], -1).astype(np.int32)
     if classes is None:
         return known

@@ -1,4 +1,4 @@
-"""Files to be measured: which images belong together, from a table or the folders of attacks."""
+"""Files to be measured: the images of each pair, from a table or the folders of attacks."""
 
 import csv
 import hashlib
@@ -36,7 +36,7 @@ class PairFiles(NamedTuple):
 
 
 class Adversarial(NamedTuple):
-    """What `analyse` needs of one result; a `PairResult` is one as well."""
+    """One result for `analyse`; a `PairResult` is one as well."""
 
     index: int  # the place of its source and guide among those given
     adversarial: Float[np.ndarray, "h w c"]
@@ -46,7 +46,7 @@ class Adversarial(NamedTuple):
 def read_pair_files(
     path: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]] = ()
 ) -> tuple[list[PairFiles], dict[str, Any]]:
-    """What there is to measure in `path`.
+    """Read the files of each pair in `path`.
 
     Args:
         path: A CSV file with the columns source, guide and adversarial (paths, relative to the
@@ -161,7 +161,7 @@ def _settings(record: Path) -> dict[str, Any]:
 
 
 def read_adversarials(net: Network, pair_files: Sequence[PairFiles]) -> Iterator[Adversarial]:
-    """The pair_files' adversarials, read as they are needed, at the network's size."""
+    """Yield the adversarials, read as they are needed, at the network's size."""
     for index, pair in enumerate(pair_files):
         image = _pixels(net, pair.adversarial)
         rounded = np.rint(image).astype(np.uint8)
@@ -195,7 +195,7 @@ def _pixels(net: Network, path: Path) -> np.ndarray:
 def ids_of(
     pair_files: Sequence[PairFiles], bank: Bank, folder: Path | None
 ) -> dict[str, list[str | None]]:
-    """Which images of the bank the sources and guides are, and their classes.
+    """Return the ids of the sources and guides in the bank, and their classes.
 
     A file in the bank's folder is that image of the bank. The class of another is the one given,
     or that of the folder it is in, if the bank has such a class; or, of a guide, the pair's label,
@@ -222,12 +222,12 @@ def ids_of(
 
 
 def _id_of(file: Path, folder: Path | None) -> str | None:
-    """The file's path in the folder, if it is there; each may be reached through links."""
+    """Return the file's path in the folder, if it is there; each may be reached through links."""
     tops = () if folder is None else _ways(folder)
     inside = (w.relative_to(top) for w in _ways(file) for top in tops if top in w.parents)
     return next((path.as_posix() for path in inside), None)
 
 
 def _ways(path: Path) -> tuple[Path, Path]:
-    """As it is named, and where its links lead."""
+    """Return the path as it is named, and the one that its links lead to."""
     return Path(os.path.abspath(path)), path.resolve()

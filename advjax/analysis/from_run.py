@@ -59,16 +59,16 @@ class RunPairs:
 
     @property
     def sources(self) -> LazyImages:
-        """The sources, read when they are asked for."""
+        """Return the sources, which are read when they are needed."""
         return self._images("source")
 
     @property
     def guides(self) -> LazyImages:
-        """The guides, likewise."""
+        """Return the guides, likewise."""
         return self._images("guide")
 
     def ids(self, bank: Bank, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-        """Which images of the bank the pairs are, and their classes: arguments of `analyse`.
+        """Return ids in the bank and classes of the pairs, as arguments of `analyse`.
 
         Args:
             bank: The bank.
@@ -77,7 +77,7 @@ class RunPairs:
         return ids_of(self.pair_files, bank, None if folder is None else Path(folder))
 
     def results(self) -> Iterator[RunResult]:
-        """The adversarials, a few in memory at a time; float32 where the run kept it."""
+        """Yield the adversarials, a few in memory at a time; float32 where the run kept it."""
         place_of = {place: i for i, place in enumerate(self.places)}
         mine = ds.field("index").isin(self.places)
         columns = ("index", "id", "delta", "evaluations")
@@ -90,7 +90,7 @@ class RunPairs:
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is the directory of a run."""
+    """Return True if `path` is the directory of a run."""
     return Path(path, MANIFEST).is_file() and Path(path, "pairs.parquet").is_file()
 
 
@@ -102,7 +102,7 @@ def run_network(
     mean: Any = None,
     resize: bool | None = None,
 ) -> Network:
-    """The network that a run was made with.
+    """Load the network that a run was made with.
 
     A run notes the SHA-256 of its weights, not where they lie: name the file, unless they are those
     of the catalogue, or random or orthonormal ones.
@@ -147,7 +147,7 @@ def run_pairs(
     layer: str | None = None,
     images: Sequence[str | os.PathLike[str]] = (),
 ) -> RunPairs:
-    """The pairs of a run, finished or not, for `advjax.analyse`.
+    """Return the pairs of a run, finished or not, for `advjax.analyse`.
 
     Args:
         run: What `advjax.open_run` gave.
@@ -204,7 +204,7 @@ def run_pairs(
 
 
 class _Finder:
-    """Where the images of a work list are now."""
+    """Finds the images of a work list, which may have been moved."""
 
     def __init__(self, root: Path, folders: list[Path]):
         self.root, self.folders = root, folders

@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """What all batches share."""
+    """The network, bank and numbers that all batches share."""
 
     net: Network
     bank: Bank
@@ -43,7 +43,7 @@ class Measurement(NamedTuple):
     statistics: dict[int, metrics.ClassStatistics]  # of the classes met so far
 
     def of_class(self, label: int) -> metrics.ClassStatistics:
-        """The statistics of a class, computed once."""
+        """Return the statistics of a class, computed once."""
         if label not in self.statistics:
             self.statistics[label] = metrics.class_statistics(
                 self.features, self.protocol.neighbours, rows=self.bank.rows(label)
@@ -54,7 +54,7 @@ class Measurement(NamedTuple):
 def measure(
     measurement: Measurement, batch: list[Result], sources: Any, guides: Any, size: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The rows of up to `size` pairs, and those of their near and far neighbours."""
+    """Measure up to `size` pairs: return their rows, and those of their near and far neighbours."""
     net, layer, real = measurement.net, measurement.layer, len(batch)
     index = np.array([one.index for one in batch])
     # Filled up with the last pair, so that a short batch needs no program of its own.
@@ -112,7 +112,7 @@ def _images(net: Network, images: Any, index: np.ndarray, name: str) -> np.ndarr
 
 
 def _names(measurement: Measurement, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Which pair it is: ids and classes as text, empty where there is none."""
+    """Return the pairs' ids and classes as text, empty where there is none."""
     bank, bank_rows = measurement.bank, measurement.bank_rows
 
     def name(names: Sequence[str], numbers: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ def _names(measurement: Measurement, index: np.ndarray) -> dict[str, np.ndarray]
 
 
 def _spreads(measurement: Measurement, index: np.ndarray) -> Float[np.ndarray, "2 b"]:
-    """Mean nearest distance in the guides' classes, mean pairwise distance in the sources'."""
+    """Return mean nearest distances in the guides' classes, mean pairwise ones in the sources'."""
     spread = np.full((2, len(index)), np.nan, np.float32)
     for place, i in enumerate(index):
         spread[0, place] = measurement.of_class(
@@ -142,7 +142,7 @@ def _spreads(measurement: Measurement, index: np.ndarray) -> Float[np.ndarray, "
 def _neighbourhoods(
     measurement: Measurement, index: np.ndarray, guide: np.ndarray, adversarial: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Common neighbours and ranks in the guides' classes, class by class."""
+    """Return common neighbours and ranks in the guides' classes, class by class."""
     bank_rows, bank = measurement.bank_rows, measurement.bank
     figures = {name: np.full(len(index), np.nan) for name in metrics.Neighbourhood._fields}
     for label, mine, filled in _by_class(bank_rows.guide_class[index]):
@@ -174,7 +174,7 @@ def _neighbourhoods(
 
 
 def _by_class(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Each class, the places of its pairs, and these filled up so that classes share programs."""
+    """Yield each class, the places of its pairs, and these filled up to share programs."""
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
         yield int(label), mine, np.resize(mine, power_of_two(len(mine)))
@@ -183,7 +183,7 @@ def _by_class(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]
 def _manifold(
     measurement: Measurement, index: np.ndarray, guide: np.ndarray, adversarial: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Both figures of section 4.2 [b, 1 + near + far], the adversarial first; neighbours' rows."""
+    """Return both figures of section 4.2 [b, 1 + near + far], the adversarial first, and rows."""
     protocol = measurement.protocol
     nearest = _nearest(measurement, index, guide)
     key = jax.random.key(protocol.seed)
@@ -207,7 +207,7 @@ def _manifold(
 
 
 def _nearest(measurement: Measurement, index: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """The guides' neighbours by cosine distance, in the bank or in their classes."""
+    """Return the guides' neighbours by cosine distance, in the bank or in their classes."""
     protocol, bank_rows = measurement.protocol, measurement.bank_rows
     nearest = np.zeros((len(index), protocol.far[1]), np.int32)
     everywhere = protocol.within == "bank"
@@ -225,7 +225,7 @@ def _nearest(measurement: Measurement, index: np.ndarray, guide: np.ndarray) -> 
 
 
 def _means(protocol: Protocol, points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The adversarial's own figures, and the means of its near and far neighbours'."""
+    """Return the adversarials' own figures, and the means of their near and far neighbours'."""
     table = {}
     near = 1 + protocol.near - protocol.reference
     for name in ("delta_l", "omega"):
@@ -241,7 +241,7 @@ def _means(protocol: Protocol, points: dict[str, np.ndarray]) -> dict[str, np.nd
 def _long(
     measurement: Measurement, index: np.ndarray, points: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """A row for each near and far neighbour of each pair."""
+    """Return a row for each near and far neighbour of each pair."""
     b, others = points["row"].shape
     near = measurement.protocol.near - measurement.protocol.reference
     ids = [measurement.bank.ids[row] for row in points["row"].reshape(-1).tolist()]
@@ -255,7 +255,7 @@ def _long(
 
 
 class Distances(NamedTuple):
-    """The three ratios of section 4.1, and what they are made of."""
+    """The three ratios of section 4.1, and the distances they are made of."""
 
     initial_distance: Float[Array, "b"]  # of source and guide
     distance: Float[Array, "b"]  # of adversarial and guide
@@ -282,7 +282,7 @@ def _distances(source, guide, adversarial, adversarial_uint8, spreads) -> Distan
 
 @functools.partial(jax.jit, static_argnums=3)
 def _inliers(reference, points, guide, components: int) -> tuple[Array, Array]:
-    """L(x) - L(g) and Omega(x, g) of points beside their guides (section 4.2)."""
+    """Return L(x) - L(g) and Omega(x, g) of points beside their guides (section 4.2)."""
     model = metrics.fit_ppca(reference, components)
     return (
         metrics.delta_log_likelihood(model, points, guide),
@@ -312,7 +312,7 @@ def _labels(source, guide, adversarial, adversarial_uint8) -> dict[str, Array]:
 
 @jax.jit
 def _visibility(source, adversarial, adversarial_uint8):
-    """Image quality, before and after rounding."""
+    """Return image quality, before and after rounding."""
     table = {}
     for suffix, image in (("", adversarial), ("_uint8", adversarial_uint8)):
         for measure in (metrics.max_change, metrics.mean_change, metrics.psnr, metrics.ssim):

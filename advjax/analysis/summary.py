@@ -19,7 +19,7 @@ TEXTS = ("pair", "status", "source_label", "guide_label", "label", "label_uint8"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Analysis:
-    """What `advjax.analyse` found.
+    """The result of `advjax.analyse`.
 
     Attributes:
         table: A row for each pair, as arrays by name: `pandas.DataFrame(analysis.table)` and
@@ -45,11 +45,12 @@ class Analysis:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Mean, median, least and most of each column, and the paper's tables; for JSON.
+        """Return mean, median, minimum and maximum of each column, and the paper's tables.
 
-        `table_1`: percent of pairs with all and with all but one neighbour in common, median, least
-        and most of delta r. `table_2`: for each layer delta S and I/U, mean percent. `labels`: the
-        shares of pairs. NaN is left out; a column of nothing else is null.
+        `table_1`: percent of pairs with all and with all but one neighbour in common; median,
+        minimum and maximum of delta r. `table_2`: for each layer delta S and I/U, mean percent.
+        `labels`: fractions of pairs. NaN is left out; a column of nothing else is None. All values
+        can be written as JSON.
         """
         t = self.table
         columns = {
@@ -93,7 +94,7 @@ class Analysis:
         }
 
     def describe(self) -> str:
-        """The summary as lines for a person."""
+        """Return the summary as lines of text."""
         s = self.summary
         k = self.protocol["neighbours"]
         lines = [
@@ -116,19 +117,19 @@ class Analysis:
                 f"{values['active_overlap']:.1f} %"
             )
         if s["labels"]:
-            shares = (f"{name} {share:.0%}" for name, share in s["labels"].items())
-            lines.append(", ".join(shares))
+            fractions = (f"{name} {value:.0%}" for name, value in s["labels"].items())
+            lines.append(", ".join(fractions))
         return "\n".join(lines)
 
     def to_arrow(self) -> Any:
-        """The table as a `pyarrow.Table`, the summary in its metadata under "advjax"."""
+        """Return the table as a `pyarrow.Table` with the summary as metadata "advjax"."""
         import pyarrow
 
         note = json.dumps(self.summary).encode()
         return pyarrow.table(_columns(self.table)).replace_schema_metadata({"advjax": note})
 
     def to_pandas(self) -> Any:
-        """The table as a `pandas.DataFrame`.
+        """Return the table as a `pandas.DataFrame`.
 
         Raises:
             AdvjaxError: pandas is not installed.
@@ -142,7 +143,7 @@ class Analysis:
         return pandas.DataFrame(self.table)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the table as `.parquet` (with the summary) or `.csv`, atomically.
+        """Write the table as `.parquet` (with the summary) or `.csv`, atomically.
 
         Raises:
             AdvjaxError: Another suffix, or a place that cannot be written.
@@ -150,14 +151,14 @@ class Analysis:
         write_table(path, self.to_arrow())
 
     def write_neighbours(self, path: str | os.PathLike[str]) -> None:
-        """Writes `neighbours` likewise."""
+        """Write `neighbours` likewise."""
         import pyarrow
 
         write_table(path, pyarrow.table(_columns(self.neighbours)))
 
 
 def write_table(path: str | os.PathLike[str], table: Any) -> None:
-    """Writes an Arrow table in the format that the suffix says."""
+    """Write an Arrow table in the format of the suffix."""
     check_suffix(path)
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".csv":
@@ -171,7 +172,7 @@ def write_table(path: str | os.PathLike[str], table: Any) -> None:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Refuses a file that no table can be written to, before the work."""
+    """Raise AdvjaxError, before the work, for a file that no table can be written to."""
     if Path(path).suffix not in SUFFIXES:
         raise AdvjaxError(f"out is {str(path)!r}; name a {' or '.join(SUFFIXES)} file")
 
@@ -186,7 +187,7 @@ def _is_quantity(name: str, values: np.ndarray) -> bool:
 
 
 def _spread(values: np.ndarray) -> dict[str, float] | None:
-    """Mean, median, least and most, without NaN."""
+    """Return mean, median, minimum and maximum, without NaN."""
     values = without_nan(values)
     if not len(values):
         return None

@@ -1,4 +1,4 @@
-"""What all figures are made of: networks, pairs, attacks that are done once, and measurements."""
+"""Networks, pairs, attacks that are done once, and measurements, which all figures share."""
 
 import functools
 import sys
@@ -43,21 +43,21 @@ class Experiment(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its folder's; label-opt has no delta."""
+        """Return the name of the run's folder; label-opt has no delta."""
         delta = "" if self.attack == "label-opt" else f"-delta{self.delta:g}"
         return f"{self.pool}-{self.attack}-{self.layer.replace('/', '-')}{delta}"
 
     @property
     def published(self) -> bool:
-        """Whether what the paper says of CaffeNet, trained, is said of this."""
+        """Return True if the paper's numbers of trained CaffeNet are of this experiment."""
         model = self.model
         return model.network == "caffenet" and model.trained and self.delta == DELTA
 
 
 class Experiments:
-    """The settings, and what has been loaded, attacked and measured with them.
+    """The settings, and the networks, runs and measurements made with them.
 
-    Runs lie in OUT/runs/SUBJECT/CELL, so that targets which need the same attacks share them.
+    Runs lie in OUT/runs/NETWORK/EXPERIMENT, so that targets which need the same attacks share them.
     """
 
     def __init__(self, settings: Settings, say: Callable[[str], None] = print):
@@ -71,7 +71,7 @@ class Experiments:
     # What there is
 
     def net(self, model: TrainedNetwork) -> Network:
-        """The network, loaded once."""
+        """Return the network, loaded once."""
         if model not in self._networks:
             s = self.settings
             own = model == s.model
@@ -85,25 +85,25 @@ class Experiments:
         return self._networks[model]
 
     def layers(self, model: TrainedNetwork) -> tuple[str, ...]:
-        """Its layers, shallow to deep: those of the settings, of the main model and its like."""
+        """Return the layers to attack, shallow to deep; the settings' for their own network."""
         s = self.settings
         mine = s.layers if s.layers and model.network == s.network else ()
         return self.net(model).check_layers(mine or LAYERS[model.network].shown)
 
     def counted(self, model: TrainedNetwork) -> tuple[str, ...]:
-        """The layers of Table 2."""
+        """Return the layers of Table 2."""
         s = self.settings
         mine = s.counted_layers if model.network == s.network else ()
         return self.net(model).check_layers(mine or LAYERS[model.network].counted)
 
     def inner(self, model: TrainedNetwork) -> str:
-        """The convolutional layer that stands beside the last one: CaffeNet's conv3."""
+        """Return the convolutional layer shown beside the last one: CaffeNet's conv3."""
         layers = self.layers(model)
         return layers[1 if len(layers) > 2 else 0]
 
     @functools.cached_property
     def training(self) -> Images:
-        """The training images, with their classes."""
+        """Return the training images, with their classes."""
         if self.settings.images is None:
             raise AdvjaxError(
                 "images is not given; name a folder of training images, in folders by class, with "
@@ -119,11 +119,11 @@ class Experiments:
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the training images."""
+        """Return the classes of the training images."""
         return tuple(sorted({name for name in self.training.classes if name is not None}))
 
     def pairs(self, pool: str) -> PairSet:
-        """The pairs of a pool, drawn once."""
+        """Return the pairs of a pool, drawn once."""
         if pool not in self._pairs:
             s = self.settings
             if pool in (TRAIN, VALIDATION):
@@ -149,7 +149,7 @@ class Experiments:
     # Before any work
 
     def check(self, chosen: Iterable[Experiment], measured: bool) -> None:
-        """Raises, before any attack, what would stop one or its measurement later."""
+        """Raise, before any attack, the errors that would stop one or its measurement later."""
         s = self.settings
         if measured and (s.images or "").startswith(TFDS):
             raise AdvjaxError(
@@ -178,7 +178,7 @@ class Experiments:
     # Attacks
 
     def attack(self, chosen: Sequence[Experiment]) -> None:
-        """Does every attack that is not there yet; its pairs are also written to a CSV file.
+        """Run every attack that is not done yet, and write its pairs to a CSV file.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the same again goes on.
@@ -205,7 +205,7 @@ class Experiments:
                 self.say(f"[{number}/{len(chosen)}] {where}: {done.new} pairs{some}")
 
     def folder(self, experiment: Experiment) -> Path:
-        """The run's directory."""
+        """Return the run's directory."""
         return self.settings.out / "runs" / experiment.model.name / experiment.name
 
     def _job(self, experiment: Experiment) -> Job:
@@ -230,7 +230,7 @@ class Experiments:
     # Results
 
     def column(self, experiment: Experiment, *names: str) -> dict[str, np.ndarray]:
-        """Columns of a run, less the pairs that could not be attacked."""
+        """Return columns of a run, without the pairs that could not be attacked."""
         table = open_run(self.folder(experiment)).table(["index", "status", *names])
         good = table.filter(np.asarray(table["status"]) != ERROR)
         return {name: np.asarray(good[name]) for name in ("index", *names)}
@@ -238,7 +238,7 @@ class Experiments:
     def adversarials(
         self, experiment: Experiment, count: int | None = None
     ) -> Iterator[Adversarial]:
-        """The images of a run, in no order; with `count` those of the first pairs alone."""
+        """Yield the images of a run, in no order; with `count` those of the first pairs alone."""
         import pyarrow.dataset as ds
 
         first = None if count is None else ds.field("index") < count
@@ -246,11 +246,11 @@ class Experiments:
             yield Adversarial(known["index"], image, rounded)
 
     def image(self, experiment: Experiment, name: str) -> np.ndarray:
-        """An image of the work list as the network was given it."""
+        """Return an image of the work list as the network was given it."""
         return Reader(self.net(experiment.model), self.pairs(experiment.pool).work.root)(name)
 
     def measured(self, experiment: Experiment) -> Analysis:
-        """The paper's figures of a run at its layer; computed once a process."""
+        """Return the paper's figures of a run at its layer; computed once a process."""
         if experiment not in self._analyses:
             s, pairs = self.settings, self.pairs(experiment.pool)
             net = self.net(experiment.model)
@@ -282,7 +282,7 @@ class Experiments:
         )
 
     def _known(self, pairs: PairSet) -> dict[str, Any]:
-        """Ids and classes of the training images, as `analyse` takes them."""
+        """Return ids and classes of the training images, as `analyse` takes them."""
 
         def inside(names: list[str | None]) -> list[str | None]:
             classes = set(self.classes)
@@ -304,7 +304,7 @@ class Experiments:
 
 
 def failure_of(settings: Settings, pool: str) -> tuple[TrainedNetwork, str]:
-    """The model and the images of a pool of `failures`."""
+    """Return the network and the images of a pool of `failures`."""
     for word in settings.failures:
         network, weights, folder = _three(word)
         model = TrainedNetwork(network, weights)
@@ -314,7 +314,7 @@ def failure_of(settings: Settings, pool: str) -> tuple[TrainedNetwork, str]:
 
 
 def failure_pools(settings: Settings) -> list[tuple[TrainedNetwork, str]]:
-    """The models of `failures`, and the names of their pools."""
+    """Return the networks of `failures`, and the names of their pools."""
     models = [TrainedNetwork(*_three(word)[:2]) for word in settings.failures]
     return [(model, f"{FAILURES}-{model.name}") for model in models]
 
@@ -329,5 +329,5 @@ def _three(word: str) -> tuple[str, str, str]:
 
 
 def _images(where: str) -> Images:
-    """The images of a folder, by whole paths, or of a tfds data set."""
+    """Return the images of a folder, by whole paths, or of a tfds data set."""
     return find_images(where if where.startswith(TFDS) else str(Path(where).resolve()))

@@ -17,7 +17,7 @@ WANTED = (
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """feature-opt at each network's last layer, of Flickr Style also at its output."""
+    """Return feature-opt at each network's last layer, of Flickr Style also at its output."""
     models = failure_pools(experiments.settings)
     if not models:
         raise AdvjaxError(WANTED)
@@ -30,14 +30,14 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 
 def layers(experiments: Experiments, model: TrainedNetwork) -> tuple[str, ...]:
-    """Where a network is attacked."""
+    """Return the layers at which a network is attacked."""
     if model.network == "flickr_style":
         return ("fc7", "fc8_flickr")
     return experiments.net(model).check_layers(None)
 
 
 def make(experiments: Experiments) -> Made:
-    """A row for each network, layer and delta."""
+    """Make a row for each network, layer and delta."""
     rows = []
     for experiment in needs(experiments):
         results = experiments.column(experiment, "ratio", "mean_change", "psnr", *LABELS)
@@ -58,7 +58,7 @@ def make(experiments: Experiments) -> Made:
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Ratio, and the share that takes the guide's label, against delta."""
+    """Draw the ratio, and the percentage that takes the guide's label, against delta."""
     drawn, axes = panels(1, 2, PAGE, 2.3, sharex=True)
     lines = list(dict.fromkeys((row["network"], row["layer"]) for row in rows))
     for i, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Figure 1: sources, guides, adversarials of several layers, and what has been changed."""
+"""Figure 1: sources, guides, adversarials of several layers, and their differences."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from advjax.reproduce.style import gallery
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """feature-opt at all layers but the first, deep to shallow."""
+    """Return feature-opt at all layers but the first, deep to shallow."""
     model, s = experiments.settings.model, experiments.settings
     layers = experiments.layers(model)
     return [
@@ -18,7 +18,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 
 def make(experiments: Experiments) -> Made:
-    """The first pairs as pictures, and their figures."""
+    """Show the first pairs as pictures, with their figures."""
     s, chosen = experiments.settings, needs(experiments)
     pairs, count = experiments.pairs(chosen[0].pool), min(s.rows, s.pairs)
     made = {

@@ -1,4 +1,4 @@
-"""Figure 2: what one sees of a source, a guide and an adversarial from deeper and deeper layers.
+"""Figure 2: inversions of source, guide and adversarial from deeper and deeper layers.
 
 Inversion as Mahendran and Vedaldi (2015) do it, `advjax.invert`. An adversarial's deep layers are
 to look like the guide's, while its pixels are the source's.
@@ -25,13 +25,13 @@ NAMES = ("source", "guide", "adversarial")
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """feature-opt at the last layer."""
+    """Return feature-opt at the last layer."""
     model, s = experiments.settings.model, experiments.settings
     return [Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta)]
 
 
 def make(experiments: Experiments) -> Made:
-    """Inversions of the first pairs from all layers but the first."""
+    """Invert the first pairs from all layers but the first."""
     (experiment,) = needs(experiments)
     s, pairs = experiments.settings, experiments.pairs(experiment.pool)
     layers = experiments.layers(experiment.model)[1:] or experiments.layers(experiment.model)
@@ -62,7 +62,7 @@ def make(experiments: Experiments) -> Made:
     return Made(
         {"": columns(rows)},
         headed(rows, {name: name.replace("_", " ") for name in rows[0]}),
-        gallery(pictures, ("image", *layers), captions, most=1.4),
+        gallery(pictures, ("image", *layers), captions, width=1.4),
         "like: correlation of the adversarial's inversion with that of the source, of the guide. "
         "The paper shows pictures, without numbers.",
     )
@@ -71,7 +71,7 @@ def make(experiments: Experiments) -> Made:
 def inverted(
     experiments: Experiments, experiment: Experiment, images: np.ndarray, layer: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images (uint8) from the activations of images, and their losses; kept in OUT/inversions."""
+    """Return inversions (uint8) of images and their losses; they are kept in OUT/inversions."""
     s, net = experiments.settings, experiments.net(experiment.model)
     settings = [network_key(net), layer, s.solver, s.invert_evaluations, s.seed, s.precision]
     digest = hashlib.sha256(json.dumps(settings).encode() + images.tobytes()).hexdigest()[:16]
@@ -94,5 +94,5 @@ def inverted(
 
 
 def _likeness(a: Any, b: Any) -> float:
-    """Pearson's correlation of two images' pixels."""
+    """Return Pearson's correlation of two images' pixels."""
     return float(np.corrcoef(np.ravel(a).astype(float), np.ravel(b).astype(float))[0, 1])

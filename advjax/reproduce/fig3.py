@@ -1,4 +1,4 @@
-"""Figure 3: how close adversarials are to their guides, and how far from their sources."""
+"""Figure 3: distances of adversarials to their guides and to their sources."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ RATIOS = {
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """feature-opt at the last layer."""
+    """Return feature-opt at the last layer."""
     model, s = experiments.settings.model, experiments.settings
     return [Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta)]
 
 
 def make(experiments: Experiments) -> Made:
-    """The three ratios of each pair, and their histograms."""
+    """Make the three ratios of each pair, and their histograms."""
     (experiment,) = needs(experiments)
     analysis = experiments.measured(experiment)
     table = analysis.table
@@ -44,7 +44,7 @@ def make(experiments: Experiments) -> Made:
 
 
 def figure(analysis: Analysis) -> Any:
-    """Three histograms."""
+    """Draw three histograms."""
     drawn, axes = panels(1, 3, PAGE, 1.9, sharey=True)
     for panel, (name, label), colour in zip(
         axes[0], RATIOS.items(), (BLUE, GREEN, RED), strict=True

@@ -1,4 +1,4 @@
-"""Figure 4: are adversarials inliers of the manifold around their guides?
+"""Figure 4: adversarials as inliers of the manifold around their guides.
 
 For PPCA of a guide's nearest neighbours: L(x) - L(g) against Omega(x, g), of the adversarials and
 of near and far neighbours, at a convolutional layer and at the last one.
@@ -17,7 +17,7 @@ POINTS = {"far": (GREY, "."), "near": (BLUE, "."), "adversarial": (RED, "x")}
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """feature-opt at both layers, with guides of the training images and, if any, of others."""
+    """Return feature-opt at both layers, with guides of the training images and of others."""
     model, s = experiments.settings.model, experiments.settings
     pools = [TRAIN] if s.validation is None else [TRAIN, VALIDATION]
     layers = dict.fromkeys((experiments.layers(model)[-1], experiments.inner(model)))
@@ -27,7 +27,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 
 def make(experiments: Experiments) -> Made:
-    """All points, their medians, and a panel for each layer and kind of guides."""
+    """Make all points, their medians, and a panel for each layer and kind of guides."""
     tables, beside = {}, []
     for experiment in needs(experiments):
         tables[experiment.layer, experiment.pool] = table = points(experiments, experiment)
@@ -59,7 +59,7 @@ def make(experiments: Experiments) -> Made:
 
 
 def points(experiments: Experiments, experiment: Experiment) -> dict[str, np.ndarray]:
-    """Every adversarial and every neighbour: pair, set, id, delta_l, omega."""
+    """Return every adversarial and every neighbour: pair, set, id, delta_l, omega."""
     measured = experiments.measured(experiment)
     table, others = measured.table, measured.neighbours
     count = len(table["pair"])
@@ -74,7 +74,7 @@ def points(experiments: Experiments, experiment: Experiment) -> dict[str, np.nda
 
 
 def figure(tables: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
-    """Delta L across, Omega up."""
+    """Draw Omega against delta L."""
     layers = list(dict.fromkeys(layer for layer, _ in tables))
     pools = list(dict.fromkeys(pool for _, pool in tables))
     drawn, axes = panels(
@@ -99,7 +99,7 @@ def figure(tables: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
 
 
 def scatter(panel: Any, table: dict[str, np.ndarray], looks: Any = None) -> None:
-    """Points by set; the guide itself would be at (0, 1)."""
+    """Draw the points by set; the guide itself would be at (0, 1)."""
     for name, (colour, marker) in (looks or POINTS).items():
         mine = table["set"] == name
         panel.plot(

@@ -1,4 +1,4 @@
-"""Figure 5: how near the guide one comes within delta, by layer; and the linear hypothesis."""
+"""Figure 5: the distance ratio reached within delta, by layer; and the linear hypothesis."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ ATTACKS = ("feature-opt", "feature-linear")
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """Each attack at each layer within each delta."""
+    """Return each attack at each layer within each delta."""
     model = experiments.settings.model
     return [
         Experiment(model, attack, layer, delta)
@@ -25,7 +25,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 
 def make(experiments: Experiments) -> Made:
-    """Mean ratios."""
+    """Make the mean ratios."""
     rows = []
     for experiment in needs(experiments):
         results = experiments.column(experiment, "ratio", "ratio_uint8", "max_change")
@@ -46,18 +46,18 @@ def make(experiments: Experiments) -> Made:
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean; None of a single value."""
+    """Return the standard error of the mean; None for a single value."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
 
 
 def paper(experiment: Experiment) -> float | None:
-    """The published mean ratio, if this is what it is of."""
+    """Return the published mean ratio of this experiment, or None."""
     known = {"feature-opt": published.RATIO, "feature-linear": published.LINEAR_RATIO}
     return known[experiment.attack].get(experiment.layer) if experiment.published else None
 
 
 def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each attack and layer, a column for each delta."""
+    """Return a row for each attack and layer, with a column for each delta."""
     results: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         line = results.setdefault(
@@ -69,7 +69,7 @@ def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A line for each layer, dashed and pale for the linear attack."""
+    """Draw a line for each layer, dashed and pale for the linear attack."""
     drawn, axes = panels(1, 1, COLUMN, 2.5)
     axes = axes[0, 0]
     layers = list(dict.fromkeys(row["layer"] for row in rows))

@@ -14,7 +14,7 @@ ATTACKS = {"feature-fgrad": RED, "label-fgrad": BLUE}
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """feature-fgrad at each layer; label-fgrad, which has none, measured at the last."""
+    """Return feature-fgrad at each layer, and label-fgrad, measured at the last one."""
     model, s = experiments.settings.model, experiments.settings
     layers = experiments.layers(model)[::-1]
     return [
@@ -24,7 +24,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 
 def make(experiments: Experiments) -> Made:
-    """Ratios of each pair; their means and extremes."""
+    """Make the ratios of each pair, their means and extremes."""
     rows, pairs, shown = [], [], {}
     last = needs(experiments)[-1].layer
     for experiment in needs(experiments):
@@ -62,14 +62,14 @@ def make(experiments: Experiments) -> Made:
 
 
 def figure(shown: Mapping[str, Any], layer: str) -> Any:
-    """Histograms of the ratio at the last layer."""
+    """Draw histograms of the ratio at the last layer."""
     drawn, axes = panels(1, 1, COLUMN, 2.0)
     panel = axes[0, 0]
-    most = max(1.0, *(float(np.max(ratio)) for ratio in shown.values()))
-    edges = np.linspace(0, most, 31).tolist()
+    maximum = max(1.0, *(float(np.max(ratio)) for ratio in shown.values()))
+    edges = np.linspace(0, maximum, 31).tolist()
     for attack, ratio in shown.items():
-        share = np.full(len(ratio), 100 / len(ratio))
-        panel.hist(ratio, edges, weights=share, color=ATTACKS[attack], alpha=0.6, label=attack)
+        weights = np.full(len(ratio), 100 / len(ratio))
+        panel.hist(ratio, edges, weights=weights, color=ATTACKS[attack], alpha=0.6, label=attack)
     panel.axvline(1, color="black", linewidth=0.4)
     panel.set_xlabel(f"d(a, g) / d(s, g) at {layer}")
     panel.set_ylabel("pairs (%)")

@@ -16,13 +16,13 @@ KEPT = ("pair", "delta_rank", "rank_adversarial", "common", "delta_l", "omega", 
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """Both attacks; label-opt is measured at the last layer, too."""
+    """Return both attacks; label-opt is measured at the last layer, too."""
     model, s = experiments.settings.model, experiments.settings
     return [Experiment(model, attack, experiments.layers(model)[-1], s.delta) for attack in ATTACKS]
 
 
 def make(experiments: Experiments) -> Made:
-    """Ranks, likelihoods and angles of each pair under both attacks."""
+    """Make the ranks, likelihoods and angles of each pair under both attacks."""
     analyses = {
         experiment.attack: experiments.measured(experiment) for experiment in needs(experiments)
     }
@@ -56,15 +56,15 @@ def make(experiments: Experiments) -> Made:
 
 
 def figure(analyses: dict[str, Any]) -> Any:
-    """Histograms of delta r, and the manifold."""
+    """Draw histograms of delta r, and the manifold."""
     drawn, axes = panels(1, 2, PAGE, 2.3)
     left, right = axes[0]
     ranks = {attack: measured.table["delta_rank"] for attack, measured in analyses.items()}
     every = np.concatenate(list(ranks.values()))
     edges = np.linspace(min(-5.0, every.min()), max(5.0, every.max()), 25).tolist()
     for attack, values in ranks.items():
-        share = np.full(len(values), 100 / len(values))
-        left.hist(values, edges, weights=share, color=LOOKS[attack][0], alpha=0.6, label=attack)
+        weights = np.full(len(values), 100 / len(values))
+        left.hist(values, edges, weights=weights, color=LOOKS[attack][0], alpha=0.6, label=attack)
     left.set_xlabel("r(a) - r(g), percentiles")
     left.set_ylabel("pairs (%)")
     left.legend()

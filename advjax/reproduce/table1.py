@@ -1,4 +1,4 @@
-"""Table 1: have adversarial and guide the same neighbours, and is one as central as the other?"""
+"""Table 1: common neighbours of adversarial and guide, and their ranks in the guide's class."""
 
 from advjax.display import mean
 from advjax.reproduce import published
@@ -8,7 +8,7 @@ from advjax.reproduce.settings import trained_network
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """feature-opt at each network's last layer."""
+    """Return feature-opt at each network's last layer."""
     s = experiments.settings
     models = dict.fromkeys((s.model, *map(trained_network, s.networks)))
     return [
@@ -17,7 +17,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 
 def make(experiments: Experiments) -> Made:
-    """A row for each network."""
+    """Make a row for each network."""
     k, rows = experiments.settings.neighbours, []
     for experiment in needs(experiments):
         analysis = experiments.measured(experiment)
@@ -56,7 +56,7 @@ def make(experiments: Experiments) -> Made:
 
 
 def paper(experiment: Experiment, neighbours: int) -> tuple[float, float, float] | None:
-    """The published row, if this is what it is of."""
+    """Return the published row of this experiment, or None."""
     if not experiment.model.trained or neighbours != 3 or experiment.delta != published.DELTA:
         return None
     return published.TABLE_1.get(experiment.model.network)

@@ -1,4 +1,4 @@
-"""Table 2: how an attack changes which units are active."""
+"""Table 2: the change of active units under an attack."""
 
 from advjax.reproduce import published
 from advjax.reproduce.experiments import Experiment, Experiments
@@ -7,7 +7,7 @@ from advjax.reproduce.output import Made, columns, shown
 
 
 def make(experiments: Experiments) -> Made:
-    """A row for each layer: delta S and I/U with the source, of feature-opt and of label-opt."""
+    """Make a row for each layer: delta S and I/U with the source, of both attacks."""
     rows, beside = [], {}
     for experiment in needs(experiments):
         counted = experiments.measured(experiment).summary["table_2"]
@@ -39,5 +39,5 @@ def make(experiments: Experiments) -> Made:
 
 
 def paper(experiment: Experiment, layer: str) -> tuple[int, int] | None:
-    """The published numbers, if this is what they are of."""
+    """Return the published numbers of this experiment and layer, or None."""
     return published.TABLE_2[experiment.attack].get(layer) if experiment.published else None

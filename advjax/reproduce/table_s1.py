@@ -9,12 +9,12 @@ from advjax.reproduce.output import Made, columns
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """No attack is needed."""
+    """Return nothing: no attack is needed."""
     return []
 
 
 def make(experiments: Experiments) -> Made:
-    """A row for each layer; whatever its weights, the network has them."""
+    """Make a row for each layer; the dimensions do not depend on the weights."""
     network = experiments.settings.network
     known = published.DIMENSIONS if network == "caffenet" else {}
     rows = [

@@ -10,7 +10,7 @@ from advjax.reproduce.settings import DRAWN, TrainedNetwork
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
-    """feature-opt at each layer, with random and with orthonormal weights."""
+    """Return feature-opt at each layer, with random and with orthonormal weights."""
     s = experiments.settings
     models = [TrainedNetwork(s.network, weights) for weights in DRAWN]
     return [
@@ -21,7 +21,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 
 def make(experiments: Experiments) -> Made:
-    """Mean ratios and labels."""
+    """Make the mean ratios and labels."""
     rows = []
     for experiment in needs(experiments):
         results = experiments.column(experiment, "ratio", *LABELS)
@@ -56,7 +56,7 @@ HEADINGS = {
 
 
 def labels(results: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the network says: of the pairs that it tells apart, who takes and who leaves a label."""
+    """Return percentages that take and leave a label, of pairs whose labels differ."""
     apart = results["source_label"] != results["guide_label"]
     took = results["adversarial_label"] == results["guide_label"]
     left = results["adversarial_label"] != results["source_label"]

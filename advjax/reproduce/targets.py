@@ -1,4 +1,4 @@
-"""The paper's figures and tables, each a module: which attacks it needs, and what is made of them.
+"""The paper's figures and tables, each a module: its attacks, and the figure or table of them.
 
 A module has `needs(experiments)`, the attacks as data, and `make(experiments)`, tables and a figure
 of their results. `Experiments` does the attacks, once for all targets, and measures them.
@@ -61,7 +61,7 @@ ALL = "all"
 
 
 def reproduce(settings: Settings) -> None:
-    """Makes the targets of the settings; attacks that are there already are not done again.
+    """Make the targets of the settings; attacks that are done already are not run again.
 
     Writes OUT/TARGET.csv (some write several), OUT/TARGET.png and OUT/TARGET.md, and prints the
     latter: the numbers beside the published ones.
@@ -84,7 +84,7 @@ def reproduce(settings: Settings) -> None:
 
 
 def write(settings: Settings, name: str, made: Made) -> None:
-    """A target's files, and its numbers on standard output."""
+    """Write a target's files, and print its numbers."""
     for more, table in made.tables.items():
         write_csv(settings.out / f"{name}{'-' if more else ''}{more}.csv", table)
     if made.figure is not None:
