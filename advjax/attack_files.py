@@ -22,8 +22,6 @@ from advjax.sheet import Labels, Sheet, draw_sheet
 from advjax.solvers import Status
 
 MAX_EVALUATIONS = 1_000_000  # for each of which a distance is kept
-# The attacks whose descent is drawn, and what falls in it where that is not the distance.
-_TRACED = {"feature-opt": None, "feature-linear": "Distance by linear map"}
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy")
 
 
@@ -94,7 +92,7 @@ def attack_files(
         progress=progress,
     )
     seconds = time.perf_counter() - begin
-    trace = None if result.trace is None else descent(result.trace[0], resolved.squared).values
+    trace = None if result.trace is None else descent(result.trace[0], resolved)
     distances = result.initial_distance[0], result.distance[0]
     if not np.isfinite(distances).all():
         raise AdvjaxError(
@@ -104,7 +102,7 @@ def attack_files(
     labels = _labels(net, np.stack([images[0], images[1], result.adversarial_uint8[0]]))
     bound = None if name == "label-opt" else float(delta)
     record = {
-        "figures": figures(result, seconds, trace),
+        "figures": figures(result, seconds, trace and trace.values),
         "labels": labels and dict(zip(("source", "guide", "adversarial"), labels, strict=True)),
         "settings": inputs
         | {
@@ -133,8 +131,8 @@ def attack_files(
         layer=layer,
         labels=labels,
         # One step is no descent, and the objectives of label-opt's many c are not to be compared.
-        trace=trace if name in _TRACED else None,
-        trace_title=_TRACED.get(name),
+        trace=trace.values if trace and resolved.attempts == 1 and not resolved.one_step else None,
+        trace_title=trace.name.capitalize() if trace and trace.name != "distance" else None,
         names=(_shown(source), _shown(guide)),
         attack=name,
         verdict=_verdict(record["figures"]) if resolved.to_label else "",

@@ -4,12 +4,15 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from advjax.errors import AdvjaxError
+
+if TYPE_CHECKING:
+    from advjax.attacks.base import Attack
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -114,19 +117,24 @@ class Descent(NamedTuple):
     name: str  # of the axis
 
 
-def descent(trace: Any, squared: bool) -> Descent:
+def descent(trace: Any, attack: "Attack", *, rooted: bool = False) -> Descent:
     """Return the distances of a trace of squared distances, and any other trace as it is.
 
     Args:
         trace: The objective at each evaluation.
-        squared: The objective is a squared distance (`Attack.squared`).
+        attack: The attack that minimised it.
+        rooted: The trace has the distances already, as the column `trace` of a run has.
 
     Example:
-        >>> descent([9.0, 4.0], squared=True).values.tolist()
-        [3.0, 2.0]
+        >>> from advjax.attacks.feature import FeatureOpt
+        >>> descent([9.0, 4.0], FeatureOpt())
+        Descent(values=array([3., 2.]), name='distance')
     """
     values = np.asarray(trace, np.float64)
-    return Descent(np.sqrt(values), "distance") if squared else Descent(values, "objective")
+    if not attack.squared:
+        return Descent(values, "objective")
+    name = "distance by linear map" if attack.name == "feature-linear" else "distance"
+    return Descent(values if rooted else np.sqrt(values), name)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

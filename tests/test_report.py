@@ -237,6 +237,20 @@ def test_without_traces_there_is_no_descent_and_one_group_needs_no_heading(tmp_p
     assert "All pairs" not in page
 
 
+@pytest.mark.parametrize(
+    ("attack", "axis"),
+    [
+        ("feature-linear", "distance by linear map / initial distance against evaluations"),
+        ("label-fgrad", "objective against evaluations"),
+        ("label-opt", None),  # has an objective for each c
+    ],
+)
+def test_the_descent_is_of_what_falls(attack, axis, tmp_path):
+    solver = None if attack.endswith("fgrad") else advjax.SignMomentum(max_evaluations=3)
+    page = write_report(make_run(tmp_path, 2, attack=attack, solver=solver)).read_text()
+    assert re.findall(r'aria-label="(\w[\w /]+ against evaluations)', page) == [axis] * bool(axis)
+
+
 def decoded(text):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(float)
 

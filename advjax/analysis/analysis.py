@@ -44,7 +44,7 @@ def analyse(
     the device is constant, and on the host so too where they come as an iterator and as paths.
 
     A pair's own images are never its neighbours. They are recognised by id, never by distance:
-    give the ids of those that are images of the bank. The other images' statistics stay as they are.
+    give the ids of those that are images of the bank. The statistics of other images stay the same.
 
     Args:
         results: What `advjax.attack` or `advjax.attack_stream` gave, any other `Adversarial`s, or

@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from jaxtyping import Int
 
-from advjax.display import DASH, mean, number, quantile
+from advjax import attacks
+from advjax.attacks.base import Attack
+from advjax.display import DASH, Descent, descent, mean, number, quantile
 from advjax.errors import AdvjaxError
 from advjax.files import write_text
-from advjax.report.charts import descent, histogram
+from advjax.report import charts as draw
 from advjax.report.gallery import Pictures, Rows, cards
 from advjax.runs import open_run
 from advjax.runs.reading import RunData
@@ -183,7 +185,7 @@ def _head(
             f"({first}); give their folder with --root to see them."
         )
     manifest, solver = data.store.manifest, settings["solver"]
-    how = settings["attack"]
+    how = _attack_name(settings)
     if solver is not None:  # runs of earlier versions may have none
         maximum = _text(solver.get("max_evaluations"))
         how += f", {solver['name']}, at most {maximum} evaluations a pair"
@@ -203,6 +205,12 @@ def _head(
         "aspect": f"{width} / {height}",
         "pixelated": store.exact(settings["input_shape"]),
     }
+
+
+def _attack_name(settings: Mapping[str, Any]) -> str:
+    """Return the attack's name; the setting may hold its options as well."""
+    attack = settings["attack"]
+    return attack["name"] if isinstance(attack, Mapping) else attack
 
 
 def _settings(
@@ -283,37 +291,43 @@ def _charts(
     for group in groups[:MAX_GROUPS]:
         at = group.rows
         charts = [
-            ("Ratio", histogram(rows["ratio"][at], "ratio")),
-            ("Distance of adversarial and guide", histogram(rows["distance"][at], "distance")),
-            ("Mean change of a pixel", histogram(rows["mean_change"][at], "levels of 255")),
+            ("Ratio", draw.histogram(rows["ratio"][at], "ratio")),
+            ("Distance of adversarial and guide", draw.histogram(rows["distance"][at], "distance")),
+            ("Mean change of a pixel", draw.histogram(rows["mean_change"][at], "levels of 255")),
         ]
         ssim = rows["ssim"][at]
         if np.isfinite(ssim).any():
-            charts.append(("Likeness to the source", histogram(ssim, "SSIM")))
+            charts.append(("Likeness to the source", draw.histogram(ssim, "SSIM")))
         curves = _curves(data, rows, at)
         if curves is not None:
-            charts.insert(1, ("Descent", descent(curves, "distance / initial distance")))
+            charts.insert(1, ("Descent", draw.descent(curves.values, curves.name)))
         yield (group.name if len(groups) > 1 else "", charts)
 
 
-def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> np.ndarray | None:
-    """Return fractions of the initial distance, the smallest so far.
+def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> Descent | None:
+    """Return each pair's smallest distance so far, as a fraction of its initial distance.
 
-    A pair that ended early keeps its last one. None when no pair has a trace.
+    The objective as it is, where it is no squared distance. A pair that ended early keeps its last
+    value. None when no pair has a trace, or when a trace is of several objectives.
     """
+    attack = attacks.BY_NAME.get(_attack_name(data.settings), Attack)()
+    if attack.attempts > 1:
+        return None
     kept = at[np.round(np.linspace(0, len(at) - 1, min(len(at), MAX_TRACES))).astype(int)]
     initial = dict(zip(rows["index"][kept], rows["initial_distance"][kept], strict=True))
     wanted = ds.field("index").isin(list(map(int, initial)))
     table = data.table(["index", "trace"], wanted)
-    traces = []
+    name, traces = "", []
     for index, trace in zip(table["index"].to_pylist(), table["trace"], strict=True):
-        values = np.asarray(trace.values, np.float64) if trace.is_valid else np.zeros(0)
-        if values.size and initial[index] > 0 and np.isfinite(values[0]):
-            traces.append(np.fmin.accumulate(values) / initial[index])
+        values, name = descent(trace.values if trace.is_valid else [], attack, rooted=True)
+        unit = initial[index] if attack.squared else 1.0
+        if values.size and unit > 0 and np.isfinite(values[0]):
+            traces.append(np.fmin.accumulate(values) / unit)
     if not traces:
         return None
     longest = max(map(len, traces))
-    return np.stack([np.pad(trace, (0, longest - len(trace)), "edge") for trace in traces])
+    curves = [np.pad(trace, (0, longest - len(trace)), "edge") for trace in traces]
+    return Descent(np.stack(curves), f"{name} / initial distance" if attack.squared else name)
 
 
 def _failures(rows: Rows) -> list[list[Any]]:
