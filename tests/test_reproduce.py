@@ -94,7 +94,7 @@ COLUMNS = {
     "delta_rank_median paper_delta_rank ratio takes_guide_label",
     "table2": "attack layer active_change paper_active_change active_overlap paper_active_overlap",
     "tableS1": "layer shape units paper",
-    "tableS2": "weights layer pairs ratio least most labels_differ takes_guide_label "
+    "tableS2": "weights layer pairs ratio minimum maximum labels_differ takes_guide_label "
     "leaves_source_label",
     "figS3": "attack layer pair ratio",
     "failures": "network layer delta pairs ratio labels_differ takes_guide_label "
