@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from advjax import bench, disguise, files, solvers
+from advjax import attack_files, bench, files, solvers
 from advjax.analysis.commands import Metrics
 from advjax.checkpoints import catalogue
 from advjax.errors import AdvjaxError, UnknownName
@@ -76,7 +76,7 @@ class Attack:
         net = zoo.load(
             self.network, self.weights, seed=self.seed, mean=self.mean, resize=self.resize
         )
-        record = disguise.disguise(
+        record = attack_files.attack_files(
             net,
             self.source,
             self.guide,

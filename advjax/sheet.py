@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from advjax.display import SMALL, TIMES, difference, magnification, squeeze_grey, to_uint8
 from advjax.errors import AdvjaxError, ImageError
 from advjax.files import atomic_path
 
@@ -23,7 +24,6 @@ Labels = Sequence[tuple[str, float]]
 SOURCE, GUIDE = "#0072B2", "#D55E00"
 INK, QUIET, PALE, TRACK = "#1a1a1a", "#666666", "#b5b5b5", "#ececec"
 TITLE, CAPTION, TEXT = 22, 14, 12  # points
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 # Inches; 120 dots to the inch make the whole sheet 1920 pixels wide.
 DPI = 120
@@ -33,7 +33,7 @@ TRACE_GAP, TRACE, TRACE_RIGHT = 0.95, 2.4, 0.65
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """What a sheet shows.
+    """The images, numbers and texts of a sheet.
 
     Attributes:
         source: The image that was changed, [h, w, 3] or [h, w, 1], 0..255.
@@ -71,7 +71,7 @@ class Sheet:
 
 
 def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
-    """Draws an attack on one sheet and writes it as PNG, atomically.
+    """Draw an attack on one sheet and write it as PNG, atomically.
 
     One row: source, guide, adversarial, and the difference between adversarial and source,
     magnified about mid-grey by the largest whole factor that keeps `delta` (without one, the
@@ -118,7 +118,7 @@ def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
 
 
 def _pictures(sheet: Sheet) -> list[np.ndarray]:
-    """Source, guide, adversarial and difference as float in 0..255."""
+    """Return source, guide, adversarial and difference in 8 bits."""
     images = []
     for name in ("source", "guide", "adversarial"):
         image = np.asarray(getattr(sheet, name))
@@ -133,8 +133,7 @@ def _pictures(sheet: Sheet) -> list[np.ndarray]:
         if not np.isfinite(image).all():
             raise ImageError(f"{name} holds NaN or infinity; give values in 0..255")
         images.append(image)
-    difference = 127.5 + _factor(sheet) * (images[2] - images[0])
-    return [np.clip(image, 0, 255) for image in (*images, difference)]
+    return [*map(to_uint8, images), difference(images[2], images[0], _factor(sheet))]
 
 
 def _factor(sheet: Sheet) -> int:
@@ -146,24 +145,6 @@ def _factor(sheet: Sheet) -> int:
 
 def _changes(sheet: Sheet) -> np.ndarray:
     return np.abs(np.asarray(sheet.adversarial, np.float64) - np.asarray(sheet.source))
-
-
-def magnification(delta: float) -> int:
-    """Returns the largest whole k with k delta <= 127.5, half the range; at least 1.
-
-    Args:
-        delta: In levels of 0..255.
-
-    Raises:
-        AdvjaxError: `delta` is not a positive number.
-
-    Example:
-        >>> magnification(10.0)
-        12
-    """
-    if not 0 < delta < math.inf:
-        raise AdvjaxError(f"delta is {delta!r}; give a positive number of levels of 0..255")
-    return max(1, math.floor(127.5 / delta))
 
 
 def _draw(sheet: Sheet, pictures: list[np.ndarray]) -> "Figure":
@@ -235,7 +216,7 @@ def _text(
     align: str = "left",
     weight: str = "normal",
 ) -> None:
-    """Writes one line with its baseline at (x, y), cut with an ellipsis where it exceeds `room`."""
+    """Write one line with its baseline at (x, y), cut with an ellipsis where it exceeds `room`."""
     text = " ".join(str(text).split())
     style = {"size": size, "color": colour, "ha": align, "va": "baseline", "weight": weight}
     line = page.text(x, y, text, parse_math=False, **style)
@@ -261,7 +242,7 @@ def _header(page: "Axes", sheet: Sheet, room: float, trace: np.ndarray | None) -
 
 
 def _figure(value: float) -> str:
-    """Three or four significant digits, without an exponent where one can do without."""
+    """Return three or four significant digits, without an exponent where possible."""
     if value < 1:
         return f"{value:.3g}"
     return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:#.4g}"
@@ -270,10 +251,8 @@ def _figure(value: float) -> str:
 def _picture(axes: "Axes", picture: np.ndarray) -> None:
     axes.set_axis_off()
     # Enlarged pixels are shown as such; the difference too, where smoothing would hide it.
-    interpolation = "nearest" if max(picture.shape[:2]) <= 64 else "lanczos"
-    image = np.rint(picture).astype(np.uint8)
-    shown = image[..., 0] if image.shape[-1] == 1 else image
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
+    interpolation = "nearest" if max(picture.shape[:2]) <= SMALL else "lanczos"
+    axes.imshow(squeeze_grey(picture), cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
 
 
 def _class_colours(labels: tuple[Labels, Labels, Labels]) -> dict[str, str]:

@@ -378,7 +378,7 @@ def test_the_summary_is_that_of_the_columns(found):
     np.testing.assert_allclose(s["columns"]["ratio"]["mean"], np.mean(t["ratio"]), rtol=1e-6)
     np.testing.assert_allclose(s["columns"]["omega"]["median"], np.median(t["omega"]), rtol=1e-6)
     np.testing.assert_allclose(
-        s["columns"]["pairwise_ratio"]["most"], np.nanmax(t["pairwise_ratio"]), rtol=1e-6
+        s["columns"]["pairwise_ratio"]["maximum"], np.nanmax(t["pairwise_ratio"]), rtol=1e-6
     )
     assert "guide_label" not in s["columns"]
     first = s["table_1"]

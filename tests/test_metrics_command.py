@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 import advjax
 from advjax import cli
-from advjax.analysis.cases import Case, ids_of, read_cases
-from advjax.analysis.runs import run_pairs
+from advjax.analysis.from_files import PairFiles, ids_of, read_pair_files
+from advjax.analysis.from_run import run_pairs
 from advjax.bank import build_bank, open_bank
 from advjax.data import read_image, write_png
 from advjax.errors import AdvjaxError
@@ -135,13 +135,13 @@ def test_a_bank_without_its_images(run, folder, tmp_path):
 
 def test_one_folder_of_an_attack_and_links_to_the_bank(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder / "photos")
-    cases, settings = read_cases(folder / "attacks" / "1", [folder])
-    assert (len(cases), settings["network"], settings["layer"]) == (1, "lenet", "ip1")
-    assert cases[0].source == folder / PAIRS[1][0]
+    pair_files, settings = read_pair_files(folder / "attacks" / "1", [folder])
+    assert (len(pair_files), settings["network"], settings["layer"]) == (1, "lenet", "ip1")
+    assert pair_files[0].source == folder / PAIRS[1][0]
     bank = open_bank(folder / "bank")
-    assert ids_of(cases, bank, tmp_path / "link")["source_ids"] == ["b/03.png"]
-    assert ids_of(cases, bank, None)["source_ids"] == [None]
-    assert ids_of(cases, bank, None)["guide_classes"] == ["a"]
+    assert ids_of(pair_files, bank, tmp_path / "link")["source_ids"] == ["b/03.png"]
+    assert ids_of(pair_files, bank, None)["source_ids"] == [None]
+    assert ids_of(pair_files, bank, None)["guide_classes"] == ["a"]
 
 
 def write(folder, name, *rows, head="source,guide,adversarial,guide_class"):
@@ -333,8 +333,8 @@ def test_an_image_of_the_bank_is_known_through_links(tmp_path):
     classes = SimpleNamespace(classes=("cat",))
     for folder in (bank, tmp_path / "link"):
         for within in (bank, tmp_path / "link"):
-            case = Case(real, within / "cat" / "a.png", real)
-            found = ids_of([case], classes, folder)
+            pair = PairFiles(real, within / "cat" / "a.png", real)
+            found = ids_of([pair], classes, folder)
             assert found["guide_classes"] == ["cat"]
             assert found["source_ids"] == [None]
             if folder == within:

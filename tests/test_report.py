@@ -1,4 +1,7 @@
 import base64
+import collections
+import csv
+import dataclasses
 import html
 import io
 import re
@@ -12,6 +15,7 @@ from PIL import Image
 
 import advjax
 from advjax import cli
+from advjax.display import number
 from advjax.report import charts, write_report
 from advjax.report.gallery import Pictures
 from advjax.runs.pairs import work_list
@@ -97,10 +101,17 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("attack", ["feature-fgrad", "feature-linear", "label-fgrad"])
-def test_an_attack_without_a_solver_of_its_own_has_a_report(attack, tmp_path):
+@pytest.mark.parametrize(
+    ("attack", "solver"),
+    [
+        ("feature-fgrad", "SignedStep, at most 2"),
+        ("feature-linear", "ProjectedLBFGS, at most 500"),
+        ("label-fgrad", "SignedStep, at most 2"),
+    ],
+)
+def test_an_attack_without_a_given_solver_has_a_report(attack, solver, tmp_path):
     page = write_report(make_run(tmp_path, 2, attack=attack, solver=None)).read_text()
-    assert f"of 255, {attack}</p>" in page
+    assert f"of 255, {attack}, {solver} evaluations a pair</p>" in page
 
 
 def elements(text, tag):
@@ -138,6 +149,67 @@ def test_names_are_text_whatever_is_in_them(page):
     assert "{{title}} none-0.png" in page
 
 
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script></style></title><b>",
+    "\"' onerror=alert(1) x='\"",
+    "a & b &amp; {{ title }} {% raw %}",
+    "two\nlines",
+    "\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe\N{RIGHT-TO-LEFT MARK}",
+]
+
+
+class Texts(HTMLParser):
+    """Collects the tags, the text and the attributes' values of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.values, self.texts = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, *(name for name, _ in attrs)))
+        self.values += [value for _, value in attrs]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_hostile_names_are_text_in_elements_attributes_and_data(tmp_path):
+    def report(folder, names):
+        folder.mkdir()
+        files = [f"{i}{name.replace('/', '')}.png" for i, name in enumerate(names)]
+        for i, file in enumerate(files):
+            Image.new("RGB", (SIDE, SIDE), (40 * i, 60, 90)).save(folder / file)
+        with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["id", "source", "guide"])
+            for i, name in enumerate(names):
+                table.writerow([f"{name} {i}", files[i], files[i - 1]])
+                table.writerow([f"{name} {i} failed", files[i], f"none {name}"])
+        net = dataclasses.replace(NET, name=names[0], classes=(names[1], names[2]))
+        job = Job(net, solver=advjax.SignMomentum(max_evaluations=3), batch_size=16)
+        run(job, work_list(str(folder / "pairs.csv")), folder / "run", progress=False)
+        return files, write_report(folder / "run").read_text(encoding="utf-8")
+
+    files, page = report(tmp_path / "hostile", HOSTILE)
+    _, plain = report(tmp_path / "plain", [f"name {i}" for i in range(len(HOSTILE))])
+    found, harmless = Texts(page), Texts(plain)
+    count = collections.Counter(tag for tag in found.tags if tag != ("wbr",))
+    assert count == collections.Counter(tag for tag in harmless.tags if tag != ("wbr",))
+    text = "".join(found.texts)
+    for i, name in enumerate(HOSTILE):
+        assert f"{name} {i}" in text  # of a card
+        assert f"{name} {i} failed" in text
+        assert f"none {name}" in text
+        assert files[i] in text
+    assert HOSTILE[0] in "".join(found.texts)
+    shown = [name for name in HOSTILE[1:3] if f"Source: {name}" in found.values]
+    assert shown, "a class is in an attribute"
+    images = [data for data in found.texts if re.fullmatch("[A-Za-z0-9+/=]{200,}", data)]
+    assert len(images) == page.count('<script type="text/plain"')
+
+
 def test_failures_are_listed_with_what_is_wrong(page):
     section = page[page.index('id="failures"') : page.index('id="gallery"')]
     assert "2 pairs could not be attacked" in section
@@ -165,6 +237,20 @@ def test_without_traces_there_is_no_descent_and_one_group_needs_no_heading(tmp_p
     assert "All pairs" not in page
 
 
+@pytest.mark.parametrize(
+    ("attack", "axis"),
+    [
+        ("feature-linear", "distance by linear map / initial distance against evaluations"),
+        ("label-fgrad", "objective against evaluations"),
+        ("label-opt", None),  # has an objective for each c
+    ],
+)
+def test_the_descent_is_of_what_falls(attack, axis, tmp_path):
+    solver = None if attack.endswith("fgrad") else advjax.SignMomentum(max_evaluations=3)
+    page = write_report(make_run(tmp_path, 2, attack=attack, solver=solver)).read_text()
+    assert re.findall(r'aria-label="(\w[\w /]+ against evaluations)', page) == [axis] * bool(axis)
+
+
 def decoded(text):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(float)
 
@@ -190,9 +276,9 @@ def test_pictures_are_the_runs_own(page, few):
 def test_small_pictures_are_exact():
     store = Pictures(144)
     image = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
-    assert store.kind(store.add(image)) == "image/png"
-    (line,) = store.written()
-    np.testing.assert_array_equal(decoded(re.split("[<>]", line)[2]), image[..., 0])
+    assert store.media_type(store.add(image)) == "image/png"
+    (text,) = store.encoded()
+    np.testing.assert_array_equal(decoded(text), image[..., 0])
 
 
 def test_images_that_have_been_moved(tmp_path):
@@ -278,7 +364,7 @@ def test_a_histogram_counts_every_value(count):
     values = np.random.default_rng(0).gamma(2, 0.1, count)
     drawn = charts.histogram(np.append(values, [np.nan, np.inf]), "ratio")
     assert sum(int(n) for n in re.findall(r": (\d+) pairs?</title>", drawn)) == count
-    assert f"median {charts.number(float(np.median(values)))}" in drawn
+    assert f"median {number(float(np.median(values)))}" in drawn
 
 
 def test_a_histogram_of_nothing_and_of_one_value():

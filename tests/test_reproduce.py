@@ -17,9 +17,9 @@ from advjax.bank import build_bank
 from advjax.data import write_png
 from advjax.networks import zoo
 from advjax.reproduce import fig5, published, table1, table2
-from advjax.reproduce.lab import Cell, Lab
-from advjax.reproduce.pairs import draw_pairs
-from advjax.reproduce.settings import LAYERS, Settings, Subject
+from advjax.reproduce.draw import draw_pairs
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
 from advjax.reproduce.targets import TARGETS
 from advjax.runs.pairs import Images, read_list
 
@@ -94,7 +94,7 @@ COLUMNS = {
     "delta_rank_median paper_delta_rank ratio takes_guide_label",
     "table2": "attack layer active_change paper_active_change active_overlap paper_active_overlap",
     "tableS1": "layer shape units paper",
-    "tableS2": "weights layer pairs ratio least most labels_differ takes_guide_label "
+    "tableS2": "weights layer pairs ratio minimum maximum labels_differ takes_guide_label "
     "leaves_source_label",
     "figS3": "attack layer pair ratio",
     "failures": "network layer delta pairs ratio labels_differ takes_guide_label "
@@ -219,11 +219,13 @@ def test_one_run_for_each_attack_however_many_targets_need_it(images, made):
         failure_deltas=(10, 50),
         out=out,
     )
-    lab = Lab(settings)
-    lists = [target.cells(lab) for target in TARGETS.values()]
-    cells = {cell for each in lists for cell in each}
-    assert sum(map(len, lists)) > 1.5 * len(cells)
-    assert {lab.folder(cell) for cell in cells} == set((out / "runs").glob("*/*"))
+    experiments = Experiments(settings)
+    lists = [target.needs(experiments) for target in TARGETS.values()]
+    chosen = {experiment for each in lists for experiment in each}
+    assert sum(map(len, lists)) > 1.5 * len(chosen)
+    assert {experiments.folder(experiment) for experiment in chosen} == set(
+        (out / "runs").glob("*/*")
+    )
 
 
 def test_the_same_command_again_attacks_nothing(images, made, monkeypatch, capsys):
@@ -253,7 +255,7 @@ def test_an_interrupted_command_goes_on(images, made, tmp_path, monkeypatch, cap
     assert len(calls) == 2
     assert not (tmp_path / "fig5.csv").exists()
     assert cli.main(command) == 0
-    assert len(calls) in (4, 5)  # of four cells the first was done; the second, if it was quicker
+    assert len(calls) in (4, 5)  # of four chosen the first was done; the second, if it was quicker
     there, here = (table(at / "fig5.csv") for at in (made[0], tmp_path))
     expected = [float(row["ratio"]) for row in there if row["layer"] == "ip1"]
     np.testing.assert_allclose(column(here, "ratio"), expected, rtol=1e-5)
@@ -316,20 +318,20 @@ def test_dimensions_are_those_of_the_paper(tmp_path, capsys):
 
 
 def test_published_numbers_stand_beside_their_own_network_only():
-    def cell(network="caffenet", weights="w.caffemodel", layer="fc7", delta=10.0):
-        return Cell(Subject(network, weights), "feature-opt", layer, delta)
+    def experiment(network="caffenet", weights="w.caffemodel", layer="fc7", delta=10.0):
+        return Experiment(TrainedNetwork(network, weights), "feature-opt", layer, delta)
 
-    assert fig5.paper(cell()) == 0.12
-    assert fig5.paper(cell(layer="conv3")) == 0.59
-    assert fig5.paper(cell()._replace(attack="feature-linear")) == 0.88
-    assert table1.paper(cell(), 3) == (71, 95, -5.98)
-    assert table1.paper(cell("places_hybrid", None), 3) == (85, 100, -1.25)
-    assert table2.paper(cell()._replace(attack="label-opt"), "conv5") == (0, 70)
-    for other in (cell(weights="orthonormal"), cell("alexnet"), cell(delta=5.0)):
+    assert fig5.paper(experiment()) == 0.12
+    assert fig5.paper(experiment(layer="conv3")) == 0.59
+    assert fig5.paper(experiment()._replace(attack="feature-linear")) == 0.88
+    assert table1.paper(experiment(), 3) == (71, 95, -5.98)
+    assert table1.paper(experiment("places_hybrid", None), 3) == (85, 100, -1.25)
+    assert table2.paper(experiment()._replace(attack="label-opt"), "conv5") == (0, 70)
+    for other in (experiment(weights="orthonormal"), experiment("alexnet"), experiment(delta=5.0)):
         assert fig5.paper(other) is None
         assert table2.paper(other, "fc7") is None
-    assert table1.paper(cell(weights="random"), 3) is None
-    assert table1.paper(cell(), 4) is None
+    assert table1.paper(experiment(weights="random"), 3) is None
+    assert table1.paper(experiment(), 4) is None
 
 
 @pytest.mark.parametrize("network", LAYERS)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from advjax.data import list_images, load_images, read_image
 from advjax.data.images import Preprocessing
+from advjax.display import magnification
 from advjax.errors import AdvjaxError, ImageError
-from advjax.sheet import Sheet, draw_sheet, magnification
+from advjax.sheet import Sheet, draw_sheet
 
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)  # Okabe and Ito (2008)
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from tyro.conf import Positional
 
 from advjax.analysis import Protocol, analyse
-from advjax.analysis.cases import Case, ids_of, read_adversarials, read_cases
-from advjax.analysis.tables import check_suffix
+from advjax.analysis.from_files import PairFiles, ids_of, read_adversarials, read_pair_files
+from advjax.analysis.summary import check_suffix
 from advjax.bank import bank_name, build_bank, open_bank
 from advjax.checkpoints import catalogue
 from advjax.errors import AdvjaxError
@@ -70,7 +70,7 @@ class Metrics:
                 "bank_images and bank are not given; name a folder of images by class"
             )
         folders = [*self.images, *filter(None, (self.bank_images,))]
-        from advjax.analysis.runs import is_run
+        from advjax.analysis.from_run import is_run
 
         given = self._run(folders) if is_run(self.results) else self._files(folders)
         net, layer = given.net, given.layer
@@ -89,7 +89,7 @@ class Metrics:
             protocol=self.protocol,
             batch_size=self.batch_size,
             progress=None,
-            **ids_of(given.cases, bank, self.bank_images),
+            **ids_of(given.pair_files, bank, self.bank_images),
         )
         found.write(self.out)
         if self.neighbours_out is not None:
@@ -100,7 +100,7 @@ class Metrics:
         print(f"written: {self.out}")
 
     def _run(self, folders: list[Path]) -> "_Given":
-        from advjax.analysis.runs import run_network, run_pairs
+        from advjax.analysis.from_run import run_network, run_pairs
 
         run = open_run(self.results)
         named = {name: getattr(self, name) for name in ("network", "weights", "mean", "resize")}
@@ -114,10 +114,10 @@ class Metrics:
         if pairs.missing:
             said.append(f"the run is unfinished: {pairs.missing:,} of {run.pairs:,} pairs to come")
         images = pairs.sources, pairs.guides
-        return _Given(net, pairs.layer, pairs.cases, pairs.results(), *images, said)
+        return _Given(net, pairs.layer, pairs.pair_files, pairs.results(), *images, said)
 
     def _files(self, folders: list[Path]) -> "_Given":
-        cases, noted = read_cases(self.results, folders)
+        pair_files, noted = read_pair_files(self.results, folders)
 
         def setting(name: str) -> Any:
             given = getattr(self, name)
@@ -131,8 +131,8 @@ class Metrics:
             resize=bool(setting("resize")),
         )
         (layer,) = net.check_layers(setting("layer"))
-        images = [case.source for case in cases], [case.guide for case in cases]
-        return _Given(net, layer, cases, read_adversarials(net, cases), *images, [])
+        images = [pair.source for pair in pair_files], [pair.guide for pair in pair_files]
+        return _Given(net, layer, pair_files, read_adversarials(net, pair_files), *images, [])
 
 
 class _Given(NamedTuple):
@@ -140,7 +140,7 @@ class _Given(NamedTuple):
 
     net: Network
     layer: str
-    cases: list[Case]
+    pair_files: list[PairFiles]
     results: Any
     sources: Any
     guides: Any

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from advjax import metrics
+from advjax.analysis.bank_rows import BankRows
 from advjax.analysis.protocol import Protocol
-from advjax.analysis.subjects import Subjects
 from advjax.bank import Bank
 from advjax.metrics.image import RADIUS
 from advjax.metrics.neighbours import MEMORY, power_of_two
@@ -30,8 +30,8 @@ class Result(NamedTuple):
     more: dict[str, Any]  # columns that come with it
 
 
-class Setting(NamedTuple):
-    """What all batches share."""
+class Measurement(NamedTuple):
+    """The network, bank and numbers that all batches share."""
 
     net: Network
     bank: Bank
@@ -39,11 +39,11 @@ class Setting(NamedTuple):
     features: Float[np.ndarray, "images d"]
     sparsity_layers: tuple[str, ...]
     protocol: Protocol
-    subjects: Subjects
+    bank_rows: BankRows
     statistics: dict[int, metrics.ClassStatistics]  # of the classes met so far
 
     def of_class(self, label: int) -> metrics.ClassStatistics:
-        """The statistics of a class, computed once."""
+        """Return the statistics of a class, computed once."""
         if label not in self.statistics:
             self.statistics[label] = metrics.class_statistics(
                 self.features, self.protocol.neighbours, rows=self.bank.rows(label)
@@ -52,10 +52,10 @@ class Setting(NamedTuple):
 
 
 def measure(
-    setting: Setting, batch: list[Result], sources: Any, guides: Any, size: int
+    measurement: Measurement, batch: list[Result], sources: Any, guides: Any, size: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The rows of up to `size` pairs, and those of their near and far neighbours."""
-    net, layer, real = setting.net, setting.layer, len(batch)
+    """Measure up to `size` pairs: return their rows, and those of their near and far neighbours."""
+    net, layer, real = measurement.net, measurement.layer, len(batch)
     index = np.array([one.index for one in batch])
     # Filled up with the last pair, so that a short batch needs no program of its own.
     filled = np.minimum(np.arange(size), real - 1)
@@ -66,36 +66,36 @@ def measure(
         "adversarial_uint8": np.stack([one.adversarial_uint8 for one in batch])[filled],
     }
     output = () if net.output is None else (net.output,)
-    wanted = tuple(dict.fromkeys((layer, *setting.sparsity_layers, *output)))
-    found: dict[str, Array] = {}
+    wanted = tuple(dict.fromkeys((layer, *measurement.sparsity_layers, *output)))
+    flat: dict[str, Array] = {}
     labels: dict[str, Array] = {}
     active: dict[str, dict[str, Array]] = {}
     for name, each in images.items():
         activations = net(each, wanted)
-        found[name] = activations[layer].reshape(size, -1)
+        flat[name] = activations[layer].reshape(size, -1)
         if net.output is not None:
             labels[name] = metrics.top_label(activations[net.output].reshape(size, -1))
         if name in ("source", "adversarial"):
-            active[name] = {each: activations[each] for each in setting.sparsity_layers}
+            active[name] = {each: activations[each] for each in measurement.sparsity_layers}
 
-    features = {name: np.asarray(found[name])[:real] for name in ("guide", "adversarial")}
-    points = _manifold(setting, index, **features)
-    figures = _distances(*found.values(), _spreads(setting, index[filled]))._asdict()
-    for name in setting.sparsity_layers:
+    features = {name: np.asarray(flat[name])[:real] for name in ("guide", "adversarial")}
+    points = _manifold(measurement, index, **features)
+    figures = _distances(*flat.values(), _spreads(measurement, index[filled]))._asdict()
+    for name in measurement.sparsity_layers:
         counts = _activity(active["adversarial"][name], active["source"][name])
         figures |= {f"{key}[{name}]": value for key, value in counts.items()}
     if labels:
         figures |= _labels(**labels)
     figures |= _visibility(*(np.asarray(images.pop(name), np.float32) for name in _SHOWN))
-    table = _names(setting, index)
+    table = _names(measurement, index)
     for name in batch[0].more:
         values = [one.more[name] for one in batch]
         kind = {"id": object, "delta": np.float64}.get(name, np.int64)
         table[name] = np.array(values, kind)
     table |= {name: np.asarray(value)[:real] for name, value in figures.items()}
-    table |= _neighbourhoods(setting, index, **features)
-    table |= _means(setting.protocol, points)
-    return table, _long(setting, index, points)
+    table |= _neighbourhoods(measurement, index, **features)
+    table |= _means(measurement.protocol, points)
+    return table, _long(measurement, index, points)
 
 
 _SHOWN = ("source", "adversarial", "adversarial_uint8")
@@ -111,44 +111,46 @@ def _images(net: Network, images: Any, index: np.ndarray, name: str) -> np.ndarr
     return np.stack(chosen)
 
 
-def _names(setting: Setting, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Which pair it is: ids and classes as text, empty where there is none."""
-    bank, subjects = setting.bank, setting.subjects
+def _names(measurement: Measurement, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the pairs' ids and classes as text, empty where there is none."""
+    bank, bank_rows = measurement.bank, measurement.bank_rows
 
     def name(names: Sequence[str], numbers: np.ndarray) -> np.ndarray:
         return np.array(["" if i < 0 else names[i] for i in numbers[index].tolist()], object)
 
     return {
         "pair": index,
-        "source_id": name(bank.ids, subjects.source_row),
-        "guide_id": name(bank.ids, subjects.guide_row),
-        "source_class": name(bank.classes, subjects.source_class),
-        "guide_class": name(bank.classes, subjects.guide_class),
+        "source_id": name(bank.ids, bank_rows.source_row),
+        "guide_id": name(bank.ids, bank_rows.guide_row),
+        "source_class": name(bank.classes, bank_rows.source_class),
+        "guide_class": name(bank.classes, bank_rows.guide_class),
     }
 
 
-def _spreads(setting: Setting, index: np.ndarray) -> Float[np.ndarray, "2 b"]:
-    """Mean nearest distance in the guides' classes, mean pairwise distance in the sources'."""
+def _spreads(measurement: Measurement, index: np.ndarray) -> Float[np.ndarray, "2 b"]:
+    """Return mean nearest distances in the guides' classes, mean pairwise ones in the sources'."""
     spread = np.full((2, len(index)), np.nan, np.float32)
     for place, i in enumerate(index):
-        spread[0, place] = setting.of_class(int(setting.subjects.guide_class[i])).mean_nearest
-        if (label := int(setting.subjects.source_class[i])) >= 0:
-            spread[1, place] = setting.of_class(label).mean_pairwise
+        spread[0, place] = measurement.of_class(
+            int(measurement.bank_rows.guide_class[i])
+        ).mean_nearest
+        if (label := int(measurement.bank_rows.source_class[i])) >= 0:
+            spread[1, place] = measurement.of_class(label).mean_pairwise
     return spread
 
 
 def _neighbourhoods(
-    setting: Setting, index: np.ndarray, guide: np.ndarray, adversarial: np.ndarray
+    measurement: Measurement, index: np.ndarray, guide: np.ndarray, adversarial: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Common neighbours and ranks in the guides' classes, class by class."""
-    subjects, bank = setting.subjects, setting.bank
-    found = {name: np.full(len(index), np.nan) for name in metrics.Neighbourhood._fields}
-    for label, mine, filled in _by_class(subjects.guide_class[index]):
-        b, rows, own = len(filled), bank.rows(label), subjects.own(index[filled])
+    """Return common neighbours and ranks in the guides' classes, class by class."""
+    bank_rows, bank = measurement.bank_rows, measurement.bank
+    figures = {name: np.full(len(index), np.nan) for name in metrics.Neighbourhood._fields}
+    for label, mine, filled in _by_class(bank_rows.guide_class[index]):
+        b, rows, own = len(filled), bank.rows(label), bank_rows.own(index[filled])
         near = metrics.knn_blocks(
             np.concatenate([adversarial[filled], guide[filled]]),
-            setting.features,
-            setting.protocol.neighbours,
+            measurement.features,
+            measurement.protocol.neighbours,
             rows=rows,
             exclude=np.concatenate([own, own]),
         )
@@ -164,26 +166,26 @@ def _neighbourhoods(
         # Their rows within the class; images of other classes have none.
         places = np.searchsorted(rows, own).clip(max=len(rows) - 1)
         places = np.where(rows[places] == own, places, -1)
-        scores = setting.of_class(label).scores
+        scores = measurement.of_class(label).scores
         compared = metrics.compare_neighbours(of_a, of_g, scores, places)
         for name, value in compared._asdict().items():
-            found[name][mine] = np.asarray(value)[: len(mine)]
-    return found | {"common": found["common"].astype(np.int32)}
+            figures[name][mine] = np.asarray(value)[: len(mine)]
+    return figures | {"common": figures["common"].astype(np.int32)}
 
 
 def _by_class(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Each class, the places of its pairs, and these filled up so that classes share programs."""
+    """Yield each class, the places of its pairs, and these filled up to share programs."""
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
         yield int(label), mine, np.resize(mine, power_of_two(len(mine)))
 
 
 def _manifold(
-    setting: Setting, index: np.ndarray, guide: np.ndarray, adversarial: np.ndarray
+    measurement: Measurement, index: np.ndarray, guide: np.ndarray, adversarial: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Both figures of section 4.2 [b, 1 + near + far], the adversarial first; neighbours' rows."""
-    protocol = setting.protocol
-    nearest = _nearest(setting, index, guide)
+    """Return both figures of section 4.2 [b, 1 + near + far], the adversarial first, and rows."""
+    protocol = measurement.protocol
+    nearest = _nearest(measurement, index, guide)
     key = jax.random.key(protocol.seed)
     # Seeded by the pair's place, as the engine's starting points: batches do not matter.
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))
@@ -192,38 +194,38 @@ def _manifold(
     )
     rows = np.concatenate([np.asarray(part) for part in sets], 1)
     # The points, their centred copies and residuals: some five times the rows themselves.
-    each = 5 * 4 * setting.features.shape[1] * (rows.shape[1] + 2)
+    each = 5 * 4 * measurement.features.shape[1] * (rows.shape[1] + 2)
     chunk = max(1, min(len(index), MEMORY // each))
-    found = []
+    chunks = []
     for start in range(0, len(index), chunk):
         part = np.minimum(np.arange(start, start + chunk), len(index) - 1)
-        reference, others = np.split(setting.features[rows[part]], [protocol.reference], 1)
+        reference, others = np.split(measurement.features[rows[part]], [protocol.reference], 1)
         points = np.concatenate([adversarial[part][:, None], others], 1)
-        found.append(_inliers(reference, points, guide[part], protocol.components))
-    delta_l, omega = (np.concatenate(parts)[: len(index)] for parts in zip(*found, strict=True))
+        chunks.append(_inliers(reference, points, guide[part], protocol.components))
+    delta_l, omega = (np.concatenate(parts)[: len(index)] for parts in zip(*chunks, strict=True))
     return {"delta_l": delta_l, "omega": omega, "row": rows[:, protocol.reference :]}
 
 
-def _nearest(setting: Setting, index: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """The guides' neighbours by cosine distance, in the bank or in their classes."""
-    protocol, subjects = setting.protocol, setting.subjects
+def _nearest(measurement: Measurement, index: np.ndarray, guide: np.ndarray) -> np.ndarray:
+    """Return the guides' neighbours by cosine distance, in the bank or in their classes."""
+    protocol, bank_rows = measurement.protocol, measurement.bank_rows
     nearest = np.zeros((len(index), protocol.far[1]), np.int32)
     everywhere = protocol.within == "bank"
-    labels = np.zeros_like(index) if everywhere else subjects.guide_class[index]
+    labels = np.zeros_like(index) if everywhere else bank_rows.guide_class[index]
     for label, mine, filled in _by_class(labels):
         nearest[mine] = metrics.knn_blocks(
             guide[filled],
-            setting.features,
+            measurement.features,
             protocol.far[1],
             metric="cosine",
-            rows=None if everywhere else setting.bank.rows(label),
-            exclude=subjects.own(index[filled]),
+            rows=None if everywhere else measurement.bank.rows(label),
+            exclude=bank_rows.own(index[filled]),
         ).indices[: len(mine)]
     return nearest
 
 
 def _means(protocol: Protocol, points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The adversarial's own figures, and the means of its near and far neighbours'."""
+    """Return the adversarials' own figures, and the means of their near and far neighbours'."""
     table = {}
     near = 1 + protocol.near - protocol.reference
     for name in ("delta_l", "omega"):
@@ -237,12 +239,12 @@ def _means(protocol: Protocol, points: dict[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _long(
-    setting: Setting, index: np.ndarray, points: dict[str, np.ndarray]
+    measurement: Measurement, index: np.ndarray, points: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """A row for each near and far neighbour of each pair."""
+    """Return a row for each near and far neighbour of each pair."""
     b, others = points["row"].shape
-    near = setting.protocol.near - setting.protocol.reference
-    ids = [setting.bank.ids[row] for row in points["row"].reshape(-1).tolist()]
+    near = measurement.protocol.near - measurement.protocol.reference
+    ids = [measurement.bank.ids[row] for row in points["row"].reshape(-1).tolist()]
     return {
         "pair": np.repeat(index, others),
         "set": np.tile(np.array(["near"] * near + ["far"] * (others - near), object), b),
@@ -253,7 +255,7 @@ def _long(
 
 
 class Distances(NamedTuple):
-    """The three ratios of section 4.1, and what they are made of."""
+    """The three ratios of section 4.1, and the distances they are made of."""
 
     initial_distance: Float[Array, "b"]  # of source and guide
     distance: Float[Array, "b"]  # of adversarial and guide
@@ -280,7 +282,7 @@ def _distances(source, guide, adversarial, adversarial_uint8, spreads) -> Distan
 
 @functools.partial(jax.jit, static_argnums=3)
 def _inliers(reference, points, guide, components: int) -> tuple[Array, Array]:
-    """L(x) - L(g) and Omega(x, g) of points beside their guides (section 4.2)."""
+    """Return L(x) - L(g) and Omega(x, g) of points beside their guides (section 4.2)."""
     model = metrics.fit_ppca(reference, components)
     return (
         metrics.delta_log_likelihood(model, points, guide),
@@ -310,7 +312,7 @@ def _labels(source, guide, adversarial, adversarial_uint8) -> dict[str, Array]:
 
 @jax.jit
 def _visibility(source, adversarial, adversarial_uint8):
-    """Image quality, before and after rounding."""
+    """Return image quality, before and after rounding."""
     table = {}
     for suffix, image in (("", adversarial), ("_uint8", adversarial_uint8)):
         for measure in (metrics.max_change, metrics.mean_change, metrics.psnr, metrics.ssim):

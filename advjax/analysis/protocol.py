@@ -9,7 +9,7 @@ from advjax.metrics.manifold import COMPONENTS
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """The numbers of the paper's analysis; those of section 4 unless said.
+    """The numbers of the paper's analysis; the defaults are those of section 4.
 
     Attributes:
         neighbours: K of the intersection of neighbours and of the rank r_K.

@@ -1,41 +1,27 @@
-"""Charts as SVG text: no library, no resource from elsewhere, colours by the page's style sheet.
+"""Charts as SVG: no library, no resource from elsewhere, colours by the page's style sheet.
 
 Elements carry classes (`bar`, `band`, `line`, `mark`, `axis`, `grid`), so that one chart serves a
 light and a dark page. Every chart has a sentence for those who do not see it.
+Charts are `Markup`: text from a run is escaped here.
 """
 
-import html
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from markupsafe import Markup, escape
 
-MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
+from advjax.display import number
+
 WIDTH, HEIGHT = 420, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 22, 38  # margins around the plot
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure for people: `digits` significant ones, thousands apart, a dash where there is none.
+def ticks(low: float, high: float, maximum: int = 6) -> Float[np.ndarray, "t"]:
+    """Return round numbers that cover [low, high] in steps of 1, 2, 2.5 or 5 times 10^k.
 
-    Example:
-        >>> number(0.12345), number(1234567), number(12.0), number(1.5e-7)
-        ('0.123', '1,234,567', '12', '1.5e-07')
-    """
-    if value is None or math.isnan(value):
-        return DASH
-    if math.isinf(value):
-        return "∞" if value > 0 else f"{MINUS}∞"
-    if abs(value) >= 10**digits or value == int(value):
-        text = f"{value:,.0f}"
-    else:
-        text = f"{value:.{digits}g}"
-    return text.replace("-", MINUS, 1) if value < 0 else text
-
-
-def ticks(low: float, high: float, most: int = 6) -> Float[np.ndarray, "t"]:
-    """Round numbers that cover [low, high]: at most `most` steps of 1, 2, 2.5 or 5 times 10^k.
+    There are at most `maximum` steps.
 
     Example:
         >>> ticks(0.03, 0.94).tolist()
@@ -44,18 +30,18 @@ def ticks(low: float, high: float, most: int = 6) -> Float[np.ndarray, "t"]:
     if not high > low:
         spread = abs(low) / 2 or 0.5
         low, high = low - spread, high + spread
-    rough = (high - low) / most
+    rough = (high - low) / maximum
     power = 10.0 ** math.floor(math.log10(rough))
     for factor in (1, 2, 2.5, 5, 10, 20):
         step = factor * power
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        if last - first <= most:
+        if last - first <= maximum:
             break
     return np.round(np.arange(first, last + 1) * step, 12)
 
 
-def histogram(values: Float[np.ndarray, "n"], label: str) -> str:
-    """A histogram with its median marked.
+def histogram(values: Float[np.ndarray, "n"], label: str) -> Markup:
+    """Draw a histogram with its median marked.
 
     Args:
         values: What is not finite is left out.
@@ -67,7 +53,7 @@ def histogram(values: Float[np.ndarray, "n"], label: str) -> str:
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not values.size:
-        return f'<p class="quiet">{html.escape(label)}: no figures</p>'
+        return Markup('<p class="quiet">{}: no figures</p>').format(label)
     at = ticks(values.min(), values.max())
     # As many bins as the square root of the number of values, between ticks as many as between
     # others, and such that their edges are round.
@@ -102,15 +88,15 @@ def histogram(values: Float[np.ndarray, "n"], label: str) -> str:
         f'<text class="note" x="{x(median) + (-5 if right else 5):.1f}" y="{TOP - 8}" '
         f'text-anchor="{"end" if right else "start"}">median {number(median)}</text>'
     )
-    said = (
+    text = (
         f"Histogram of {label}, {len(values):,} {_pairs(len(values))}: from {number(values.min())} "
         f"to {number(values.max())}, median {number(median)}"
     )
-    return _svg(said, body)
+    return _svg(text, body)
 
 
-def descent(curves: Float[np.ndarray, "n e"], label: str) -> str:
-    """Median, and the band of the middle 80 %, of curves over evaluations 1, 2, ..., e.
+def descent(curves: Float[np.ndarray, "n e"], label: str) -> Markup:
+    """Draw the median, and the band of the middle 80 %, of curves over evaluations 1, 2, ..., e.
 
     Args:
         curves: One row for each pair, without NaN; the logarithmic axis needs values above 0.
@@ -136,8 +122,8 @@ def descent(curves: Float[np.ndarray, "n e"], label: str) -> str:
         return LEFT + value / across[-1] * (WIDTH - LEFT - RIGHT)
 
     def y(value):
-        share = (scale(value) - scale(up[0])) / (scale(up[-1]) - scale(up[0]))
-        return HEIGHT - BOTTOM - np.clip(share, 0, 1) * (HEIGHT - TOP - BOTTOM)
+        fraction = (scale(value) - scale(up[0])) / (scale(up[-1]) - scale(up[0]))
+        return HEIGHT - BOTTOM - np.clip(fraction, 0, 1) * (HEIGHT - TOP - BOTTOM)
 
     def path(values):
         return [f"{x(i + 1):.1f},{y(values[i]):.1f}" for i in shown]
@@ -151,39 +137,39 @@ def descent(curves: Float[np.ndarray, "n e"], label: str) -> str:
         f'<text class="note" x="{WIDTH - RIGHT}" y="{TOP - 8}" text-anchor="end">'
         "median, and the middle 80 % of pairs</text>"
     )
-    said = (
+    text = (
         f"{label} against evaluations, {len(curves):,} {_pairs(len(curves))}: median "
         f"{number(middle[0])} at the first evaluation, {number(middle[-1])} after {count:,}"
     )
-    return _svg(said, body)
+    return _svg(text, body)
 
 
 def _frame(across, names, x, up, heights, y, label) -> list[str]:
-    """Both axes, their labels and horizontal lines of a grid."""
-    found = []
+    """Draw both axes, their labels and the horizontal lines of a grid."""
+    elements = []
     for value, name in zip(up, heights, strict=True):
-        found.append(
+        elements.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" '
             f'y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
             f'<text class="axis" x="{LEFT - 6}" y="{y(value) + 4:.1f}" '
             f'text-anchor="end">{name}</text>'
         )
-    found += [
+    elements += [
         f'<text class="axis" x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 15}" '
         f'text-anchor="middle">{name}</text>'
         for value, name in zip(across, names, strict=True)
     ]
-    found.append(
+    elements.append(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" '
-        f'text-anchor="middle">{html.escape(label)}</text>'
+        f'text-anchor="middle">{escape(label)}</text>'
     )
-    return found
+    return elements
 
 
-def _svg(said: str, body: Sequence[str]) -> str:
-    said = html.escape(said)
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">{"".join(body)}</svg>'
+def _svg(text: str, body: Sequence[str]) -> Markup:
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(text)}">'
+        f"{''.join(body)}</svg>"
     )
 
 

@@ -1,7 +1,6 @@
 """Pairs as cards with their pictures, which are in the page as text."""
 
 import base64
-import html
 import io
 import os
 import re
@@ -14,14 +13,11 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from advjax.data.images import Preprocessing, decode_image
+from advjax.display import SMALL, TIMES, difference, magnification, number, squeeze_grey
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
-from advjax.report.charts import number
 from advjax.runs.images import Reader
 from advjax.runs.reading import RunData
-from advjax.sheet import magnification
-
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 Rows = Mapping[str, Any]
 """Columns of a run as NumPy arrays; a figure that is null is NaN, a label -1."""
@@ -37,10 +33,8 @@ class Pictures:
         self.unreadable: list[str] = []
 
     def add(self, image: UInt8[np.ndarray, "h w c"], quality: int = 82) -> int:
-        """The picture's number."""
-        picture = Image.fromarray(
-            np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image)
-        )
+        """Return the picture's number."""
+        picture = Image.fromarray(np.ascontiguousarray(squeeze_grey(image)))
         stream = io.BytesIO()
         if self.exact(image.shape):
             picture.save(stream, "PNG")
@@ -52,11 +46,11 @@ class Pictures:
 
     @staticmethod
     def exact(shape: Sequence[int]) -> bool:
-        """Whether pictures of this size are kept as they are."""
-        return max(shape[:2]) <= 64
+        """Return True if pictures of this size are kept as they are."""
+        return max(shape[:2]) <= SMALL
 
     def read(self, reader: Reader, name: str) -> tuple[np.ndarray | None, int | None]:
-        """A source or guide, and its picture's number; None where it cannot be read."""
+        """Return a source or guide and its picture's number, or None where it cannot be read."""
         key = (name, True)
         try:
             image = reader(name)
@@ -69,15 +63,14 @@ class Pictures:
             self.numbers[key] = self.add(image)
         return image, self.numbers[key]
 
-    def written(self) -> Iterator[str]:
-        """Inert elements that hold the pictures as text."""
-        for place, content in enumerate(self.contents):
-            text = base64.b64encode(content).decode()
-            yield f'<script type="text/plain" id="i{place}">{text}</script>\n'
+    def encoded(self) -> Iterator[str]:
+        """Yield the pictures in base64, in the order of their numbers."""
+        for content in self.contents:
+            yield base64.b64encode(content).decode()
 
-    def kind(self, place: int) -> str:
-        """The media type."""
-        return "image/png" if self.contents[place].startswith(b"\x89PNG") else "image/jpeg"
+    def media_type(self, image: int) -> str:
+        """Return the media type of a picture."""
+        return "image/png" if self.contents[image].startswith(b"\x89PNG") else "image/jpeg"
 
 
 def cards(
@@ -87,16 +80,16 @@ def cards(
     store: Pictures,
     root: str | os.PathLike[str] | None,
     mixed: bool,
-) -> Iterator[str]:
-    """One `<article>` for each chosen row, in their order; their pictures go into `store`.
+) -> Iterator[dict[str, Any]]:
+    """Yield what `page.html` shows of each chosen row, in their order.
 
     Args:
         data: The run.
         rows: Its columns.
         chosen: Places in `rows`.
-        store: Takes the pictures.
+        store: The pictures; those of the chosen rows are added.
         root: What image paths are relative to; as the run had it when None.
-        mixed: Say each pair's layer and delta.
+        mixed: Show each pair's layer and delta.
     """
     settings = data.settings
     shape = tuple(settings["input_shape"])
@@ -116,19 +109,18 @@ def cards(
         columns=["index", "adversarial_png"], filter=wanted, batch_size=64
     )
     for batch in scan:
-        for found in batch.to_pylist():
-            row = chosen[place_of[found["index"]]]
+        for record in batch.to_pylist():
+            row = chosen[place_of[record["index"]]]
             adversarial = decode_image(
-                found["adversarial_png"], f"adversarial {found['index']}", shape[-1]
+                record["adversarial_png"], f"adversarial {record['index']}", shape[-1]
             )
             source, source_place = store.read(reader, rows["source"][row])
             _, guide_place = store.read(reader, rows["guide"][row])
             change = None
             if source is not None:
                 factor = magnification(rows["delta"][row])
-                change = np.clip(127.5 + factor * (adversarial.astype(float) - source), 0, 255)
-                change = store.add(np.rint(change).astype(np.uint8), 65)
-            pictures[found["index"]] = [source_place, guide_place, store.add(adversarial), change]
+                change = store.add(difference(adversarial, source, factor), 65)
+            pictures[record["index"]] = [source_place, guide_place, store.add(adversarial), change]
     for row in chosen:
         yield _card(data.classes, rows, row, pictures[int(rows["index"][row])], store, mixed)
 
@@ -140,7 +132,7 @@ def _card(
     pictures: Sequence[int | None],
     store: Pictures,
     mixed: bool,
-) -> str:
+) -> dict[str, Any]:
     def value(name: str) -> Any:
         return rows[name][row]
 
@@ -149,66 +141,62 @@ def _card(
             return ""
         return classes[number] if classes and number < len(classes) else f"class {number}"
 
-    ends = [value(f"{who}_label") for who in ("source", "guide", "adversarial_uint8")]
-    taken = ends[2] >= 0 and ends[2] == ends[1]
-    whose = ""
-    if ends[2] >= 0:
-        whose = "is-guide" if taken else "is-source" if ends[2] == ends[0] else ""
-    said = {"is-guide": "the guide's label", "is-source": "still the source's", "": ""}[whose]
-    if ends[2] >= 0 and not whose:
-        said = "another label"
-    parts = [
-        ("s", "Source", label(ends[0]), _file(value("source"))),
-        ("g", "Guide", label(ends[1]), _file(value("guide"))),
-        ("a", "Adversarial", label(ends[2]), said),
-        ("d", f"Difference {TIMES} {magnification(value('delta'))}", "", ""),
+    source, guide, adversarial = (
+        value(f"{name}_label") for name in ("source", "guide", "adversarial_uint8")
+    )
+    taken = adversarial >= 0 and adversarial == guide
+    colour, note = "", "another label"
+    if adversarial < 0:
+        note = ""
+    elif taken:
+        colour, note = "is-guide", "the guide's label"
+    elif adversarial == source:
+        colour, note = "is-source", "still the source's"
+    captions = [
+        ("s", "Source", label(source), "", _file_name(value("source"))),
+        ("g", "Guide", label(guide), "", _file_name(value("guide"))),
+        ("a", "Adversarial", label(adversarial), colour, note),
+        ("d", f"Difference {TIMES} {magnification(value('delta'))}", "", "", ""),
     ]
-    figures = []
-    for (kind, name, what, note), place in zip(parts, pictures, strict=True):
-        alt = f"{name}{': ' + what if what else ''}"
-        if place is None:
-            inner = '<span class="missing">not found</span>'
-        else:
-            inner = (
-                f'<img alt="{html.escape(alt)}" decoding="async" data-image="i{place}" '
-                f'data-kind="{store.kind(place)}">'
-            )
-        strong = (
-            f'<span class="{whose}">{html.escape(what)}</span>'
-            if kind == "a"
-            else html.escape(what)
-        )
-        note = html.escape(note).replace("_", "_<wbr>")  # long names of files break there
-        lines = "<br>".join(filter(None, (strong if what else "", note)))
-        figures.append(
-            f'<figure class="{kind}"><span class="frame">{inner}</span>'
-            f"<figcaption><b>{name}</b>{lines}</figcaption></figure>"
-        )
     numbers = [
         f"distance {number(value('initial_distance'))} → {number(value('distance'))}",
         f"{number(value('evaluations'))} evaluations",
         f"mean change {number(value('mean_change'))}",
     ]
     if mixed:
-        numbers.append(f"{html.escape(value('layer'))}, δ {number(value('delta'))}")
+        numbers.append(f"{value('layer')}, δ {number(value('delta'))}")
 
     def plain(name: str) -> str:
         return repr(float(value(name))) if np.isfinite(value(name)) else ""
 
-    return (
-        f'<article data-index="{value("index")}" data-ratio="{plain("ratio")}" '
-        f'data-distance="{plain("distance")}" data-change="{plain("mean_change")}" '
-        f'data-taken="{int(taken)}"><header><span class="ratio">{_fixed(value("ratio"))}</span>'
-        f"<h3>{html.escape(value('id'))}</h3></header>"
-        f'<p class="figures">{" · ".join(numbers)}</p>'
-        f'<div class="pictures">{"".join(figures)}</div></article>\n'
-    )
+    return {
+        "index": value("index"),
+        "id": value("id"),
+        "ratio": plain("ratio"),
+        "distance": plain("distance"),
+        "change": plain("mean_change"),
+        "taken": int(taken),
+        "shown_ratio": _fixed(value("ratio")),
+        "numbers": " · ".join(numbers),
+        "pictures": [
+            {
+                "kind": kind,
+                "name": name,
+                "label": text,
+                "colour": colour,
+                "note": note,
+                "image": image,
+                "media_type": None if image is None else store.media_type(image),
+            }
+            for (kind, name, text, colour, note), image in zip(captions, pictures, strict=True)
+        ],
+    }
 
 
 def _fixed(ratio: float) -> str:
-    """With three decimals, so that ratios compare at a glance."""
+    """Return a ratio with three decimals, so that ratios compare at a glance."""
     return f"{ratio:.3f}" if ratio >= 0.01 else number(ratio)
 
 
-def _file(name: str) -> str:
+def _file_name(name: str) -> str:
     return re.split(r"[/#]", name)[-1]

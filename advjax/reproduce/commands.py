@@ -17,7 +17,7 @@ class Reproduce(Settings):
 
     def run(self) -> int:
         """Does it, and gives the exit status."""
-        from advjax.reproduce.lab import Interrupted
+        from advjax.reproduce.experiments import Interrupted
         from advjax.reproduce.targets import reproduce
 
         try:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advjax.errors import AdvjaxError
-from advjax.reproduce.lab import Cell, Lab, failure_pools
-from advjax.reproduce.settings import Subject
+from advjax.reproduce.experiments import Experiment, Experiments, failure_pools
+from advjax.reproduce.output import Made, columns, headed
+from advjax.reproduce.settings import TrainedNetwork
 from advjax.reproduce.style import CYCLE, MARKERS, PAGE, panels
 from advjax.reproduce.table_s2 import HEADINGS, LABELS, labels
-from advjax.reproduce.tables import Made, columns, headed
 
 WANTED = (
     "failures is not given; name the networks as NETWORK=WEIGHTS=FOLDER: lenet with MNIST, "
@@ -16,41 +16,41 @@ WANTED = (
 )
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """feature-opt at each network's last layer, of Flickr Style also at its output."""
-    subjects = failure_pools(lab.settings)
-    if not subjects:
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return feature-opt at each network's last layer, of Flickr Style also at its output."""
+    models = failure_pools(experiments.settings)
+    if not models:
         raise AdvjaxError(WANTED)
     return [
-        Cell(subject, "feature-opt", layer, delta, pool)
-        for subject, pool in subjects
-        for layer in layers(lab, subject)
-        for delta in lab.settings.failure_deltas
+        Experiment(model, "feature-opt", layer, delta, pool)
+        for model, pool in models
+        for layer in layers(experiments, model)
+        for delta in experiments.settings.failure_deltas
     ]
 
 
-def layers(lab: Lab, subject: Subject) -> tuple[str, ...]:
-    """Where a network is attacked."""
-    if subject.network == "flickr_style":
+def layers(experiments: Experiments, model: TrainedNetwork) -> tuple[str, ...]:
+    """Return the layers at which a network is attacked."""
+    if model.network == "flickr_style":
         return ("fc7", "fc8_flickr")
-    return lab.net(subject).check_layers(None)
+    return experiments.net(model).check_layers(None)
 
 
-def make(lab: Lab) -> Made:
-    """A row for each network, layer and delta."""
+def make(experiments: Experiments) -> Made:
+    """Make a row for each network, layer and delta."""
     rows = []
-    for cell in cells(lab):
-        found = lab.column(cell, "ratio", "mean_change", "psnr", *LABELS)
+    for experiment in needs(experiments):
+        results = experiments.column(experiment, "ratio", "mean_change", "psnr", *LABELS)
         rows.append(
             {
-                "network": cell.subject.name,
-                "layer": cell.layer,
-                "delta": cell.delta,
-                "pairs": len(found["ratio"]),
-                "ratio": float(found["ratio"].mean()),
-                **labels(found),
-                "mean_change": float(found["mean_change"].mean()),
-                "psnr": float(found["psnr"].mean()),
+                "network": experiment.model.name,
+                "layer": experiment.layer,
+                "delta": experiment.delta,
+                "pairs": len(results["ratio"]),
+                "ratio": float(results["ratio"].mean()),
+                **labels(results),
+                "mean_change": float(results["mean_change"].mean()),
+                "psnr": float(results["psnr"].mean()),
             }
         )
     words = "The paper reports these as failures; its own numbers are not among those kept here."
@@ -58,7 +58,7 @@ def make(lab: Lab) -> Made:
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Ratio, and the share that takes the guide's label, against delta."""
+    """Draw the ratio, and the percentage that takes the guide's label, against delta."""
     drawn, axes = panels(1, 2, PAGE, 2.3, sharex=True)
     lines = list(dict.fromkeys((row["network"], row["layer"]) for row in rows))
     for i, line in enumerate(lines):

@@ -1,51 +1,54 @@
-"""Figure 1: sources, guides, adversarials of several layers, and what has been changed."""
+"""Figure 1: sources, guides, adversarials of several layers, and their differences."""
 
 from typing import Any
 
-import numpy as np
-
-from advjax.reproduce.lab import Cell, Lab
+from advjax.display import TIMES, difference, magnification
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns
 from advjax.reproduce.style import gallery
-from advjax.reproduce.tables import Made, columns
-from advjax.sheet import TIMES, magnification
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """feature-opt at all layers but the first, deep to shallow."""
-    subject, s = lab.settings.subject, lab.settings
-    layers = lab.layers(subject)
-    return [Cell(subject, "feature-opt", each, s.delta) for each in (layers[1:] or layers)[::-1]]
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return feature-opt at all layers but the first, deep to shallow."""
+    model, s = experiments.settings.model, experiments.settings
+    layers = experiments.layers(model)
+    return [
+        Experiment(model, "feature-opt", each, s.delta) for each in (layers[1:] or layers)[::-1]
+    ]
 
 
-def make(lab: Lab) -> Made:
-    """The first pairs as pictures, and their figures."""
-    s, chosen = lab.settings, cells(lab)
-    pairs, count = lab.pairs(chosen[0].pool), min(s.rows, s.pairs)
-    made = {cell: {a.index: a for a in lab.adversarials(cell, count)} for cell in chosen}
+def make(experiments: Experiments) -> Made:
+    """Show the first pairs as pictures, with their figures."""
+    s, chosen = experiments.settings, needs(experiments)
+    pairs, count = experiments.pairs(chosen[0].pool), min(s.rows, s.pairs)
+    made = {
+        experiment: {a.index: a for a in experiments.adversarials(experiment, count)}
+        for experiment in chosen
+    }
     k = magnification(s.delta)
     pictures, captions, rows = [], [], []
     for i in range(count):
-        source = lab.image(chosen[0], pairs.sources[i])
-        shown: list[Any] = [source, lab.image(chosen[0], pairs.guides[i])]
+        source = experiments.image(chosen[0], pairs.sources[i])
+        shown: list[Any] = [source, experiments.image(chosen[0], pairs.guides[i])]
         below: list[str] = ["", ""]
-        for cell in chosen:
-            found = lab.column(cell, "ratio", "max_change", "ssim")
-            here = found["index"] == i
-            if i not in made[cell]:
+        for experiment in chosen:
+            results = experiments.column(experiment, "ratio", "max_change", "ssim")
+            here = results["index"] == i
+            if i not in made[experiment]:
                 shown += [None, None]
                 below += ["", ""]
                 continue
-            rounded = made[cell][i].adversarial_uint8
-            shown += [rounded, 127.5 + k * (rounded.astype(np.float32) - source)]
-            ratio, ssim = float(found["ratio"][here][0]), float(found["ssim"][here][0])
+            rounded = made[experiment][i].adversarial_uint8
+            shown += [rounded, difference(rounded, source, k)]
+            ratio, ssim = float(results["ratio"][here][0]), float(results["ssim"][here][0])
             below += [f"ratio {ratio:.2f}", ""]
-            rows.append({"pair": i, "layer": cell.layer, "ratio": ratio, "ssim": ssim})
+            rows.append({"pair": i, "layer": experiment.layer, "ratio": ratio, "ssim": ssim})
             rows[-1] |= {"source": pairs.sources[i], "guide": pairs.guides[i]}
         pictures.append(shown)
         captions.append(below)
     names = ["source", "guide"]
-    for cell in chosen:
-        names += [cell.layer, f"difference {TIMES} {k}"]
+    for experiment in chosen:
+        names += [experiment.layer, f"difference {TIMES} {k}"]
     beside = [{n: row[n] for n in ("pair", "layer", "ratio", "ssim")} for row in rows]
     return Made(
         {"": columns(rows)},

@@ -1,4 +1,4 @@
-"""Figure 2: what one sees of a source, a guide and an adversarial from deeper and deeper layers.
+"""Figure 2: inversions of source, guide and adversarial from deeper and deeper layers.
 
 Inversion as Mahendran and Vedaldi (2015) do it, `advjax.invert`. An adversarial's deep layers are
 to look like the guide's, while its pixels are the source's.
@@ -17,39 +17,39 @@ import advjax
 from advjax import solvers
 from advjax.files import atomic_path
 from advjax.networks.identity import network_key
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, headed
 from advjax.reproduce.style import gallery
-from advjax.reproduce.tables import Made, columns, headed
 
 NAMES = ("source", "guide", "adversarial")
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """feature-opt at the last layer."""
-    subject, s = lab.settings.subject, lab.settings
-    return [Cell(subject, "feature-opt", lab.layers(subject)[-1], s.delta)]
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return feature-opt at the last layer."""
+    model, s = experiments.settings.model, experiments.settings
+    return [Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta)]
 
 
-def make(lab: Lab) -> Made:
-    """Inversions of the first pairs from all layers but the first."""
-    (cell,) = cells(lab)
-    s, pairs = lab.settings, lab.pairs(cell.pool)
-    layers = lab.layers(cell.subject)[1:] or lab.layers(cell.subject)
+def make(experiments: Experiments) -> Made:
+    """Invert the first pairs from all layers but the first."""
+    (experiment,) = needs(experiments)
+    s, pairs = experiments.settings, experiments.pairs(experiment.pool)
+    layers = experiments.layers(experiment.model)[1:] or experiments.layers(experiment.model)
     pictures, captions, rows = [], [], []
-    for made in sorted(lab.adversarials(cell, s.inverted)):
+    for made in sorted(experiments.adversarials(experiment, s.inverted)):
         i = made.index
         images = np.stack(
             [
-                lab.image(cell, pairs.sources[i]),
-                lab.image(cell, pairs.guides[i]),
+                experiments.image(experiment, pairs.sources[i]),
+                experiments.image(experiment, pairs.guides[i]),
                 made.adversarial_uint8,
             ]
         )
-        found = {layer: inverted(lab, cell, images, layer) for layer in layers}
+        inversions = {layer: inverted(experiments, experiment, images, layer) for layer in layers}
         for k, name in enumerate(NAMES):
-            pictures.append([images[k], *(found[layer][0][k] for layer in layers)])
+            pictures.append([images[k], *(inversions[layer][0][k] for layer in layers)])
             captions.append([name, *("" for _ in layers)])
-        for layer, (seen, loss) in found.items():
+        for layer, (seen, loss) in inversions.items():
             rows.append(
                 {
                     "pair": i,
@@ -62,15 +62,17 @@ def make(lab: Lab) -> Made:
     return Made(
         {"": columns(rows)},
         headed(rows, {name: name.replace("_", " ") for name in rows[0]}),
-        gallery(pictures, ("image", *layers), captions, most=1.4),
+        gallery(pictures, ("image", *layers), captions, width=1.4),
         "like: correlation of the adversarial's inversion with that of the source, of the guide. "
         "The paper shows pictures, without numbers.",
     )
 
 
-def inverted(lab: Lab, cell: Cell, images: np.ndarray, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (uint8) from the activations of images, and their losses; kept in OUT/inversions."""
-    s, net = lab.settings, lab.net(cell.subject)
+def inverted(
+    experiments: Experiments, experiment: Experiment, images: np.ndarray, layer: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return inversions (uint8) of images and their losses; they are kept in OUT/inversions."""
+    s, net = experiments.settings, experiments.net(experiment.model)
     settings = [network_key(net), layer, s.solver, s.invert_evaluations, s.seed, s.precision]
     digest = hashlib.sha256(json.dumps(settings).encode() + images.tobytes()).hexdigest()[:16]
     path = Path(s.out, "inversions", f"{layer.replace('/', '-')}-{digest}.safetensors")
@@ -92,5 +94,5 @@ def inverted(lab: Lab, cell: Cell, images: np.ndarray, layer: str) -> tuple[np.n
 
 
 def _likeness(a: Any, b: Any) -> float:
-    """Pearson's correlation of two images' pixels."""
+    """Return Pearson's correlation of two images' pixels."""
     return float(np.corrcoef(np.ravel(a).astype(float), np.ravel(b).astype(float))[0, 1])

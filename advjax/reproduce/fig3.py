@@ -1,12 +1,13 @@
-"""Figure 3: how close adversarials are to their guides, and how far from their sources."""
+"""Figure 3: distances of adversarials to their guides and to their sources."""
 
 from typing import Any
 
 from advjax.analysis import Analysis
+from advjax.display import mean, median
 from advjax.reproduce import published
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made
 from advjax.reproduce.style import BLUE, GREEN, PAGE, RED, histogram, panels
-from advjax.reproduce.tables import Made, mean, median
 
 RATIOS = {
     "ratio": "d(a, g) / d(s, g)",
@@ -15,39 +16,39 @@ RATIOS = {
 }
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """feature-opt at the last layer."""
-    subject, s = lab.settings.subject, lab.settings
-    return [Cell(subject, "feature-opt", lab.layers(subject)[-1], s.delta)]
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return feature-opt at the last layer."""
+    model, s = experiments.settings.model, experiments.settings
+    return [Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta)]
 
 
-def make(lab: Lab) -> Made:
-    """The three ratios of each pair, and their histograms."""
-    (cell,) = cells(lab)
-    found = lab.measured(cell)
-    table = found.table
-    paper = published.RATIO.get(cell.layer) if cell.published else None
+def make(experiments: Experiments) -> Made:
+    """Make the three ratios of each pair, and their histograms."""
+    (experiment,) = needs(experiments)
+    analysis = experiments.measured(experiment)
+    table = analysis.table
+    paper = published.RATIO.get(experiment.layer) if experiment.published else None
     rows = []
     for name, what in RATIOS.items():
         rows.append(
             {
                 "ratio": what,
-                "layer": cell.layer,
+                "layer": experiment.layer,
                 "mean": mean(table[name]),
                 "median": median(table[name]),
                 "paper, mean": paper if name == "ratio" else None,
             }
         )
     kept = ("pair", "source_id", "guide_id", "source_class", "guide_class", *RATIOS)
-    return Made({"": {name: table[name] for name in kept}}, rows, figure(found))
+    return Made({"": {name: table[name] for name in kept}}, rows, figure(analysis))
 
 
-def figure(found: Analysis) -> Any:
-    """Three histograms."""
+def figure(analysis: Analysis) -> Any:
+    """Draw three histograms."""
     drawn, axes = panels(1, 3, PAGE, 1.9, sharey=True)
     for panel, (name, label), colour in zip(
         axes[0], RATIOS.items(), (BLUE, GREEN, RED), strict=True
     ):
-        histogram(panel, found.table[name], label.replace(" / ", " /\n"), colour)
+        histogram(panel, analysis.table[name], label.replace(" / ", " /\n"), colour)
     axes[0, 0].set_ylabel("pairs (%)")
     return drawn

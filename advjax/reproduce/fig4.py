@@ -1,4 +1,4 @@
-"""Figure 4: are adversarials inliers of the manifold around their guides?
+"""Figure 4: adversarials as inliers of the manifold around their guides.
 
 For PPCA of a guide's nearest neighbours: L(x) - L(g) against Omega(x, g), of the adversarials and
 of near and far neighbours, at a convolutional layer and at the last one.
@@ -8,34 +8,35 @@ from typing import Any
 
 import numpy as np
 
-from advjax.reproduce.lab import TRAIN, VALIDATION, Cell, Lab
+from advjax.display import median
+from advjax.reproduce.experiments import TRAIN, VALIDATION, Experiment, Experiments
+from advjax.reproduce.output import Made, columns
 from advjax.reproduce.style import BLUE, GREY, ORANGE, PAGE, RED, panels
-from advjax.reproduce.tables import Made, columns, median
 
 POINTS = {"far": (GREY, "."), "near": (BLUE, "."), "adversarial": (RED, "x")}
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """feature-opt at both layers, with guides of the training images and, if any, of others."""
-    subject, s = lab.settings.subject, lab.settings
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return feature-opt at both layers, with guides of the training images and of others."""
+    model, s = experiments.settings.model, experiments.settings
     pools = [TRAIN] if s.validation is None else [TRAIN, VALIDATION]
-    layers = dict.fromkeys((lab.layers(subject)[-1], lab.inner(subject)))
+    layers = dict.fromkeys((experiments.layers(model)[-1], experiments.inner(model)))
     return [
-        Cell(subject, "feature-opt", layer, s.delta, pool) for layer in layers for pool in pools
+        Experiment(model, "feature-opt", layer, s.delta, pool) for layer in layers for pool in pools
     ]
 
 
-def make(lab: Lab) -> Made:
-    """All points, their medians, and a panel for each layer and kind of guides."""
-    found, beside = {}, []
-    for cell in cells(lab):
-        found[cell.layer, cell.pool] = table = points(lab, cell)
+def make(experiments: Experiments) -> Made:
+    """Make all points, their medians, and a panel for each layer and kind of guides."""
+    tables, beside = {}, []
+    for experiment in needs(experiments):
+        tables[experiment.layer, experiment.pool] = table = points(experiments, experiment)
         for name in reversed(POINTS):
             mine = table["set"] == name
             beside.append(
                 {
-                    "layer": cell.layer,
-                    "guides": cell.pool,
+                    "layer": experiment.layer,
+                    "guides": experiment.pool,
                     "points": name,
                     "number": int(mine.sum()),
                     "median delta L": median(table["delta_l"][mine]),
@@ -46,20 +47,20 @@ def make(lab: Lab) -> Made:
         {"layer": np.full(len(t["pair"]), layer, object)}
         | {"guides": np.full(len(t["pair"]), pool, object)}
         | t
-        for (layer, pool), t in found.items()
+        for (layer, pool), t in tables.items()
     ]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Made(
         {"": whole, "medians": columns(beside)},
         beside,
-        figure(found),
+        figure(tables),
         "The paper shows clouds of points, without numbers.",
     )
 
 
-def points(lab: Lab, cell: Cell) -> dict[str, np.ndarray]:
-    """Every adversarial and every neighbour: pair, set, id, delta_l, omega."""
-    measured = lab.measured(cell)
+def points(experiments: Experiments, experiment: Experiment) -> dict[str, np.ndarray]:
+    """Return every adversarial and every neighbour: pair, set, id, delta_l, omega."""
+    measured = experiments.measured(experiment)
     table, others = measured.table, measured.neighbours
     count = len(table["pair"])
     own = {
@@ -72,10 +73,10 @@ def points(lab: Lab, cell: Cell) -> dict[str, np.ndarray]:
     return {name: np.concatenate([own[name], others[name]]) for name in own}
 
 
-def figure(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
-    """Delta L across, Omega up."""
-    layers = list(dict.fromkeys(layer for layer, _ in found))
-    pools = list(dict.fromkeys(pool for _, pool in found))
+def figure(tables: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
+    """Draw Omega against delta L."""
+    layers = list(dict.fromkeys(layer for layer, _ in tables))
+    pools = list(dict.fromkeys(pool for _, pool in tables))
     drawn, axes = panels(
         len(pools),
         len(layers),
@@ -84,7 +85,7 @@ def figure(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
         sharex="col",
         sharey="col",
     )
-    for (layer, pool), table in found.items():
+    for (layer, pool), table in tables.items():
         panel = axes[pools.index(pool), layers.index(layer)]
         scatter(panel, table)
         panel.set_title(f"{layer}, {pool} guides", loc="left")
@@ -98,7 +99,7 @@ def figure(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
 
 
 def scatter(panel: Any, table: dict[str, np.ndarray], looks: Any = None) -> None:
-    """Points by set; the guide itself would be at (0, 1)."""
+    """Draw the points by set; the guide itself would be at (0, 1)."""
     for name, (colour, marker) in (looks or POINTS).items():
         mine = table["set"] == name
         panel.plot(

@@ -1,4 +1,4 @@
-"""Figure 5: how near the guide one comes within delta, by layer; and the linear hypothesis."""
+"""Figure 5: the distance ratio reached within delta, by layer; and the linear hypothesis."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,70 +6,70 @@ from typing import Any
 import numpy as np
 
 from advjax.reproduce import published
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns
 from advjax.reproduce.style import BLACK, COLUMN, CYCLE, GREY, MARKERS, panels
-from advjax.reproduce.tables import Made, columns
 
 ATTACKS = ("feature-opt", "feature-linear")
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """Each attack at each layer within each delta."""
-    subject = lab.settings.subject
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return each attack at each layer within each delta."""
+    model = experiments.settings.model
     return [
-        Cell(subject, attack, layer, delta)
+        Experiment(model, attack, layer, delta)
         for attack in ATTACKS
-        for layer in lab.layers(subject)[::-1]
-        for delta in lab.settings.deltas
+        for layer in experiments.layers(model)[::-1]
+        for delta in experiments.settings.deltas
     ]
 
 
-def make(lab: Lab) -> Made:
-    """Mean ratios."""
+def make(experiments: Experiments) -> Made:
+    """Make the mean ratios."""
     rows = []
-    for cell in cells(lab):
-        found = lab.column(cell, "ratio", "ratio_uint8", "max_change")
-        ratio = found["ratio"]
+    for experiment in needs(experiments):
+        results = experiments.column(experiment, "ratio", "ratio_uint8", "max_change")
+        ratio = results["ratio"]
         rows.append(
             {
-                "attack": cell.attack,
-                "layer": cell.layer,
-                "delta": cell.delta,
+                "attack": experiment.attack,
+                "layer": experiment.layer,
+                "delta": experiment.delta,
                 "pairs": len(ratio),
                 "ratio": float(ratio.mean()),
                 "ratio_error": standard_error(ratio),
-                "ratio_uint8": float(found["ratio_uint8"].mean()),
-                "paper": paper(cell),
+                "ratio_uint8": float(results["ratio_uint8"].mean()),
+                "paper": paper(experiment),
             }
         )
     return Made({"": columns(rows)}, beside(rows), figure(rows))
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean; None of a single value."""
+    """Return the standard error of the mean; None for a single value."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
 
 
-def paper(cell: Cell) -> float | None:
-    """The published mean ratio, if this is what it is of."""
+def paper(experiment: Experiment) -> float | None:
+    """Return the published mean ratio of this experiment, or None."""
     known = {"feature-opt": published.RATIO, "feature-linear": published.LINEAR_RATIO}
-    return known[cell.attack].get(cell.layer) if cell.published else None
+    return known[experiment.attack].get(experiment.layer) if experiment.published else None
 
 
 def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each attack and layer, a column for each delta."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    """Return a row for each attack and layer, with a column for each delta."""
+    results: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        line = found.setdefault(
+        line = results.setdefault(
             (row["attack"], row["layer"]), {"attack": row["attack"], "layer": row["layer"]}
         )
         line[f"delta {row['delta']:g}"] = row["ratio"]
         line["paper, delta 10"] = line.pop("paper, delta 10", None) or row["paper"]
-    return list(found.values())
+    return list(results.values())
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A line for each layer, dashed and pale for the linear attack."""
+    """Draw a line for each layer, dashed and pale for the linear attack."""
     drawn, axes = panels(1, 1, COLUMN, 2.5)
     axes = axes[0, 0]
     layers = list(dict.fromkeys(row["layer"] for row in rows))

@@ -4,27 +4,30 @@ from typing import Any
 
 import numpy as np
 
+from advjax.display import mean, median
 from advjax.reproduce import fig4
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, percent
 from advjax.reproduce.style import BLUE, GREY, PAGE, RED, panels
-from advjax.reproduce.tables import Made, columns, mean, median, percent
 
 ATTACKS = ("feature-opt", "label-opt")
 LOOKS = {"near": (GREY, "."), "label-opt": (BLUE, "+"), "feature-opt": (RED, "x")}
 KEPT = ("pair", "delta_rank", "rank_adversarial", "common", "delta_l", "omega", "ratio")
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """Both attacks; label-opt is measured at the last layer, too."""
-    subject, s = lab.settings.subject, lab.settings
-    return [Cell(subject, attack, lab.layers(subject)[-1], s.delta) for attack in ATTACKS]
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return both attacks; label-opt is measured at the last layer, too."""
+    model, s = experiments.settings.model, experiments.settings
+    return [Experiment(model, attack, experiments.layers(model)[-1], s.delta) for attack in ATTACKS]
 
 
-def make(lab: Lab) -> Made:
-    """Ranks, likelihoods and angles of each pair under both attacks."""
-    found = {cell.attack: lab.measured(cell) for cell in cells(lab)}
+def make(experiments: Experiments) -> Made:
+    """Make the ranks, likelihoods and angles of each pair under both attacks."""
+    analyses = {
+        experiment.attack: experiments.measured(experiment) for experiment in needs(experiments)
+    }
     rows, parts = [], []
-    for attack, measured in found.items():
+    for attack, measured in analyses.items():
         t = measured.table
         rows.append(
             {
@@ -46,27 +49,27 @@ def make(lab: Lab) -> Made:
     return Made(
         {"": table, "medians": columns(rows)},
         rows,
-        figure(found),
+        figure(analyses),
         "The paper shows histograms and clouds of points, without numbers, but for feature-opt's "
         "median delta r of Table 1.",
     )
 
 
-def figure(found: dict[str, Any]) -> Any:
-    """Histograms of delta r, and the manifold."""
+def figure(analyses: dict[str, Any]) -> Any:
+    """Draw histograms of delta r, and the manifold."""
     drawn, axes = panels(1, 2, PAGE, 2.3)
     left, right = axes[0]
-    ranks = {attack: measured.table["delta_rank"] for attack, measured in found.items()}
+    ranks = {attack: measured.table["delta_rank"] for attack, measured in analyses.items()}
     every = np.concatenate(list(ranks.values()))
     edges = np.linspace(min(-5.0, every.min()), max(5.0, every.max()), 25).tolist()
     for attack, values in ranks.items():
-        share = np.full(len(values), 100 / len(values))
-        left.hist(values, edges, weights=share, color=LOOKS[attack][0], alpha=0.6, label=attack)
+        weights = np.full(len(values), 100 / len(values))
+        left.hist(values, edges, weights=weights, color=LOOKS[attack][0], alpha=0.6, label=attack)
     left.set_xlabel("r(a) - r(g), percentiles")
     left.set_ylabel("pairs (%)")
     left.legend()
     points: dict[str, list[Any]] = {"set": [], "delta_l": [], "omega": []}
-    for attack, measured in found.items():
+    for attack, measured in analyses.items():
         sets = [(attack, measured.table, slice(None))]
         if attack == ATTACKS[0]:
             others = measured.neighbours

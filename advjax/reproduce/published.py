@@ -1,4 +1,4 @@
-"""What Sabour, Cao, Faghri and Fleet publish (ICLR 2016), delta 10.
+"""The numbers that Sabour, Cao, Faghri and Fleet publish (ICLR 2016), delta 10.
 
 These are all that are kept here; where a number is not among them, tables have a dash.
 """

@@ -16,7 +16,7 @@ DRAWN = ("random", "orthonormal")  # weights that nobody has trained
 
 
 class Layers(NamedTuple):
-    """Where a network is looked at."""
+    """The layers at which a network is attacked and measured."""
 
     shown: tuple[str, ...]  # shallow to deep, for Figure 5; the last one is the network's own
     counted: tuple[str, ...]  # for Table 2: those with a ReLU
@@ -44,7 +44,7 @@ LAYERS = {
 }
 
 
-class Subject(NamedTuple):
+class TrainedNetwork(NamedTuple):
     """A network with its weights."""
 
     network: str
@@ -52,36 +52,36 @@ class Subject(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For folders and tables.
+        """Return the name for folders and tables.
 
         Example:
-            >>> Subject("squeezenet", "files/squeezenet_v1.0.caffemodel").name
+            >>> TrainedNetwork("squeezenet", "files/squeezenet_v1.0.caffemodel").name
             'squeezenet-squeezenet_v1.0'
         """
         return self.network if self.weights is None else f"{self.network}-{Path(self.weights).stem}"
 
     @property
     def trained(self) -> bool:
-        """Whether what the paper says of a trained network of this name can be put beside it."""
+        """Return True if the paper's numbers of the network of this name can stand beside it."""
         return self.weights not in DRAWN
 
 
-def subject_of(word: str) -> Subject:
-    """The subject that NAME or NAME=WEIGHTS stands for.
+def trained_network(word: str) -> TrainedNetwork:
+    """Return the network that NAME or NAME=WEIGHTS stands for.
 
     Example:
-        >>> subject_of("caffenet=orthonormal")
-        Subject(network='caffenet', weights='orthonormal')
+        >>> trained_network("caffenet=orthonormal")
+        TrainedNetwork(network='caffenet', weights='orthonormal')
     """
     network, _, weights = word.partition("=")
     if network not in LAYERS:
         raise UnknownName("network", network, LAYERS)
-    return Subject(network, weights or None)
+    return TrainedNetwork(network, weights or None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a reproduction is made of; the defaults are the paper's protocol.
+    """The settings of a reproduction; the defaults are the paper's protocol.
 
     Attributes:
         targets: Names of figures and tables, or 'all'; without any they are listed.
@@ -96,12 +96,12 @@ class Settings:
         validation: Other images in folders of the same names: further guides of fig4.
         sources: A folder, or tfds:NAME:SPLIT, of sources; 'images' when not given.
         networks: Further networks of table1, as NAME or NAME=WEIGHTS.
-        layers: The layers of the figures, shallow to deep; the last one is the one most is said of.
+        layers: The layers of the figures, shallow to deep; most figures are of the last one.
         counted_layers: Where table2 counts active units.
         pairs: How many pairs, drawn from the sources and the guides; each source in turn.
         source_count: How many sources are drawn.
         guide_count: How many guides are drawn, spread over the classes.
-        delta: The most a pixel may change, in levels of 255.
+        delta: The maximum change of a pixel, in levels of 255.
         deltas: Those of fig5.
         solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
         max_evaluations: Evaluations of the network and its gradient, for each pair.
@@ -191,17 +191,17 @@ class Settings:
         _ = self.protocol  # are its numbers possible?
 
     @property
-    def subject(self) -> Subject:
-        """The network that all targets but 'failures' are about."""
-        return Subject(self.network, self.weights)
+    def model(self) -> TrainedNetwork:
+        """Return the network of all targets but 'failures'."""
+        return TrainedNetwork(self.network, self.weights)
 
     @property
     def protocol(self) -> Protocol:
-        """The numbers of the analysis."""
+        """Return the numbers of the analysis."""
         names = ("neighbours", "near", "reference", "far", "components", "within", "seed")
         return Protocol(**{name: getattr(self, name) for name in names})
 
     def evaluations(self, attack: str) -> int:
-        """The solver's budget for an attack."""
+        """Return the solver's budget for an attack."""
         own = {"feature-linear": self.linear_evaluations, "label-opt": self.label_evaluations}
         return own.get(attack) or self.max_evaluations

@@ -1,4 +1,4 @@
-"""How the figures look: the page's column widths, one palette, nothing that is not needed."""
+"""The look of the figures: the page's column widths, one palette, nothing that is not needed."""
 
 import contextlib
 import warnings
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advjax.display import SMALL, squeeze_grey, to_uint8
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito: told apart by colour-blind eyes.
+# Okabe and Ito's palette: distinct to colour-blind eyes.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#777777"
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK)
@@ -21,7 +23,7 @@ COLUMN, PAGE = 3.3, 6.8  # inches
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The figures' own settings, whatever the user's are."""
+    """Set matplotlib's settings for the figures, whatever the user's are."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -53,7 +55,7 @@ def style() -> Iterator[None]:
 
 
 def panels(rows: int, columns: int, width: float, height: float, **more: Any) -> tuple[Any, Any]:
-    """A figure and its axes, always as an array [rows, columns]."""
+    """Return a figure and its axes, always as an array [rows, columns]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -61,7 +63,7 @@ def panels(rows: int, columns: int, width: float, height: float, **more: Any) ->
 
 
 def histogram(axes: "Axes", values: Any, label: str, colour: str = BLUE, bins: int = 20) -> None:
-    """Shares of pairs, from 0 on, the mean marked."""
+    """Draw percentages of pairs, from 0 on, with the mean marked."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     axes.set_xlabel(label)
@@ -75,28 +77,25 @@ def histogram(axes: "Axes", values: Any, label: str, colour: str = BLUE, bins: i
 
 
 def picture(axes: "Axes", image: np.ndarray) -> None:
-    """An image [h, w, 1 or 3] in 0..255, without axes."""
+    """Draw an image [h, w, 1 or 3] in 0..255, without axes."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    small = max(pixels.shape[:2]) <= 64
-    axes.imshow(
-        shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "lanczos"
-    )
+    interpolation = "nearest" if max(image.shape[:2]) <= SMALL else "lanczos"
+    shown = squeeze_grey(to_uint8(image))
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
 
 
 def gallery(
-    pictures: Sequence[Sequence[Any]], names: Sequence[str], captions: Any = (), most: float = PAGE
+    pictures: Sequence[Sequence[Any]], names: Sequence[str], captions: Any = (), width: float = PAGE
 ) -> Any:
-    """Rows of pictures, the columns named above, captions below; a picture is `most` inches wide.
+    """Draw rows of pictures, the columns named above, captions below.
 
-    A picture or a caption may be missing: None, and "".
+    A picture is up to `width` inches wide. A picture or a caption may be missing: None, and "".
     """
     columns = len(names)
-    each = min(most, PAGE / columns)
+    each = min(width, PAGE / columns)
     captioned = any(any(row) for row in captions)
     figure, axes = panels(
         len(pictures), columns, each * columns, len(pictures) * (each + 0.16 * captioned) + 0.2
@@ -115,7 +114,7 @@ def gallery(
 
 
 def save(figure: "Figure", path: Any) -> None:
-    """Writes a PNG file, atomically."""
+    """Write a PNG file, atomically."""
     from advjax.files import atomic_path
 
     with atomic_path(path) as temporary:

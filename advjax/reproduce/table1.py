@@ -1,37 +1,40 @@
-"""Table 1: have adversarial and guide the same neighbours, and is one as central as the other?"""
+"""Table 1: common neighbours of adversarial and guide, and their ranks in the guide's class."""
 
+from advjax.display import mean
 from advjax.reproduce import published
-from advjax.reproduce.lab import Cell, Lab
-from advjax.reproduce.settings import subject_of
-from advjax.reproduce.tables import Made, columns, headed, mean, percent
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, headed, percent
+from advjax.reproduce.settings import trained_network
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """feature-opt at each network's last layer."""
-    s = lab.settings
-    subjects = dict.fromkeys((s.subject, *map(subject_of, s.networks)))
-    return [Cell(subject, "feature-opt", lab.layers(subject)[-1], s.delta) for subject in subjects]
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return feature-opt at each network's last layer."""
+    s = experiments.settings
+    models = dict.fromkeys((s.model, *map(trained_network, s.networks)))
+    return [
+        Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta) for model in models
+    ]
 
 
-def make(lab: Lab) -> Made:
-    """A row for each network."""
-    k, rows = lab.settings.neighbours, []
-    for cell in cells(lab):
-        found = lab.measured(cell)
-        first, same = found.summary["table_1"], paper(cell, k) or (None, None, None)
+def make(experiments: Experiments) -> Made:
+    """Make a row for each network."""
+    k, rows = experiments.settings.neighbours, []
+    for experiment in needs(experiments):
+        analysis = experiments.measured(experiment)
+        first, same = analysis.summary["table_1"], paper(experiment, k) or (None, None, None)
         rows.append(
             {
-                "network": cell.subject.name,
-                "layer": cell.layer,
-                "pairs": len(found),
+                "network": experiment.model.name,
+                "layer": experiment.layer,
+                "pairs": len(analysis),
                 "all_common": first["all_common"],
                 "paper_all": same[0],
                 "all_but_one_common": first["all_but_one_common"],
                 "paper_all_but_one": same[1],
                 "delta_rank_median": first["delta_rank_median"],
                 "paper_delta_rank": same[2],
-                "ratio": mean(found.table["ratio"]),
-                "takes_guide_label": percent(found.table["takes_guide_label"]),
+                "ratio": mean(analysis.table["ratio"]),
+                "takes_guide_label": percent(analysis.table["takes_guide_label"]),
             }
         )
     headings = {
@@ -52,8 +55,8 @@ def make(lab: Lab) -> Made:
     return Made({"": columns(rows)}, headed(rows, headings), words=words)
 
 
-def paper(cell: Cell, neighbours: int) -> tuple[float, float, float] | None:
-    """The published row, if this is what it is of."""
-    if not cell.subject.trained or neighbours != 3 or cell.delta != published.DELTA:
+def paper(experiment: Experiment, neighbours: int) -> tuple[float, float, float] | None:
+    """Return the published row of this experiment, or None."""
+    if not experiment.model.trained or neighbours != 3 or experiment.delta != published.DELTA:
         return None
-    return published.TABLE_1.get(cell.subject.network)
+    return published.TABLE_1.get(experiment.model.network)

@@ -1,22 +1,22 @@
-"""Table 2: how an attack changes which units are active."""
+"""Table 2: the change of active units under an attack."""
 
 from advjax.reproduce import published
-from advjax.reproduce.lab import Cell, Lab
-from advjax.reproduce.label_vs_feature import cells as cells
-from advjax.reproduce.tables import Made, columns, shown
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.label_vs_feature import needs as needs
+from advjax.reproduce.output import Made, columns, shown
 
 
-def make(lab: Lab) -> Made:
-    """A row for each layer: delta S and I/U with the source, of feature-opt and of label-opt."""
+def make(experiments: Experiments) -> Made:
+    """Make a row for each layer: delta S and I/U with the source, of both attacks."""
     rows, beside = [], {}
-    for cell in cells(lab):
-        counted = lab.measured(cell).summary["table_2"]
-        for layer in reversed(lab.counted(cell.subject)):
+    for experiment in needs(experiments):
+        counted = experiments.measured(experiment).summary["table_2"]
+        for layer in reversed(experiments.counted(experiment.model)):
             change, overlap = counted[layer]["active_change"], counted[layer]["active_overlap"]
-            known = paper(cell, layer) or (None, None)
+            known = paper(experiment, layer) or (None, None)
             rows.append(
                 {
-                    "attack": cell.attack,
+                    "attack": experiment.attack,
                     "layer": layer,
                     "active_change": change,
                     "paper_active_change": known[0],
@@ -24,10 +24,10 @@ def make(lab: Lab) -> Made:
                     "paper_active_overlap": known[1],
                 }
             )
-            beside.setdefault(layer, {"layer": layer})[f"{cell.attack} delta S, I/U %"] = (
+            beside.setdefault(layer, {"layer": layer})[f"{experiment.attack} delta S, I/U %"] = (
                 f"{shown(change)}, {shown(overlap)}"
             )
-            beside[layer][f"{cell.attack}, paper"] = (
+            beside[layer][f"{experiment.attack}, paper"] = (
                 ", ".join(map(str, known)) if known[0] is not None else None
             )
     both = [
@@ -38,6 +38,6 @@ def make(lab: Lab) -> Made:
     return Made({"": columns(rows)}, list(beside.values()), words=words)
 
 
-def paper(cell: Cell, layer: str) -> tuple[int, int] | None:
-    """The published numbers, if this is what they are of."""
-    return published.TABLE_2[cell.attack].get(layer) if cell.published else None
+def paper(experiment: Experiment, layer: str) -> tuple[int, int] | None:
+    """Return the published numbers of this experiment and layer, or None."""
+    return published.TABLE_2[experiment.attack].get(layer) if experiment.published else None

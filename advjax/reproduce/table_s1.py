@@ -4,18 +4,18 @@ import math
 
 from advjax.networks import zoo
 from advjax.reproduce import published
-from advjax.reproduce.lab import Cell, Lab
-from advjax.reproduce.tables import Made, columns
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """No attack is needed."""
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return nothing: no attack is needed."""
     return []
 
 
-def make(lab: Lab) -> Made:
-    """A row for each layer; whatever its weights, the network has them."""
-    network = lab.settings.network
+def make(experiments: Experiments) -> Made:
+    """Make a row for each layer; the dimensions do not depend on the weights."""
+    network = experiments.settings.network
     known = published.DIMENSIONS if network == "caffenet" else {}
     rows = [
         {"layer": name, "shape": "x".join(map(str, shape)), "units": math.prod(shape)}

@@ -4,36 +4,36 @@ from typing import Any
 
 import numpy as np
 
-from advjax.reproduce.lab import Cell, Lab
-from advjax.reproduce.settings import DRAWN, Subject
-from advjax.reproduce.tables import Made, columns, headed, percent
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, columns, headed, percent
+from advjax.reproduce.settings import DRAWN, TrainedNetwork
 
 
-def cells(lab: Lab) -> list[Cell]:
-    """feature-opt at each layer, with random and with orthonormal weights."""
-    s = lab.settings
-    subjects = [Subject(s.network, weights) for weights in DRAWN]
+def needs(experiments: Experiments) -> list[Experiment]:
+    """Return feature-opt at each layer, with random and with orthonormal weights."""
+    s = experiments.settings
+    models = [TrainedNetwork(s.network, weights) for weights in DRAWN]
     return [
-        Cell(subject, "feature-opt", layer, s.delta)
-        for subject in subjects
-        for layer in lab.layers(subject)[::-1]
+        Experiment(model, "feature-opt", layer, s.delta)
+        for model in models
+        for layer in experiments.layers(model)[::-1]
     ]
 
 
-def make(lab: Lab) -> Made:
-    """Mean ratios and labels."""
+def make(experiments: Experiments) -> Made:
+    """Make the mean ratios and labels."""
     rows = []
-    for cell in cells(lab):
-        found = lab.column(cell, "ratio", *LABELS)
+    for experiment in needs(experiments):
+        results = experiments.column(experiment, "ratio", *LABELS)
         rows.append(
             {
-                "weights": cell.subject.weights,
-                "layer": cell.layer,
-                "pairs": len(found["ratio"]),
-                "ratio": float(found["ratio"].mean()),
-                "least": float(found["ratio"].min()),
-                "most": float(found["ratio"].max()),
-                **labels(found),
+                "weights": experiment.model.weights,
+                "layer": experiment.layer,
+                "pairs": len(results["ratio"]),
+                "ratio": float(results["ratio"].mean()),
+                "minimum": float(results["ratio"].min()),
+                "maximum": float(results["ratio"].max()),
+                **labels(results),
             }
         )
     words = (
@@ -55,11 +55,11 @@ HEADINGS = {
 }
 
 
-def labels(found: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the network says: of the pairs that it tells apart, who takes and who leaves a label."""
-    apart = found["source_label"] != found["guide_label"]
-    took = found["adversarial_label"] == found["guide_label"]
-    left = found["adversarial_label"] != found["source_label"]
+def labels(results: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return percentages that take and leave a label, of pairs whose labels differ."""
+    apart = results["source_label"] != results["guide_label"]
+    took = results["adversarial_label"] == results["guide_label"]
+    left = results["adversarial_label"] != results["source_label"]
     return {
         "labels_differ": int(apart.sum()),
         "takes_guide_label": percent(took[apart]) if apart.any() else None,

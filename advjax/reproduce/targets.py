@@ -1,7 +1,7 @@
-"""The paper's figures and tables, each a module: which attacks it needs, and what is made of them.
+"""The paper's figures and tables, each a module: its attacks, and the figure or table of them.
 
-A module has `cells(lab)`, the attacks as data, and `make(lab)`, tables and a figure of their
-results. `Lab` does the attacks, once for all targets, and measures them.
+A module has `needs(experiments)`, the attacks as data, and `make(experiments)`, tables and a figure
+of their results. `Experiments` does the attacks, once for all targets, and measures them.
 """
 
 from collections.abc import Callable
@@ -23,45 +23,45 @@ from advjax.reproduce import (
     table_s1,
     table_s2,
 )
-from advjax.reproduce.lab import Cell, Lab
+from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.output import Made, markdown, write_csv
 from advjax.reproduce.settings import Settings
 from advjax.reproduce.style import save, style
-from advjax.reproduce.tables import Made, markdown, write_csv
 
 
 class Target(NamedTuple):
     """A figure or table of the paper."""
 
     what: str
-    cells: Callable[[Lab], list[Cell]]
-    make: Callable[[Lab], Made]
+    needs: Callable[[Experiments], list[Experiment]]
+    make: Callable[[Experiments], Made]
     measured: bool = False  # beside the training images
 
 
 TARGETS: dict[str, Target] = {
-    "fig1": Target("sources, guides, adversarials and their differences", fig1.cells, fig1.make),
-    "fig2": Target("inversions of source, guide and adversarial", fig2.cells, fig2.make),
-    "fig3": Target("histograms of the three distance ratios", fig3.cells, fig3.make, True),
-    "fig4": Target("likelihood and angles on the manifold", fig4.cells, fig4.make, True),
-    "fig5": Target("ratio against delta by layer; the linear attack", fig5.cells, fig5.make),
+    "fig1": Target("sources, guides, adversarials and their differences", fig1.needs, fig1.make),
+    "fig2": Target("inversions of source, guide and adversarial", fig2.needs, fig2.make),
+    "fig3": Target("histograms of the three distance ratios", fig3.needs, fig3.make, True),
+    "fig4": Target("likelihood and angles on the manifold", fig4.needs, fig4.make, True),
+    "fig5": Target("ratio against delta by layer; the linear attack", fig5.needs, fig5.make),
     "label-vs-feature": Target(
         "ranks and manifold under label-opt and feature-opt",
-        label_vs_feature.cells,
+        label_vs_feature.needs,
         label_vs_feature.make,
         True,
     ),
-    "table1": Target("neighbours in common, and ranks", table1.cells, table1.make, True),
-    "table2": Target("active units", table2.cells, table2.make, True),
-    "tableS1": Target("dimensions of the layers", table_s1.cells, table_s1.make),
-    "tableS2": Target("random and orthonormal weights", table_s2.cells, table_s2.make),
-    "figS3": Target("one-step attacks", fig_s3.cells, fig_s3.make),
-    "failures": Target("where the attack fails", failures.cells, failures.make),
+    "table1": Target("neighbours in common, and ranks", table1.needs, table1.make, True),
+    "table2": Target("active units", table2.needs, table2.make, True),
+    "tableS1": Target("dimensions of the layers", table_s1.needs, table_s1.make),
+    "tableS2": Target("random and orthonormal weights", table_s2.needs, table_s2.make),
+    "figS3": Target("one-step attacks", fig_s3.needs, fig_s3.make),
+    "failures": Target("where the attack fails", failures.needs, failures.make),
 }
 ALL = "all"
 
 
 def reproduce(settings: Settings) -> None:
-    """Makes the targets of the settings; attacks that are there already are not done again.
+    """Make the targets of the settings; attacks that are done already are not run again.
 
     Writes OUT/TARGET.csv (some write several), OUT/TARGET.png and OUT/TARGET.md, and prints the
     latter: the numbers beside the published ones.
@@ -72,19 +72,19 @@ def reproduce(settings: Settings) -> None:
         KeyboardInterrupt: The attacks were stopped; the same again goes on.
     """
     names = _names(settings)
-    lab = Lab(settings)
-    wanted = {name: TARGETS[name].cells(lab) for name in names}
-    for name, cells in wanted.items():
-        lab.check(cells, TARGETS[name].measured)
+    experiments = Experiments(settings)
+    wanted = {name: TARGETS[name].needs(experiments) for name in names}
+    for name, chosen in wanted.items():
+        experiments.check(chosen, TARGETS[name].measured)
     for name in names:
-        lab.attack(wanted[name])
+        experiments.attack(wanted[name])
         with style():
-            made = TARGETS[name].make(lab)
+            made = TARGETS[name].make(experiments)
             write(settings, name, made)
 
 
 def write(settings: Settings, name: str, made: Made) -> None:
-    """A target's files, and its numbers on standard output."""
+    """Write a target's files, and print its numbers."""
     for more, table in made.tables.items():
         write_csv(settings.out / f"{name}{'-' if more else ''}{more}.csv", table)
     if made.figure is not None:

@@ -1,4 +1,4 @@
-"""Which images of the bank the pairs are, of which classes, and whether they can be measured."""
+"""The rows and classes of the pairs' images in the bank, and a check that they can be measured."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from advjax.bank import Bank, BankError
 from advjax.errors import AdvjaxError, UnknownName
 
 
-class Subjects(NamedTuple):
+class BankRows(NamedTuple):
     """The rows of the pairs' images in the bank and their classes there; -1 for none."""
 
     guide_row: Int[np.ndarray, "n"]
@@ -19,38 +19,38 @@ class Subjects(NamedTuple):
     source_class: Int[np.ndarray, "n"]
 
     def own(self, i: np.ndarray) -> Int[np.ndarray, "b 2"]:
-        """The rows of the bank that are no neighbours of these pairs."""
+        """Return the rows of the bank that are no neighbours of these pairs."""
         return np.stack([self.guide_row[i], self.source_row[i]], 1)
 
 
-def find_subjects(
+def find_bank_rows(
     bank: Bank, count: int, guide_ids, source_ids, guide_classes, source_classes, protocol: Protocol
-) -> Subjects:
-    """Checks, before any work, that every pair can be measured."""
+) -> BankRows:
+    """Return the rows and classes of all pairs, after a check that each can be measured."""
     bank.rows(0)  # has it labels?
     guide_row = _rows(bank, guide_ids, count, "guide_ids")
     source_row = _rows(bank, source_ids, count, "source_ids")
-    found = Subjects(
+    bank_rows = BankRows(
         guide_row=guide_row,
         source_row=source_row,
         guide_class=_classes(bank, guide_classes, guide_row, "guide_classes"),
         source_class=_classes(bank, source_classes, source_row, "source_classes"),
     )
     sizes = np.bincount(bank.labels[bank.labels >= 0], minlength=len(bank.classes))
-    for i, label in enumerate(found.guide_class):
+    for i, label in enumerate(bank_rows.guide_class):
         if label < 0:
             raise AdvjaxError(
                 f"guide {i} has no class in the bank {str(bank.path)!r}; give guide_classes, or "
                 "its id in guide_ids if it is one of the bank's labelled images"
             )
-        own = {row for row in found.own(np.array([i]))[0].tolist() if row >= 0}
+        own = {row for row in bank_rows.own(np.array([i]))[0].tolist() if row >= 0}
         left = int(sizes[label]) - sum(bank.labels[row] == label for row in own)
         wanted = {f"neighbours={protocol.neighbours}": (protocol.neighbours, left)}
         manifold = f"far={tuple(protocol.far)}"
         if protocol.within == "class":
             wanted[manifold] = (protocol.far[1], left)
-        for name, (least, there) in wanted.items():
-            if there < least or sizes[label] <= protocol.neighbours:
+        for name, (minimum, there) in wanted.items():
+            if there < minimum or sizes[label] <= protocol.neighbours:
                 raise AdvjaxError(
                     f"class {bank.classes[label]!r} leaves {there} neighbours for guide {i}, less "
                     f"the pair's own images, but the protocol has {name}; take classes with more "
@@ -61,14 +61,14 @@ def find_subjects(
                 f"bank {str(bank.path)!r} leaves {len(bank) - len(own)} neighbours for guide {i}, "
                 f"but the protocol has {manifold}; build it of more images, or take other numbers"
             )
-    for label in np.unique(found.source_class[found.source_class >= 0]):
+    for label in np.unique(bank_rows.source_class[bank_rows.source_class >= 0]):
         if sizes[label] <= protocol.neighbours:
             raise AdvjaxError(
                 f"class {bank.classes[label]!r} of a source has {sizes[label]} images, but the "
                 f"protocol has neighbours={protocol.neighbours}; take classes with more images, "
                 "or other numbers"
             )
-    return found
+    return bank_rows
 
 
 def _rows(bank: Bank, ids, count: int, argument: str) -> Int[np.ndarray, "n"]:
@@ -90,7 +90,7 @@ def _rows(bank: Bank, ids, count: int, argument: str) -> Int[np.ndarray, "n"]:
 
 
 def _classes(bank: Bank, classes, rows, argument: str) -> Int[np.ndarray, "n"]:
-    """The numbers given, or else those of the rows."""
+    """Return the class numbers given, or else those of the rows."""
     known = np.where(rows >= 0, bank.labels[rows], -1).astype(np.int32)
     if classes is None:
         return known

@@ -1,4 +1,4 @@
-"""Files to be measured: which images belong together, from a table or the folders of attacks."""
+"""Files to be measured: the images of each pair, from a table or the folders of attacks."""
 
 import csv
 import hashlib
@@ -21,7 +21,7 @@ NEEDED = ("source", "guide", "adversarial")
 KNOWN = (*NEEDED, "source_class", "guide_class", "source_id", "guide_id")
 
 
-class Case(NamedTuple):
+class PairFiles(NamedTuple):
     """The files of one pair; classes and ids where they were given."""
 
     source: Path
@@ -36,17 +36,17 @@ class Case(NamedTuple):
 
 
 class Adversarial(NamedTuple):
-    """What `analyse` needs of one result; a `PairResult` is one as well."""
+    """One result for `analyse`; a `PairResult` is one as well."""
 
     index: int  # the place of its source and guide among those given
     adversarial: Float[np.ndarray, "h w c"]
     adversarial_uint8: UInt8[np.ndarray, "h w c"]
 
 
-def read_cases(
+def read_pair_files(
     path: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]] = ()
-) -> tuple[list[Case], dict[str, Any]]:
-    """What there is to measure in `path`.
+) -> tuple[list[PairFiles], dict[str, Any]]:
+    """Read the files of each pair in `path`.
 
     Args:
         path: A CSV file with the columns source, guide and adversarial (paths, relative to the
@@ -55,24 +55,25 @@ def read_cases(
         images: Folders with the sources and guides of attacks, which note only names and SHA-256.
 
     Returns:
-        The cases, and the settings that the attacks have in common (network, weights, layer, ...).
+        The files of each pair, and the settings that the attacks have in common (network,
+        weights, layer, ...).
 
     Raises:
         AdvjaxError: Nothing of the kind, or a file that is missing.
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / RESULT] if (path / RESULT).is_file() else sorted(path.glob(f"*/{RESULT}"))
-        if not found:
+        records = [path / RESULT] if (path / RESULT).is_file() else sorted(path.glob(f"*/{RESULT}"))
+        if not records:
             raise AdvjaxError(
                 f"{str(path)!r} has no {RESULT} of 'advjax attack', nor have its folders; give "
                 "such a folder, the directory of a run, or a CSV file of source, guide, adversarial"
             )
-        return _of_attacks(found, [Path(folder) for folder in images])
+        return _of_attacks(records, [Path(folder) for folder in images])
     return _of_table(path), {}
 
 
-def _of_table(path: Path) -> list[Case]:
+def _of_table(path: Path) -> list[PairFiles]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -88,7 +89,7 @@ def _of_table(path: Path) -> list[Case]:
         )
     if not rows:
         raise AdvjaxError(f"{str(path)!r} has no rows below its first line; give one for each pair")
-    cases = []
+    pair_files = []
     for number, row in enumerate(rows, 2):
         files = [path.parent / (row[name] or "") for name in NEEDED]
         for name, file in zip(NEEDED, files, strict=True):
@@ -99,11 +100,11 @@ def _of_table(path: Path) -> list[Case]:
                 )
         # An empty field says nothing.
         known = {name: row.get(name) or None for name in KNOWN[3:]}
-        cases.append(Case(files[0], files[1], files[2])._replace(**known))
-    return cases
+        pair_files.append(PairFiles(files[0], files[1], files[2])._replace(**known))
+    return pair_files
 
 
-def _of_attacks(records: list[Path], folders: list[Path]) -> tuple[list[Case], dict[str, Any]]:
+def _of_attacks(records: list[Path], folders: list[Path]) -> tuple[list[PairFiles], dict[str, Any]]:
     settings = [_settings(record) for record in records]
     wanted = {noted[name]["name"] for noted in settings for name in ("source", "guide")}
     by_name: dict[str, list[Path]] = {}
@@ -125,7 +126,7 @@ def _of_attacks(records: list[Path], folders: list[Path]) -> tuple[list[Case], d
             f"{', '.join(map(str, folders)) or 'any folder'}; name its folder with --images"
         )
 
-    cases = []
+    pair_files = []
     for record, noted in zip(records, settings, strict=True):
         exact, rounded = (
             record.parent / "adversarial.safetensors",
@@ -136,13 +137,13 @@ def _of_attacks(records: list[Path], folders: list[Path]) -> tuple[list[Case], d
         for file in (exact, rounded):
             if not file.is_file():
                 raise AdvjaxError(f"{str(file)!r} is missing; run 'advjax attack' again")
-        cases.append(Case(source, guide, adversarial=exact, rounded=rounded))
+        pair_files.append(PairFiles(source, guide, adversarial=exact, rounded=rounded))
     common = {
         name: value
         for name, value in settings[0].items()
         if all(other.get(name) == value for other in settings)
     }
-    return cases, common
+    return pair_files, common
 
 
 def _settings(record: Path) -> dict[str, Any]:
@@ -159,13 +160,13 @@ def _settings(record: Path) -> dict[str, Any]:
     return settings
 
 
-def read_adversarials(net: Network, cases: Sequence[Case]) -> Iterator[Adversarial]:
-    """The cases' adversarials, read as they are needed, at the network's size."""
-    for index, case in enumerate(cases):
-        image = _pixels(net, case.adversarial)
+def read_adversarials(net: Network, pair_files: Sequence[PairFiles]) -> Iterator[Adversarial]:
+    """Yield the adversarials, read as they are needed, at the network's size."""
+    for index, pair in enumerate(pair_files):
+        image = _pixels(net, pair.adversarial)
         rounded = np.rint(image).astype(np.uint8)
-        if case.rounded is not None:
-            rounded = _pixels(net, case.rounded)
+        if pair.rounded is not None:
+            rounded = _pixels(net, pair.rounded)
         yield Adversarial(index, image, rounded)
 
 
@@ -191,40 +192,42 @@ def _pixels(net: Network, path: Path) -> np.ndarray:
     return np.asarray(net.check_images(image[None], f"adversarial {str(path)!r}"))[0]
 
 
-def ids_of(cases: Sequence[Case], bank: Bank, folder: Path | None) -> dict[str, list[str | None]]:
-    """Which images of the bank the sources and guides are, and their classes.
+def ids_of(
+    pair_files: Sequence[PairFiles], bank: Bank, folder: Path | None
+) -> dict[str, list[str | None]]:
+    """Return the ids of the sources and guides in the bank, and their classes.
 
     A file in the bank's folder is that image of the bank. The class of another is the one given,
     or that of the folder it is in, if the bank has such a class; or, of a guide, the pair's label,
     if that is one.
     """
-    found: dict[str, list[str | None]] = {}
+    known: dict[str, list[str | None]] = {}
     for name in ("source", "guide"):
-        files = [getattr(case, name) for case in cases]
-        given = [getattr(case, f"{name}_id") for case in cases]
-        found[f"{name}_ids"] = [
+        files = [getattr(pair, name) for pair in pair_files]
+        given = [getattr(pair, f"{name}_id") for pair in pair_files]
+        known[f"{name}_ids"] = [
             id or _id_of(file, folder) for id, file in zip(given, files, strict=True)
         ]
-        labels = [getattr(case, f"{name}_class") for case in cases]
-        found[f"{name}_classes"] = [
+        labels = [getattr(pair, f"{name}_class") for pair in pair_files]
+        known[f"{name}_classes"] = [
             label
             or next((w.parent.name for w in _ways(file) if w.parent.name in bank.classes), None)
             for label, file in zip(labels, files, strict=True)
         ]
-    for i, case in enumerate(cases):
-        nothing = found["guide_ids"][i] is None and found["guide_classes"][i] is None
-        if nothing and case.label in bank.classes:
-            found["guide_classes"][i] = case.label
-    return found
+    for i, pair in enumerate(pair_files):
+        nothing = known["guide_ids"][i] is None and known["guide_classes"][i] is None
+        if nothing and pair.label in bank.classes:
+            known["guide_classes"][i] = pair.label
+    return known
 
 
 def _id_of(file: Path, folder: Path | None) -> str | None:
-    """The file's path in the folder, if it is there; each may be reached through links."""
+    """Return the file's path in the folder, if it is there; each may be reached through links."""
     tops = () if folder is None else _ways(folder)
     inside = (w.relative_to(top) for w in _ways(file) for top in tops if top in w.parents)
     return next((path.as_posix() for path in inside), None)
 
 
 def _ways(path: Path) -> tuple[Path, Path]:
-    """As it is named, and where its links lead."""
+    """Return the path as it is named, and the one that its links lead to."""
     return Path(os.path.abspath(path)), path.resolve()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from advjax.display import without_nan
 from advjax.errors import AdvjaxError
 from advjax.files import atomic_path
 
@@ -18,7 +19,7 @@ TEXTS = ("pair", "status", "source_label", "guide_label", "label", "label_uint8"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Analysis:
-    """What `advjax.analyse` found.
+    """The result of `advjax.analyse`.
 
     Attributes:
         table: A row for each pair, as arrays by name: `pandas.DataFrame(analysis.table)` and
@@ -44,11 +45,12 @@ class Analysis:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Mean, median, least and most of each column, and the paper's tables; for JSON.
+        """Return mean, median, minimum and maximum of each column, and the paper's tables.
 
-        `table_1`: percent of pairs with all and with all but one neighbour in common, median, least
-        and most of delta r. `table_2`: for each layer delta S and I/U, mean percent. `labels`: the
-        shares of pairs. NaN is left out; a column of nothing else is null.
+        `table_1`: percent of pairs with all and with all but one neighbour in common; median,
+        minimum and maximum of delta r. `table_2`: for each layer delta S and I/U, mean percent.
+        `labels`: fractions of pairs. NaN is left out; a column of nothing else is None. All values
+        can be written as JSON.
         """
         t = self.table
         columns = {
@@ -74,8 +76,8 @@ class Analysis:
                 "all_common": percent(t["common"] == k),
                 "all_but_one_common": percent(t["common"] >= k - 1),
                 "delta_rank_median": rank and rank["median"],
-                "delta_rank_least": rank and rank["least"],
-                "delta_rank_most": rank and rank["most"],
+                "delta_rank_minimum": rank and rank["minimum"],
+                "delta_rank_maximum": rank and rank["maximum"],
             },
             "table_2": {
                 name: {
@@ -92,16 +94,16 @@ class Analysis:
         }
 
     def describe(self) -> str:
-        """The summary as lines for a person."""
+        """Return the summary as lines of text."""
         s = self.summary
         k = self.protocol["neighbours"]
         lines = [
             f"{len(self)} pairs at {self.layer} of {self.network}, bank of {self.images} images",
-            f"{'':34}{'mean':>11}{'median':>11}{'least':>11}{'most':>11}",
+            f"{'':34}{'mean':>11}{'median':>11}{'minimum':>11}{'maximum':>11}",
         ]
-        for name, found in s["columns"].items():
-            if found is not None:
-                numbers = "".join(f"{value:11.4g}" for value in found.values())
+        for name, values in s["columns"].items():
+            if values is not None:
+                numbers = "".join(f"{value:11.4g}" for value in values.values())
                 lines.append(f"{name:34}{numbers}")
         first = s["table_1"]
         lines.append(
@@ -109,25 +111,25 @@ class Analysis:
             f"{k - 1} {first['all_but_one_common']:.0f} %, median delta r{k} "
             f"{first['delta_rank_median']:.2f}"
         )
-        for name, found in s["table_2"].items():
+        for name, values in s["table_2"].items():
             lines.append(
-                f"active units at {name}: change {found['active_change']:.1f} %, I/U "
-                f"{found['active_overlap']:.1f} %"
+                f"active units at {name}: change {values['active_change']:.1f} %, I/U "
+                f"{values['active_overlap']:.1f} %"
             )
         if s["labels"]:
-            shares = (f"{name} {share:.0%}" for name, share in s["labels"].items())
-            lines.append(", ".join(shares))
+            fractions = (f"{name} {value:.0%}" for name, value in s["labels"].items())
+            lines.append(", ".join(fractions))
         return "\n".join(lines)
 
     def to_arrow(self) -> Any:
-        """The table as a `pyarrow.Table`, the summary in its metadata under "advjax"."""
+        """Return the table as a `pyarrow.Table` with the summary as metadata "advjax"."""
         import pyarrow
 
         note = json.dumps(self.summary).encode()
         return pyarrow.table(_columns(self.table)).replace_schema_metadata({"advjax": note})
 
     def to_pandas(self) -> Any:
-        """The table as a `pandas.DataFrame`.
+        """Return the table as a `pandas.DataFrame`.
 
         Raises:
             AdvjaxError: pandas is not installed.
@@ -141,7 +143,7 @@ class Analysis:
         return pandas.DataFrame(self.table)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the table as `.parquet` (with the summary) or `.csv`, atomically.
+        """Write the table as `.parquet` (with the summary) or `.csv`, atomically.
 
         Raises:
             AdvjaxError: Another suffix, or a place that cannot be written.
@@ -149,14 +151,14 @@ class Analysis:
         write_table(path, self.to_arrow())
 
     def write_neighbours(self, path: str | os.PathLike[str]) -> None:
-        """Writes `neighbours` likewise."""
+        """Write `neighbours` likewise."""
         import pyarrow
 
         write_table(path, pyarrow.table(_columns(self.neighbours)))
 
 
 def write_table(path: str | os.PathLike[str], table: Any) -> None:
-    """Writes an Arrow table in the format that the suffix says."""
+    """Write an Arrow table in the format of the suffix."""
     check_suffix(path)
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".csv":
@@ -170,7 +172,7 @@ def write_table(path: str | os.PathLike[str], table: Any) -> None:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Refuses a file that no table can be written to, before the work."""
+    """Raise AdvjaxError, before the work, for a file that no table can be written to."""
     if Path(path).suffix not in SUFFIXES:
         raise AdvjaxError(f"out is {str(path)!r}; name a {' or '.join(SUFFIXES)} file")
 
@@ -185,15 +187,15 @@ def _is_quantity(name: str, values: np.ndarray) -> bool:
 
 
 def _spread(values: np.ndarray) -> dict[str, float] | None:
-    """Mean, median, least and most, without NaN."""
-    values = values[~np.isnan(values)].astype(np.float64)
+    """Return mean, median, minimum and maximum, without NaN."""
+    values = without_nan(values)
     if not len(values):
         return None
-    found = {
+    spread = {
         "mean": values.mean(),
         "median": np.median(values),
-        "least": values.min(),
-        "most": values.max(),
+        "minimum": values.min(),
+        "maximum": values.max(),
     }
     # JSON has no infinity: PSNR of equal images.
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in spread.items()}

@@ -1,4 +1,4 @@
-"""Which source goes with which guide, and what is known of them."""
+"""The draw of pairs: sources, guides and their classes."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ def draw_pairs(
     guide_count: int,
     seed: int,
 ) -> PairSet:
-    """Pairs of images of different classes: every guide once, with the sources in turn, and so on.
+    """Draw pairs of different classes: every guide once, with the sources in turn, and so on.
 
     Guides are spread over the classes. Of the sources every second one is of a class of the
     training images where there are such, for its distance to be compared with theirs.
@@ -87,22 +87,22 @@ def draw_pairs(
 
 
 def known_classes(images: Images, classes: Sequence[str]) -> list[str | None]:
-    """Each image's class: its folder's name, or the one of `classes` with its WordNet id.
+    """Return each image's class: its folder's name, or the one of `classes` with its WordNet id.
 
     Example:
         >>> known_classes(Images(["n01440764_tench.jpg"], [None]), ["n01440764"])
         ['n01440764']
     """
     known, numbers = set(classes), {imagenet_class_of(name): name for name in classes}
-    found = []
+    result = []
     for name, label in zip(images.names, images.classes, strict=True):
         number = None if label in known or name.startswith(TFDS) else imagenet_class_of(name)
-        found.append(label if number is None else numbers.get(number, label))
-    return found
+        result.append(label if number is None else numbers.get(number, label))
+    return result
 
 
 def pairs_csv(pairs: PairSet) -> str:
-    """As a list that `advjax run` takes: `label` is the guide's class."""
+    """Return the pairs as a list that `advjax run` takes; `label` is the guide's class."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["id", "source", "guide", "label"])
@@ -113,7 +113,7 @@ def pairs_csv(pairs: PairSet) -> str:
 
 
 def write_pairs(path: Any, pairs: PairSet) -> None:
-    """Writes `pairs_csv`, atomically."""
+    """Write `pairs_csv`, atomically."""
     files.write_text(path, pairs_csv(pairs))
 
 
@@ -129,6 +129,6 @@ def _work(sources: list[str], guides: list[str]) -> WorkList:
 
 
 def _in_turn(groups: Sequence[np.ndarray]) -> list[int]:
-    """One of each group, then a second of each, until all are empty."""
+    """Return one of each group, then a second of each, until all are empty."""
     longest = max((len(group) for group in groups), default=0)
     return [int(group[i]) for i in range(longest) for group in groups if i < len(group)]

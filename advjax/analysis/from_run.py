@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.dataset as ds
 from jaxtyping import Float, UInt8
 
-from advjax.analysis.cases import Case, ids_of
+from advjax.analysis.from_files import PairFiles, ids_of
 from advjax.bank import Bank
 from advjax.data import Preprocessing, list_images
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
@@ -43,7 +43,7 @@ class RunPairs:
         run: The run.
         net: The network it was made with.
         layer: The layer to measure.
-        cases: Files, classes and labels of the pairs, in the order of the work list.
+        pair_files: Files, classes and labels of the pairs, in the order of the work list.
         places: The places of the pairs in the work list.
         failed: Rows left out because the pair could not be attacked.
         missing: Pairs that have no row yet.
@@ -52,32 +52,32 @@ class RunPairs:
     run: RunData
     net: Network
     layer: str
-    cases: list[Case]
+    pair_files: list[PairFiles]
     places: list[int]
     failed: int
     missing: int
 
     @property
     def sources(self) -> LazyImages:
-        """The sources, read when they are asked for."""
+        """Return the sources, which are read when they are needed."""
         return self._images("source")
 
     @property
     def guides(self) -> LazyImages:
-        """The guides, likewise."""
+        """Return the guides, likewise."""
         return self._images("guide")
 
     def ids(self, bank: Bank, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-        """Which images of the bank the pairs are, and their classes: arguments of `analyse`.
+        """Return ids in the bank and classes of the pairs, as arguments of `analyse`.
 
         Args:
             bank: The bank.
             folder: The folder it was built from.
         """
-        return ids_of(self.cases, bank, None if folder is None else Path(folder))
+        return ids_of(self.pair_files, bank, None if folder is None else Path(folder))
 
     def results(self) -> Iterator[RunResult]:
-        """The adversarials, a few in memory at a time; float32 where the run kept it."""
+        """Yield the adversarials, a few in memory at a time; float32 where the run kept it."""
         place_of = {place: i for i, place in enumerate(self.places)}
         mine = ds.field("index").isin(self.places)
         columns = ("index", "id", "delta", "evaluations")
@@ -85,12 +85,12 @@ class RunPairs:
             yield RunResult(place_of[known.pop("index")], image, rounded, **known)
 
     def _images(self, name: str) -> LazyImages:
-        names = [str(getattr(case, name)) for case in self.cases]
+        names = [str(getattr(pair, name)) for pair in self.pair_files]
         return LazyImages(self.run.reader(self.net), names)
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is the directory of a run."""
+    """Return True if `path` is the directory of a run."""
     return Path(path, MANIFEST).is_file() and Path(path, "pairs.parquet").is_file()
 
 
@@ -102,7 +102,7 @@ def run_network(
     mean: Any = None,
     resize: bool | None = None,
 ) -> Network:
-    """The network that a run was made with.
+    """Load the network that a run was made with.
 
     A run notes the SHA-256 of its weights, not where they lie: name the file, unless they are those
     of the catalogue, or random or orthonormal ones.
@@ -115,7 +115,7 @@ def run_network(
     if name not in zoo.ARCHITECTURES and network is None:
         raise AdvjaxError(
             f"the run {str(run.path)!r} is of network {name!r}, which is not advjax's own; measure "
-            "it from Python, with advjax.analysis.runs.run_pairs"
+            "it from Python, with advjax.analysis.from_run.run_pairs"
         )
     tried = (None, "random", "orthonormal") if weights is None else (weights,)
     for each in tried:
@@ -147,7 +147,7 @@ def run_pairs(
     layer: str | None = None,
     images: Sequence[str | os.PathLike[str]] = (),
 ) -> RunPairs:
-    """The pairs of a run, finished or not, for `advjax.analyse`.
+    """Return the pairs of a run, finished or not, for `advjax.analyse`.
 
     Args:
         run: What `advjax.open_run` gave.
@@ -188,15 +188,15 @@ def run_pairs(
             "'advjax run status'"
         )
     find = _Finder(Path(run.store.manifest["root"]), [Path(folder) for folder in images])
-    cases = [
-        Case(find(row["source"]), find(row["guide"]), Path(), label=row["pair_label"])
+    pair_files = [
+        PairFiles(find(row["source"]), find(row["guide"]), Path(), label=row["pair_label"])
         for row in good
     ]
     return RunPairs(
         run=run,
         net=net,
         layer=layer or layers[0],
-        cases=cases,
+        pair_files=pair_files,
         places=[row["index"] for row in good],
         failed=len(rows) - len(good),
         missing=run.pairs - len(run),
@@ -204,17 +204,17 @@ def run_pairs(
 
 
 class _Finder:
-    """Where the images of a work list are now."""
+    """Finds the images of a work list, which may have been moved."""
 
     def __init__(self, root: Path, folders: list[Path]):
         self.root, self.folders = root, folders
-        self.found: dict[str, Path] = {}
+        self.paths: dict[str, Path] = {}
         self.by_name: dict[str, list[Path]] | None = None
 
     def __call__(self, name: str) -> Path:
-        if name not in self.found:
-            self.found[name] = Path(name) if name.startswith(TFDS) else self._find(name)
-        return self.found[name]
+        if name not in self.paths:
+            self.paths[name] = Path(name) if name.startswith(TFDS) else self._find(name)
+        return self.paths[name]
 
     def _find(self, name: str) -> Path:
         for folder in (self.root, *self.folders):

@@ -1,12 +1,10 @@
-"""One pair of files in, a folder with the adversarial, its figures and a picture of it out."""
+"""An attack from files to files: images in, a folder with adversarial, figures and a sheet out."""
 
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -16,19 +14,18 @@ import numpy as np
 
 from advjax import engine, files
 from advjax.data.images import write_png
+from advjax.display import descent, versions
 from advjax.engine import AttackResult
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.sheet import Labels, Sheet, draw_sheet
 from advjax.solvers import Status
 
-MOST_EVALUATIONS = 1_000_000  # for each of which a distance is kept
-# The attacks whose descent is drawn, and what falls in it where that is not the distance.
-_TRACED = {"feature-opt": None, "feature-linear": "Distance by linear map"}
+MAX_EVALUATIONS = 1_000_000  # for each of which a distance is kept
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy")
 
 
-def disguise(
+def attack_files(
     net: Network,
     source: str | os.PathLike[str],
     guide: str | os.PathLike[str],
@@ -44,7 +41,7 @@ def disguise(
     settings: dict[str, Any] | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Attacks one pair of image files and writes what became of it.
+    """Attack one pair of image files and write the result.
 
     Writes into `out`: adversarial.png (lossless), adversarial.safetensors (float32), result.json
     (every figure, setting and version) and sheet.png (the picture for a slide).
@@ -55,7 +52,7 @@ def disguise(
         guide: The image file whose representation to take.
         out: A folder, made when missing.
         attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad".
-        layer: The layer to match, by attacks on labels only measured; the network's customary one
+        layer: The layer to match, by attacks on labels only measured; the network's default layer
             when None.
         delta: Half-width of the box in levels of 255; label-opt has none.
         solver: The attack's own when None (see `advjax.attack_stream`); the fast gradients take
@@ -77,9 +74,9 @@ def disguise(
     smoothing = engine.choose_smoothing(resolved, solver, smoothing)
     (layer,) = resolved.layers
     name = resolved.name
-    if solver.max_evaluations > MOST_EVALUATIONS:
+    if solver.max_evaluations > MAX_EVALUATIONS:
         raise AdvjaxError(
-            f"max_evaluations is {solver.max_evaluations}; give at most {MOST_EVALUATIONS}"
+            f"max_evaluations is {solver.max_evaluations}; give at most {MAX_EVALUATIONS}"
         )
     images = np.stack([net.read(source), net.read(guide)])
     inputs = {"source": _file(source), "guide": _file(guide)}
@@ -99,9 +96,7 @@ def disguise(
         progress=progress,
     )
     seconds = time.perf_counter() - begin
-    trace = None
-    if result.trace is not None:
-        trace = np.sqrt(result.trace[0]) if resolved.squared else result.trace[0]
+    trace = None if result.trace is None else descent(result.trace[0], resolved)
     distances = result.initial_distance[0], result.distance[0]
     if not np.isfinite(distances).all():
         raise AdvjaxError(
@@ -111,7 +106,7 @@ def disguise(
     labels = _labels(net, np.stack([images[0], images[1], result.adversarial_uint8[0]]))
     bound = None if name == "label-opt" else float(delta)
     record = {
-        "figures": figures(result, seconds, trace),
+        "figures": figures(result, seconds, trace and trace.values),
         "labels": labels and dict(zip(("source", "guide", "adversarial"), labels, strict=True)),
         "settings": inputs
         | {
@@ -125,8 +120,7 @@ def disguise(
             "seed": seed,
         }
         | (settings or {}),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": versions(PACKAGES),
     }
     text = json.dumps(record, indent=2, default=str) + "\n"
     from safetensors.numpy import save
@@ -142,8 +136,8 @@ def disguise(
         layer=layer,
         labels=labels,
         # One step is no descent, and the objectives of label-opt's many c are not to be compared.
-        trace=trace if name in _TRACED else None,
-        trace_title=_TRACED.get(name),
+        trace=trace.values if trace and resolved.attempts == 1 and not resolved.one_step else None,
+        trace_title=trace.name.capitalize() if trace and trace.name != "distance" else None,
         names=(_shown(source), _shown(guide)),
         attack=name,
         verdict=_verdict(record["figures"]) if resolved.to_label else "",
@@ -161,7 +155,7 @@ def disguise(
 def figures(
     result: AttackResult, seconds: float, trace: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The figures of the first pair, as plain numbers for JSON; what is not finite is null."""
+    """Return the figures of the first pair as plain numbers for JSON; None for NaN and infinity."""
     status = Status(int(result.status[0]))
     initial = float(result.initial_distance[0])
     numbers = {
@@ -217,7 +211,7 @@ def _labels(net: Network, images: np.ndarray) -> tuple[Labels, Labels, Labels] |
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    """The file's name as text that can be drawn, which not every name on a disk is."""
+    """Return the file's name as text that can be drawn; not every name on a disk can be."""
     return os.fsencode(Path(path).stem).decode(errors="replace")
 
 
@@ -237,7 +231,7 @@ def _remove(path: Path) -> None:
 
 
 def _check_writable(out: Path) -> None:
-    """Fails before the work, not after it; makes nothing."""
+    """Raise AdvjaxError, before the work, if `out` cannot be written; create nothing."""
     try:
         folder = out
         for folder in (out, *out.parents):

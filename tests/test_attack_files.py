@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import advjax
-from advjax.disguise import disguise
+from advjax.attack_files import attack_files
 from advjax.errors import AdvjaxError, ImageError, UnknownName
 from advjax.solvers.optax_projected import OptaxProjected
 
@@ -95,7 +95,7 @@ def rgba():
 def test_the_files_and_the_figures_agree(tmp_path, guide):
     source = save(tmp_path / "source.png", PICTURE)
     out = tmp_path / "deep" / "out"
-    record = disguise(
+    record = attack_files(
         NET, source, guide, out, delta=9.7, solver=SHORT, seed=3, settings={"more": "said"}
     )
     assert json.loads(json.dumps(record)) == whole(out)
@@ -166,14 +166,14 @@ def test_every_kind_of_image_works(name, image, options, expected, tmp_path, gui
         planes = [*image.split(), Image.new("L", image.size)]
         image = Image.merge("CMYK", planes)
     source = save(tmp_path / name, image, **options)
-    disguise(NET, source, guide, tmp_path / "out", delta=2.0, solver=SHORT)
+    attack_files(NET, source, guide, tmp_path / "out", delta=2.0, solver=SHORT)
     whole(tmp_path / "out")
     png, _ = check_box(tmp_path / "out", expected, 2.0)
     assert (png != expected).any()
 
 
 def test_source_and_guide_the_same(guide, tmp_path):
-    record = disguise(NET, guide, guide, tmp_path / "out", solver=SHORT)
+    record = attack_files(NET, guide, guide, tmp_path / "out", solver=SHORT)
     assert whole(tmp_path / "out")["figures"] == record["figures"]
     assert record["figures"]["distance"] == record["figures"]["ratio"] == 0
     check_box(tmp_path / "out", np.asarray(Image.open(guide)), 0)
@@ -181,14 +181,14 @@ def test_source_and_guide_the_same(guide, tmp_path):
 
 def test_a_network_without_classes_has_no_labels(guide, tmp_path):
     plain = dataclasses.replace(NET, output=None)
-    record = disguise(plain, guide, guide, tmp_path / "out", solver=SHORT)
+    record = attack_files(plain, guide, guide, tmp_path / "out", solver=SHORT)
     assert whole(tmp_path / "out")["labels"] is record["labels"] is None
 
 
 def test_any_solver_can_be_noted(guide, tmp_path):
     solver = OptaxProjected(optax.adam(1.0), max_evaluations=2)  # has functions as fields
     source = save(tmp_path / "source.png", PICTURE)
-    disguise(NET, source, guide, tmp_path / "out", solver=solver, settings={"path": tmp_path})
+    attack_files(NET, source, guide, tmp_path / "out", solver=solver, settings={"path": tmp_path})
     settings = whole(tmp_path / "out")["settings"]
     assert settings["solver"]["name"] == "OptaxProjected"
     assert settings["solver"]["max_evaluations"] == 2
@@ -197,7 +197,7 @@ def test_any_solver_can_be_noted(guide, tmp_path):
 
 def test_names_that_are_not_text(guide, tmp_path):
     source = save(tmp_path / os.fsdecode(b"\xff $x^{ \n.png"), PICTURE, format="PNG")
-    disguise(NET, source, guide, tmp_path / os.fsdecode(b"out\xff"), solver=SHORT)
+    attack_files(NET, source, guide, tmp_path / os.fsdecode(b"out\xff"), solver=SHORT)
     record = whole(tmp_path / os.fsdecode(b"out\xff"))
     assert record["settings"]["source"]["name"] == source.name
 
@@ -230,7 +230,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(change, error, says, guide, tm
         arguments[name] = tmp_path / arguments[name]
     before = tree(tmp_path)
     with pytest.raises(error, match=says) as caught:
-        disguise(NET, **arguments)
+        attack_files(NET, **arguments)
     assert len(str(caught.value).splitlines()) == 1
     assert tree(tmp_path) == before
 
@@ -239,19 +239,19 @@ def test_activations_that_overflow(guide, tmp_path):
     source = save(tmp_path / "source.png", PICTURE)
     huge = dataclasses.replace(NET, params=NET.params * 1e30)
     with pytest.raises(AdvjaxError, match=r"layer 'fc' of tiny overflows .*; give other weights"):
-        disguise(huge, source, guide, tmp_path / "out", solver=SHORT)
+        attack_files(huge, source, guide, tmp_path / "out", solver=SHORT)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_fails_half_way_is_not_taken_for_the_one_before(guide, tmp_path):
     source = save(tmp_path / "source.png", PICTURE)
     out = tmp_path / "out"
-    disguise(NET, source, guide, out, solver=SHORT)
+    attack_files(NET, source, guide, out, solver=SHORT)
     first = whole(out)
-    disguise(NET, source, guide, out, solver=SHORT, delta=3.0)  # the folder may be used again
+    attack_files(NET, source, guide, out, solver=SHORT, delta=3.0)  # the folder may be used again
     assert whole(out)["settings"]["delta"] == 3.0 != first["settings"]["delta"]
     (out / "sheet.png").unlink()
     (out / "sheet.png").mkdir()
     with pytest.raises(AdvjaxError, match=r"cannot write '.*sheet\.png'"):
-        disguise(NET, source, guide, out, solver=SHORT)
+        attack_files(NET, source, guide, out, solver=SHORT)
     assert sorted(os.listdir(out)) == ["adversarial.png", "adversarial.safetensors", "sheet.png"]

@@ -1,4 +1,4 @@
-"""Tables: columns to CSV, rows beside the paper's numbers for people."""
+"""A target's output: columns to CSV, rows beside the paper's numbers as Markdown."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from advjax.analysis.tables import write_table
+from advjax.analysis.summary import write_table
 
 DASH = "-"
 Columns = Mapping[str, Any]  # arrays or lists of one length, by name
@@ -15,7 +15,7 @@ Columns = Mapping[str, Any]  # arrays or lists of one length, by name
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Made:
-    """What a target has come to.
+    """A target's tables, its numbers beside the paper's, and its figure.
 
     Attributes:
         tables: By what is added to the target's name; "" for the target's own table.
@@ -31,18 +31,22 @@ class Made:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns; what a row does not have is None.
+    """Return rows as columns; None for NaN and for what a row does not have.
 
     Example:
         >>> columns([{"a": 1}, {"a": 2, "b": 3}])
         {'a': [1, 2], 'b': [None, 3]}
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return {name: [_or_none(row.get(name)) for row in rows] for name in names}
+
+
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def headed(rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Rows with headings for people, where there are any.
+    """Return rows with headings for people, where there are any.
 
     Example:
         >>> headed([{"layer": "fc7", "ratio": 0.5}], {"ratio": "mean ratio"})
@@ -52,14 +56,14 @@ def headed(rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> li
 
 
 def write_csv(path: Any, table: Columns) -> None:
-    """Writes columns as CSV, atomically."""
+    """Write columns as CSV, atomically."""
     import pyarrow
 
     write_table(path, pyarrow.table({name: _plain(values) for name, values in table.items()}))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a table for people, and for Markdown; a dash where there is nothing.
+    """Return rows as a Markdown table, with a dash where there is nothing.
 
     Example:
         >>> print(markdown([{"layer": "fc7", "ratio": 0.1234, "paper": None}]))
@@ -79,7 +83,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A number with three digits, words as they are.
+    """Return a number with three significant digits, and text as it is.
 
     Example:
         >>> shown(0.00123), shown(-374.4), shown(659123.0), shown(20), shown(None), shown("a")
@@ -100,22 +104,8 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
 
 
-def mean(values: Any) -> float | None:
-    """The mean without NaN; None where there is nothing else."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else None
-
-
-def median(values: Any) -> float | None:
-    """The median, likewise."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    return float(np.median(values)) if len(values) else None
-
-
 def percent(values: Any) -> float:
-    """The share of what is true, in percent."""
+    """Return the percentage that is true."""
     return float(100 * np.mean(np.asarray(values)))
 
 

@@ -1,4 +1,4 @@
-"""What all figures are made of: networks, pairs, attacks that are done once, and measurements."""
+"""Networks, pairs, attacks that are done once, and measurements, which all figures share."""
 
 import functools
 import sys
@@ -10,14 +10,14 @@ import numpy as np
 
 from advjax import solvers
 from advjax.analysis import Adversarial, Analysis, analyse
-from advjax.analysis.subjects import find_subjects
+from advjax.analysis.bank_rows import find_bank_rows
 from advjax.bank import Bank, build_bank
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import zoo
 from advjax.networks.network import Network
-from advjax.reproduce.pairs import PairSet, draw_pairs, write_pairs
+from advjax.reproduce.draw import PairSet, draw_pairs, write_pairs
 from advjax.reproduce.published import DELTA
-from advjax.reproduce.settings import LAYERS, Settings, Subject
+from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
 from advjax.runs import open_run
 from advjax.runs.images import TFDS, LazyImages, Reader
 from advjax.runs.pairs import Images, find_images
@@ -32,10 +32,10 @@ class Interrupted(KeyboardInterrupt):
     """The attacks were stopped; what is done is kept."""
 
 
-class Cell(NamedTuple):
+class Experiment(NamedTuple):
     """One run: all pairs of a pool by one attack at one layer within one delta."""
 
-    subject: Subject
+    model: TrainedNetwork
     attack: str
     layer: str
     delta: float
@@ -43,87 +43,87 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its folder's; label-opt has no delta."""
+        """Return the name of the run's folder; label-opt has no delta."""
         delta = "" if self.attack == "label-opt" else f"-delta{self.delta:g}"
         return f"{self.pool}-{self.attack}-{self.layer.replace('/', '-')}{delta}"
 
     @property
     def published(self) -> bool:
-        """Whether what the paper says of CaffeNet, trained, is said of this."""
-        subject = self.subject
-        return subject.network == "caffenet" and subject.trained and self.delta == DELTA
+        """Return True if the paper's numbers of trained CaffeNet are of this experiment."""
+        model = self.model
+        return model.network == "caffenet" and model.trained and self.delta == DELTA
 
 
-class Lab:
-    """The settings, and what has been loaded, attacked and measured with them.
+class Experiments:
+    """The settings, and the networks, runs and measurements made with them.
 
-    Runs lie in OUT/runs/SUBJECT/CELL, so that targets which need the same attacks share them.
+    Runs lie in OUT/runs/NETWORK/EXPERIMENT, so that targets which need the same attacks share them.
     """
 
     def __init__(self, settings: Settings, say: Callable[[str], None] = print):
         self.settings, self.say = settings, say
-        self._networks: dict[Subject, Network] = {}
+        self._networks: dict[TrainedNetwork, Network] = {}
         self._pairs: dict[str, PairSet] = {}
-        self._analyses: dict[Cell, Analysis] = {}
+        self._analyses: dict[Experiment, Analysis] = {}
         # The layers whose neighbours will be searched: one pass over the images for all of them.
-        self._searched: dict[Subject, dict[str, None]] = {}
+        self._searched: dict[TrainedNetwork, dict[str, None]] = {}
 
     # What there is
 
-    def net(self, subject: Subject) -> Network:
-        """The network, loaded once."""
-        if subject not in self._networks:
+    def net(self, model: TrainedNetwork) -> Network:
+        """Return the network, loaded once."""
+        if model not in self._networks:
             s = self.settings
-            own = subject == s.subject
-            self._networks[subject] = zoo.load(
-                subject.network,
-                subject.weights,
+            own = model == s.model
+            self._networks[model] = zoo.load(
+                model.network,
+                model.weights,
                 seed=s.seed,
                 mean=s.mean if own else None,
                 resize=s.resize,
             )
-        return self._networks[subject]
+        return self._networks[model]
 
-    def layers(self, subject: Subject) -> tuple[str, ...]:
-        """Its layers, shallow to deep: those of the settings, of the main subject and its like."""
+    def layers(self, model: TrainedNetwork) -> tuple[str, ...]:
+        """Return the layers to attack, shallow to deep; the settings' for their own network."""
         s = self.settings
-        mine = s.layers if s.layers and subject.network == s.network else ()
-        return self.net(subject).check_layers(mine or LAYERS[subject.network].shown)
+        mine = s.layers if s.layers and model.network == s.network else ()
+        return self.net(model).check_layers(mine or LAYERS[model.network].shown)
 
-    def counted(self, subject: Subject) -> tuple[str, ...]:
-        """The layers of Table 2."""
+    def counted(self, model: TrainedNetwork) -> tuple[str, ...]:
+        """Return the layers of Table 2."""
         s = self.settings
-        mine = s.counted_layers if subject.network == s.network else ()
-        return self.net(subject).check_layers(mine or LAYERS[subject.network].counted)
+        mine = s.counted_layers if model.network == s.network else ()
+        return self.net(model).check_layers(mine or LAYERS[model.network].counted)
 
-    def inner(self, subject: Subject) -> str:
-        """The convolutional layer that stands beside the last one: CaffeNet's conv3."""
-        layers = self.layers(subject)
+    def inner(self, model: TrainedNetwork) -> str:
+        """Return the convolutional layer shown beside the last one: CaffeNet's conv3."""
+        layers = self.layers(model)
         return layers[1 if len(layers) > 2 else 0]
 
     @functools.cached_property
     def training(self) -> Images:
-        """The training images, with their classes."""
+        """Return the training images, with their classes."""
         if self.settings.images is None:
             raise AdvjaxError(
                 "images is not given; name a folder of training images, in folders by class, with "
                 "--images"
             )
-        found = _images(self.settings.images)
-        if None in found.classes:
-            missing = found.names[found.classes.index(None)]
+        images = _images(self.settings.images)
+        if None in images.classes:
+            missing = images.names[images.classes.index(None)]
             raise AdvjaxError(
                 f"image {missing!r} of images is in no folder by class; give a folder of folders"
             )
-        return found
+        return images
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the training images."""
+        """Return the classes of the training images."""
         return tuple(sorted({name for name in self.training.classes if name is not None}))
 
     def pairs(self, pool: str) -> PairSet:
-        """The pairs of a pool, drawn once."""
+        """Return the pairs of a pool, drawn once."""
         if pool not in self._pairs:
             s = self.settings
             if pool in (TRAIN, VALIDATION):
@@ -148,18 +148,18 @@ class Lab:
 
     # Before any work
 
-    def check(self, cells: Iterable[Cell], measured: bool) -> None:
-        """Raises, before any attack, what would stop one or its measurement later."""
+    def check(self, chosen: Iterable[Experiment], measured: bool) -> None:
+        """Raise, before any attack, the errors that would stop one or its measurement later."""
         s = self.settings
         if measured and (s.images or "").startswith(TFDS):
             raise AdvjaxError(
                 f"images is {s.images!r}, but neighbours are searched in a folder of images by "
                 "class; give one"
             )
-        for cell in cells:
-            job = self._job(cell)
-            job.check(cell.layer)
-            pairs, there = self.pairs(cell.pool), open_store(self.folder(cell))
+        for experiment in chosen:
+            job = self._job(experiment)
+            job.check(experiment.layer)
+            pairs, there = self.pairs(experiment.pool), open_store(self.folder(experiment))
             if there is not None:
                 check_same(there, job.settings(pairs.work))
         if measured:
@@ -169,51 +169,55 @@ class Lab:
             listed = Bank(
                 Path(s.images or ""), "", "", {}, ids, np.array(numbers, np.int32), self.classes
             )
-            for cell in cells:
-                self._searched.setdefault(cell.subject, {})[cell.layer] = None
-            for pool in {cell.pool for cell in cells}:
+            for experiment in chosen:
+                self._searched.setdefault(experiment.model, {})[experiment.layer] = None
+            for pool in {experiment.pool for experiment in chosen}:
                 known = self._known(self.pairs(pool))
-                find_subjects(listed, len(self.pairs(pool).work), **known, protocol=s.protocol)
+                find_bank_rows(listed, len(self.pairs(pool).work), **known, protocol=s.protocol)
 
     # Attacks
 
-    def attack(self, cells: Sequence[Cell]) -> None:
-        """Does every attack that is not there yet; its pairs are also written to a CSV file.
+    def attack(self, chosen: Sequence[Experiment]) -> None:
+        """Run every attack that is not done yet, and write its pairs to a CSV file.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the same again goes on.
         """
         from advjax.runs.run import run
 
-        cells = list(dict.fromkeys(cells))
-        for pool in {cell.pool for cell in cells}:
+        chosen = list(dict.fromkeys(chosen))
+        for pool in {experiment.pool for experiment in chosen}:
             write_pairs(self.settings.out / f"pairs-{pool}.csv", self.pairs(pool))
-        for number, cell in enumerate(cells, 1):
-            done = run(self._job(cell), self.pairs(cell.pool).work, self.folder(cell))
+        for number, experiment in enumerate(chosen, 1):
+            done = run(
+                self._job(experiment), self.pairs(experiment.pool).work, self.folder(experiment)
+            )
             if not done.whole:
                 raise Interrupted
             if done.failed == done.pairs:
-                error = open_run(self.folder(cell)).table(["error"])["error"][0].as_py()
-                raise AdvjaxError(f"no pair of {self.folder(cell)} could be attacked: {error}")
+                error = open_run(self.folder(experiment)).table(["error"])["error"][0].as_py()
+                raise AdvjaxError(
+                    f"no pair of {self.folder(experiment)} could be attacked: {error}"
+                )
             some = f"; {done.failed} could not be attacked" if done.failed else ""
             if done.new or some:
-                where = f"{cell.subject.name}, {cell.name}"
-                self.say(f"[{number}/{len(cells)}] {where}: {done.new} pairs{some}")
+                where = f"{experiment.model.name}, {experiment.name}"
+                self.say(f"[{number}/{len(chosen)}] {where}: {done.new} pairs{some}")
 
-    def folder(self, cell: Cell) -> Path:
-        """The run's directory."""
-        return self.settings.out / "runs" / cell.subject.name / cell.name
+    def folder(self, experiment: Experiment) -> Path:
+        """Return the run's directory."""
+        return self.settings.out / "runs" / experiment.model.name / experiment.name
 
-    def _job(self, cell: Cell) -> Job:
+    def _job(self, experiment: Experiment) -> Job:
         s = self.settings
         solver = None
-        if not cell.attack.endswith("-fgrad"):
-            solver = solvers.BY_NAME[s.solver](max_evaluations=s.evaluations(cell.attack))
+        if not experiment.attack.endswith("-fgrad"):
+            solver = solvers.BY_NAME[s.solver](max_evaluations=s.evaluations(experiment.attack))
         return Job(
-            net=self.net(cell.subject),
-            attack=cell.attack,
-            layer=cell.layer,
-            delta=cell.delta,
+            net=self.net(experiment.model),
+            attack=experiment.attack,
+            layer=experiment.layer,
+            delta=experiment.delta,
             solver=solver,
             smoothing=None,  # the paper's method has exact gradients
             # Lanes that no pair needs would be computed all the same.
@@ -221,63 +225,65 @@ class Lab:
             seed=s.seed,
             precision=s.precision,
             # Rounding undoes label-opt; and only attacks of this delta are measured.
-            keep_float32=cell.delta == s.delta and not cell.pool.startswith(FAILURES),
+            keep_float32=experiment.delta == s.delta and not experiment.pool.startswith(FAILURES),
         )
 
     # Results
 
-    def column(self, cell: Cell, *names: str) -> dict[str, np.ndarray]:
-        """Columns of a run, less the pairs that could not be attacked."""
-        table = open_run(self.folder(cell)).table(["index", "status", *names])
+    def column(self, experiment: Experiment, *names: str) -> dict[str, np.ndarray]:
+        """Return columns of a run, without the pairs that could not be attacked."""
+        table = open_run(self.folder(experiment)).table(["index", "status", *names])
         good = table.filter(np.asarray(table["status"]) != ERROR)
         return {name: np.asarray(good[name]) for name in ("index", *names)}
 
-    def adversarials(self, cell: Cell, count: int | None = None) -> Iterator[Adversarial]:
-        """The images of a run, in no order; with `count` those of the first pairs alone."""
+    def adversarials(
+        self, experiment: Experiment, count: int | None = None
+    ) -> Iterator[Adversarial]:
+        """Yield the images of a run, in no order; with `count` those of the first pairs alone."""
         import pyarrow.dataset as ds
 
         first = None if count is None else ds.field("index") < count
-        for known, image, rounded in open_run(self.folder(cell)).adversarials(filter=first):
+        for known, image, rounded in open_run(self.folder(experiment)).adversarials(filter=first):
             yield Adversarial(known["index"], image, rounded)
 
-    def image(self, cell: Cell, name: str) -> np.ndarray:
-        """An image of the work list as the network was given it."""
-        return Reader(self.net(cell.subject), self.pairs(cell.pool).work.root)(name)
+    def image(self, experiment: Experiment, name: str) -> np.ndarray:
+        """Return an image of the work list as the network was given it."""
+        return Reader(self.net(experiment.model), self.pairs(experiment.pool).work.root)(name)
 
-    def measured(self, cell: Cell) -> Analysis:
-        """The paper's figures of a run at its layer; computed once a process."""
-        if cell not in self._analyses:
-            s, pairs = self.settings, self.pairs(cell.pool)
-            net = self.net(cell.subject)
+    def measured(self, experiment: Experiment) -> Analysis:
+        """Return the paper's figures of a run at its layer; computed once a process."""
+        if experiment not in self._analyses:
+            s, pairs = self.settings, self.pairs(experiment.pool)
+            net = self.net(experiment.model)
             reader = Reader(net, pairs.work.root)
-            self._analyses[cell] = analyse(
-                self.adversarials(cell),
-                self._bank(cell.subject),
+            self._analyses[experiment] = analyse(
+                self.adversarials(experiment),
+                self._bank(experiment.model),
                 net,
                 LazyImages(reader, pairs.sources),
                 LazyImages(reader, pairs.guides),
-                layer=cell.layer,
-                sparsity_layers=self.counted(cell.subject),
+                layer=experiment.layer,
+                sparsity_layers=self.counted(experiment.model),
                 protocol=s.protocol,
                 batch_size=s.batch_size,
                 progress=None,
                 **self._known(pairs),
             )
-        return self._analyses[cell]
+        return self._analyses[experiment]
 
-    def _bank(self, subject: Subject) -> Bank:
+    def _bank(self, model: TrainedNetwork) -> Bank:
         s = self.settings
         return build_bank(
-            self.net(subject),
+            self.net(model),
             Path(s.images or "").resolve(),
-            tuple(self._searched[subject]),
-            s.out / "banks" / subject.name,
+            tuple(self._searched[model]),
+            s.out / "banks" / model.name,
             batch_size=s.batch_size,
             progress=sys.stderr.isatty(),
         )
 
     def _known(self, pairs: PairSet) -> dict[str, Any]:
-        """Ids and classes of the training images, as `analyse` takes them."""
+        """Return ids and classes of the training images, as `analyse` takes them."""
 
         def inside(names: list[str | None]) -> list[str | None]:
             classes = set(self.classes)
@@ -298,20 +304,20 @@ class Lab:
         return Path(self.settings.images or "").resolve().as_posix() + "/"
 
 
-def failure_of(settings: Settings, pool: str) -> tuple[Subject, str]:
-    """The subject and the images of a pool of `failures`."""
+def failure_of(settings: Settings, pool: str) -> tuple[TrainedNetwork, str]:
+    """Return the network and the images of a pool of `failures`."""
     for word in settings.failures:
         network, weights, folder = _three(word)
-        subject = Subject(network, weights)
-        if pool == f"{FAILURES}-{subject.name}":
-            return subject, folder
+        model = TrainedNetwork(network, weights)
+        if pool == f"{FAILURES}-{model.name}":
+            return model, folder
     raise KeyError(pool)
 
 
-def failure_pools(settings: Settings) -> list[tuple[Subject, str]]:
-    """The subjects of `failures`, and the names of their pools."""
-    subjects = [Subject(*_three(word)[:2]) for word in settings.failures]
-    return [(subject, f"{FAILURES}-{subject.name}") for subject in subjects]
+def failure_pools(settings: Settings) -> list[tuple[TrainedNetwork, str]]:
+    """Return the networks of `failures`, and the names of their pools."""
+    models = [TrainedNetwork(*_three(word)[:2]) for word in settings.failures]
+    return [(model, f"{FAILURES}-{model.name}") for model in models]
 
 
 def _three(word: str) -> tuple[str, str, str]:
@@ -324,5 +330,5 @@ def _three(word: str) -> tuple[str, str, str]:
 
 
 def _images(where: str) -> Images:
-    """The images of a folder, by whole paths, or of a tfds data set."""
+    """Return the images of a folder, by whole paths, or of a tfds data set."""
     return find_images(where if where.startswith(TFDS) else str(Path(where).resolve()))

@@ -1,0 +1,143 @@
+"""How numbers, images and descents are shown, and statistics that leave NaN out."""
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+
+from advjax.errors import AdvjaxError
+
+if TYPE_CHECKING:
+    from advjax.attacks.base import Attack
+
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+SMALL = 64  # pixels; images up to this size are shown pixel by pixel
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number as text: `digits` significant digits, thousands apart, a dash for none.
+
+    Example:
+        >>> number(0.12345), number(1234567), number(12.0), number(1.5e-7)
+        ('0.123', '1,234,567', '12', '1.5e-07')
+    """
+    if value is None or math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    if abs(value) >= 10**digits or value == int(value):
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.{digits}g}"
+    return text.replace("-", MINUS, 1) if value < 0 else text
+
+
+def without_nan(values: Any) -> Float[np.ndarray, "n"]:
+    """Return the values as float64 without NaN."""
+    values = np.asarray(values, np.float64)
+    return values[~np.isnan(values)]
+
+
+def mean(values: Any) -> float:
+    """Return the mean without NaN; NaN when no value is left.
+
+    Example:
+        >>> mean([1.0, np.nan, 3.0]), mean([np.nan])
+        (2.0, nan)
+    """
+    values = without_nan(values)
+    return float(values.mean()) if values.size else math.nan
+
+
+def quantile(values: Any, fraction: float) -> float:
+    """Return a quantile without NaN, 0 the minimum, 0.5 the median and 1 the maximum.
+
+    Example:
+        >>> quantile([1.0, np.nan, 2.0, 6.0], 0.5), quantile([], 1)
+        (2.0, nan)
+    """
+    values = without_nan(values)
+    return float(np.quantile(values, fraction)) if values.size else math.nan
+
+
+def median(values: Any) -> float:
+    """Return the median without NaN; NaN when no value is left."""
+    return quantile(values, 0.5)
+
+
+def squeeze_grey(image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "..."]:
+    """Return a grey image [h, w, 1] as [h, w], as Pillow and matplotlib take it; others as is."""
+    return image[..., 0] if image.shape[-1] == 1 else image
+
+
+def to_uint8(image: Any) -> UInt8[np.ndarray, "..."]:
+    """Return an image rounded to 8 bits, values outside of 0..255 clipped."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def magnification(delta: float) -> int:
+    """Return the largest whole k with k delta <= 127.5, half the range; at least 1.
+
+    Args:
+        delta: In levels of 0..255.
+
+    Raises:
+        AdvjaxError: `delta` is not a positive number.
+
+    Example:
+        >>> magnification(10.0)
+        12
+    """
+    if not 0 < delta < math.inf:
+        raise AdvjaxError(f"delta is {delta!r}; give a positive number of levels of 0..255")
+    return max(1, math.floor(127.5 / delta))
+
+
+def difference(
+    image: Shaped[np.ndarray, "h w c"], source: Shaped[np.ndarray, "h w c"], factor: float
+) -> UInt8[np.ndarray, "h w c"]:
+    """Return image - source, magnified by `factor`, about mid-grey.
+
+    Example:
+        >>> difference(np.array([[[13]]]), np.array([[[10]]]), 10).item()
+        158
+    """
+    return to_uint8(127.5 + factor * (np.asarray(image, np.float64) - source))
+
+
+class Descent(NamedTuple):
+    """An attack's trace as it is shown."""
+
+    values: Float[np.ndarray, "... e"]
+    name: str  # of the axis
+
+
+def descent(trace: Any, attack: "Attack", *, rooted: bool = False) -> Descent:
+    """Return the distances of a trace of squared distances, and any other trace as it is.
+
+    Args:
+        trace: The objective at each evaluation.
+        attack: The attack that minimised it.
+        rooted: The trace has the distances already, as the column `trace` of a run has.
+
+    Example:
+        >>> from advjax.attacks.feature import FeatureOpt
+        >>> descent([9.0, 4.0], FeatureOpt())
+        Descent(values=array([3., 2.]), name='distance')
+    """
+    values = np.asarray(trace, np.float64)
+    if not attack.squared:
+        return Descent(values, "objective")
+    name = "distance by linear map" if attack.name == "feature-linear" else "distance"
+    return Descent(values if rooted else np.sqrt(values), name)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of installed packages, and Python's."""
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return found | {"python": platform.python_version()}
