@@ -25,6 +25,10 @@ from jaxtyping import Array, Float
 
 from advjax.errors import AdvjaxError
 
+ELEMENTWISE = {
+    *("add", "sub", "mul", "div", "neg", "abs", "max", "min", "sqrt", "rsqrt", "square"),
+    *("integer_pow", "convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy"),
+}
 FLIPPED = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
 
 
@@ -69,9 +73,9 @@ def smooth_kinks(
 
     Smoothed are max and min with a constant, clamps, ReLU, ReLU6, leaky and parametric ReLU,
     hard sigmoid, hard swish and hard tanh, wherever they stand: in jit, custom_jvp, checkpoint,
-    scan and cond. Functions with a gradient rule of their own (custom_vjp), maxima between arrays
-    (max pooling) and the bodies of while loops stay as they are. A function without kinks has its
-    own gradient.
+    scan and cond. What stays as it is: functions with a gradient rule of their own (custom_vjp),
+    maxima between arrays (max pooling), floors of sums (of a variance or a norm), while loops. A
+    function without kinks has its own gradient.
 
     Where every kink has the images' batch as its first axis, the batch is evaluated as it is; where
     one has not (attention windows folded into the batch), each image is evaluated alone, by vmap.
@@ -148,6 +152,7 @@ class _Interpreter:
         self.constants: dict[int, float] = {}  # scalars, also when broadcast
         self.comparisons: dict[int, tuple[str, Any, float]] = {}  # x > c and its kind
         self.multiples: dict[int, tuple[Any, ...]] = {}  # factors of a product
+        self.statistics: dict[int, bool] = {}  # sums and what is computed of them by elements
         self.alive: list[Any] = []  # an identity is good as long as its object lives
 
     def run(self, closed: core.ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
@@ -179,6 +184,8 @@ class _Interpreter:
                 level is not None
                 and np.isfinite(level)
                 and self._constant(x) is None
+                # max(variance, 0) and max(norm, epsilon) are guards.
+                and id(x) not in self.statistics
                 and _is_float(x)
             ):
                 ends = (level, None) if name == "max" else (None, level)
@@ -294,6 +301,11 @@ class _Interpreter:
         return body
 
     def _learn(self, name: str, inputs: list[Any], results: Sequence[Any]) -> None:
+        unknown = [x for x in inputs if self._constant(x) is None]
+        if name == "reduce_sum" or (
+            name in ELEMENTWISE and unknown and all(id(x) in self.statistics for x in unknown)
+        ):
+            self._know(self.statistics, results[0], True)
         if name in ("convert_element_type", "broadcast_in_dim", "reshape", "copy"):
             self._know(self.constants, results[0], self._constant(inputs[0]))
         elif name == "mul":

@@ -32,6 +32,8 @@ PEER = "ScipyLBFGSB"
 COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
     PEER: "#000000",
     "ProjectedLBFGS": "#0072B2",
+    "Smoothed": "#56B4E9",
+    "SmoothedLBFGS": "#999999",
     "SignMomentum": "#D55E00",
     "Adam": "#009E73",
     "SignPGD": "#CC79A7",
@@ -40,12 +42,17 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
 
 
 def contenders(budget: int) -> dict[str, Any]:
-    """The solvers by name; those whose step depends on the budget carry it in their name."""
+    """The solvers by name; those whose steps depend on the budget carry it in their name.
+
+    "Smoothed" is `SignMomentum` with smoothed gradients, the default; "SmoothedLBFGS" likewise.
+    """
     fall = optax.cosine_decay_schedule(2.0, budget)
     return {
         PEER: solvers.ScipyLBFGSB(budget),
         "ProjectedLBFGS": solvers.ProjectedLBFGS(budget),
         f"SignMomentum-{budget}": solvers.SignMomentum(budget),
+        f"Smoothed-{budget}": solvers.SignMomentum(budget),
+        f"SmoothedLBFGS-{budget}": solvers.ProjectedLBFGS(budget),
         f"Adam-{budget}": solvers.OptaxProjected(optax.adam(fall), budget),
         f"SignPGD-{budget}": solvers.OptaxProjected(
             # What ART's FeatureAdversariesPyTorch does, at a step of 1 level.
@@ -143,7 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--solvers", nargs="+", default=[PEER, "ProjectedLBFGS", "SignMomentum"])
+    parser.add_argument(
+        "--solvers", nargs="+", default=[PEER, "ProjectedLBFGS", "SignMomentum", "Smoothed"]
+    )
     parser.add_argument("--budgets", type=int, nargs="+", default=[50, 150, 500])
     parser.add_argument("--traces", type=Path, default=Path("quality-traces"))
     parser.add_argument("--plot", type=Path)
@@ -168,7 +177,14 @@ def main() -> None:
                 if path.is_file():
                     continue
                 found = advjax.attack(
-                    net, sources, guides, layer=layer, solver=solver, trace=True, batch_size=5
+                    net,
+                    sources,
+                    guides,
+                    layer=layer,
+                    solver=solver,
+                    smoothing=advjax.Smoothing() if name.startswith("Smoothed") else None,
+                    trace=True,
+                    batch_size=5,
                 )
                 distances = np.sqrt(found.trace)
                 trace = np.fmin.accumulate(distances, axis=1) / found.initial_distance[:, None]

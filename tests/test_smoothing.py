@@ -102,9 +102,30 @@ def test_units_that_are_all_zero_keep_the_exact_gradient():
     np.testing.assert_array_equal(slope, 0)
 
 
+def layer_norm(x):
+    """The variance of Flax's norms, with its floor at 0."""
+    mean = x.mean(1, keepdims=True)
+    variance = jnp.maximum(0, (x**2).mean(1, keepdims=True) - mean**2)
+    return (x - mean) * lax.rsqrt(variance + 1e-6)
+
+
+def unit(x):
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
 @pytest.mark.parametrize(
     "function",
-    [jax.nn.gelu, jax.nn.silu, jax.nn.elu, jax.nn.selu, jnp.tanh, jnp.abs, lambda x: x.max(1)],
+    [
+        layer_norm,
+        unit,
+        jax.nn.gelu,
+        jax.nn.silu,
+        jax.nn.elu,
+        jax.nn.selu,
+        jnp.tanh,
+        jnp.abs,
+        lambda x: x.max(1),
+    ],
 )
 def test_without_kinks_the_function_has_its_own_gradient(function):
     assert count_kinks(function, X) == 0
