@@ -1,0 +1,102 @@
+"""The cost of a smoothed value and gradient against an exact one, and a picture of the widths.
+
+CPU time, taken in turns, minimum and median over rounds.
+
+    python benchmarks/smoothing.py [--cases squeezenet-pool10 ...] [--batch 4] [--rounds 7]
+    python benchmarks/smoothing.py --plot docs/smoothing.png
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+from quality import CASES
+
+import advjax
+from advjax.networks.network import activations
+from advjax.smoothing import smooth_kinks
+
+
+def cost(case: str, batch: int, rounds: int) -> dict[str, object]:
+    """CPU seconds of an exact evaluation, and the ratio of a smoothed one to it."""
+    name, weights, layer = CASES[case]
+    file = common.DATA / (weights or "")
+    net = advjax.load(name, file if weights and file.is_file() else weights)
+    shape = (batch, *net.input_shape)
+    images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    target = 0.9 * np.asarray(net(images, layer)[layer])
+    widths = np.geomspace(0.5, 0.01, batch).astype(np.float32)
+
+    def loss(images, params, widths):
+        def features(images):
+            return activations(net.function, True, params, images, (layer,))[layer]
+
+        values = features(images) if widths is None else smooth_kinks(features)(widths, images)
+        return jnp.sum((values - target) ** 2)
+
+    evaluate = jax.jit(jax.value_and_grad(loss))
+    kinds = {"exact": None, "smoothed": widths}
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(rounds + 1):
+        for kind, argument in kinds.items():
+            begin = time.process_time()
+            jax.block_until_ready(evaluate(images, net.params, argument))
+            if turn:  # the first one compiles
+                seconds[kind].append(time.process_time() - begin)
+    exact, smoothed = seconds["exact"], seconds["smoothed"]
+    return {
+        "case": case,
+        "exact, s": float(np.min(exact)),
+        "ratio of minima": float(np.min(smoothed) / np.min(exact)),
+        "ratio of medians": float(np.median(smoothed) / np.median(exact)),
+    }
+
+
+def plot(path: Path) -> None:
+    """Draw the derivative of a ReLU at four widths, and the width over the budget."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    smoothing = advjax.Smoothing()
+    x = jnp.linspace(-4, 4, 801)[None]
+    slope = jax.vmap(jax.grad(lambda width, x: smooth_kinks(jax.nn.relu)(width, x).sum(), 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    progress = jnp.linspace(0, 1, 4)
+    mean = float(jnp.abs(x).mean())
+    for at in progress:
+        width = smoothing.width(at)
+        ramp = slope(width[None], x[None])[0, 0]
+        left.plot(x[0] / mean, ramp, label=f"{at:.0%} of the budget, c = {width:.2g}")
+    left.set(xlabel="x / m", ylabel="derivative of max(x, 0)")
+    left.legend(frameon=False, fontsize=7)
+    every = jnp.linspace(0, 1, 101)
+    right.plot(100 * every, smoothing.width(every), color="black")
+    right.set(xlabel="% of the budget", ylabel="width c", yscale="log")
+    figure.savefig(path, dpi=110)
+    print(f"written: {path}")
+
+
+def main() -> None:
+    """Measure the cases, or draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    cases = ["squeezenet-pool10", "efficientnet-pool", "caffenet-fc7"]
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=cases)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    if options.plot:
+        plot(options.plot)
+    else:
+        rows = [cost(case, options.batch, options.rounds) for case in options.cases]
+        common.save("smoothing-cost", rows)
+
+
+if __name__ == "__main__":
+    main()
