@@ -36,7 +36,7 @@ class Attack:
         weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
             fetch' has brought when not given.
         attack: 'feature-opt', 'feature-linear', 'feature-fgrad', 'label-opt' or 'label-fgrad'.
-        layer: The layer to match; the network's customary one when not given.
+        layer: The layer to match; the network's default layer when not given.
         delta: The most a pixel may change, in levels of 255; nothing to label-opt.
         max_evaluations: Evaluations of the network and its gradient, of label-opt for each c that
             it tries; the attack's own number when not given (500, of label-opt 100). The fast
@@ -49,7 +49,7 @@ class Attack:
         seed: For random weights and a random start.
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
-            the network's customary resize and crop.
+            the network's own resize and crop.
         out: The folder to write adversarial.png, adversarial.safetensors, result.json and sheet.png
             to.
     """
@@ -71,7 +71,7 @@ class Attack:
     out: Path = Path("advjax-attack")
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         solver = chosen_solver(self.attack, self.solver, self.max_evaluations)
         net = zoo.load(
             self.network, self.weights, seed=self.seed, mean=self.mean, resize=self.resize
@@ -113,7 +113,7 @@ class Demo:
     max_evaluations: int = 150
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         spec = importlib.util.find_spec("skimage")
         if spec is None or not spec.submodule_search_locations:
             raise AdvjaxError(
@@ -135,7 +135,7 @@ class Bench:
     Attributes:
         network: The network's name.
         weights: 'random', 'orthonormal' or a file.
-        layer: The layer to match; the network's customary one when not given.
+        layer: The layer to match; the network's default layer when not given.
         solver: The minimiser: 'lbfgs' or 'sign'.
         batch_size: Pairs at a time; 'auto': as many as memory holds.
         pairs: How many pairs the stream has.
@@ -155,7 +155,7 @@ class Bench:
     out: Path | None = None
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         known = {name: solvers.BY_NAME[name] for name in ("lbfgs", "sign")}
         if self.solver not in known:
             raise UnknownName("solver", self.solver, known)
@@ -186,7 +186,7 @@ class List:
     """The networks, where their weights come from, and which are here."""
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         entries = catalogue.load_catalogue()
         width = max(len(entry.licence) for entry in entries.values())
         for name, entry in entries.items():
@@ -208,7 +208,7 @@ class Fetch:
     name: Positional[str]
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         print(catalogue.fetch(self.name))
 
 
@@ -231,7 +231,7 @@ class Convert:
     licence: str | None = None
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         noted = {} if self.licence is None else {"licence": self.licence}
         arrays = zoo.convert(self.network, self.file, self.out, mean=self.mean, **noted)
         for name, array in arrays.items():
@@ -261,7 +261,7 @@ class Report:
     root: Path | None = None
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         from advjax.report import write_report
 
         path = write_report(self.run_folder, self.out, gallery=self.gallery, root=self.root)
@@ -283,7 +283,7 @@ class WeightsCommand:
     command: Weights
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         self.command.run()
 
 

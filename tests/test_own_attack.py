@@ -8,6 +8,10 @@ import pytest
 
 import advjax
 from advjax.attacks.base import Attack
+from advjax.report import write_report
+from advjax.runs.pairs import work_list
+from advjax.runs.run import run
+from advjax.runs.work import Job
 
 NET = advjax.load("lenet", "orthonormal")
 SOURCES, GUIDES = np.random.default_rng(0).integers(0, 256, (2, 3, 28, 28, 1), np.uint8)
@@ -66,3 +70,39 @@ def test_an_attack_without_a_ratio_refuses_a_target_ratio():
     pair = advjax.Pair(SOURCES[0], GUIDES[0], target_ratio=0.5)
     with pytest.raises(advjax.AdvjaxError, match=r"target_ratio is 0\.5, and label-opt"):
         list(advjax.attack_stream(NET, [pair], attack="label-opt"))
+
+
+def test_runs_and_reports_take_it(tmp_path):
+    names = [f"{kind}{i}.png" for kind in ("source", "guide") for i in range(3)]
+    for name, image in zip(names, [*SOURCES, *GUIDES], strict=True):
+        advjax.write_png(tmp_path / name, image)
+    rows = [f"{s},{g}" for s, g in zip(names[:3], names[3:], strict=True)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["source,guide", *rows]) + "\n")
+    settings = {"delta": 40.0, "solver": advjax.ProjectedLBFGS(10), "batch_size": 3, "trace": True}
+    job = Job(NET, attack=Cosine(), **settings)
+    pairs = work_list(str(tmp_path / "pairs.csv"))
+    outcome = run(job, pairs, tmp_path / "run", progress=False)
+    assert outcome.whole
+    assert outcome.failed == 0
+    data = advjax.open_run(tmp_path / "run")
+    assert data.settings["attack"]["name"] == "cosine"
+    assert data.settings["attack"]["class"].endswith(":Cosine")
+    result = advjax.attack(NET, SOURCES, GUIDES, attack=Cosine(), **settings)
+    table = data.table(["ratio", "trace", "layer"]).to_pydict()
+    np.testing.assert_allclose(table["ratio"], result.ratio, rtol=1e-3)
+    np.testing.assert_allclose(table["trace"][0], result.trace[0], rtol=1e-3)
+    assert table["layer"] == ["ip1"] * 3
+    assert "cosine" in write_report(tmp_path / "run").read_text()
+
+    other = Job(NET, attack=Cosine(weights=(2.0,)), **settings)
+    with pytest.raises(advjax.AdvjaxError, match="holds a run with other settings"):
+        run(other, pairs, tmp_path / "run", progress=False)
+
+
+def test_runs_take_several_layers_and_settings_of_built_in_attacks():
+    several = Job(NET, attack=advjax.FeatureOpt(("conv2", "ip1"), weights=(1.0, 2.0)))
+    assert several.layer == "conv2+ip1"
+    label = Job(NET, attack=advjax.LabelOpt(attempts=3, rounded=True))
+    assert label.budget == 3 * 100
+    with pytest.raises(advjax.AdvjaxError, match="layer is 'conv1', and attack has"):
+        several.check("conv1")

@@ -12,6 +12,7 @@ from advjax.errors import AdvjaxError
 from advjax.runs import lock
 from advjax.runs import store as stores
 from advjax.runs.pairs import COLUMNS, WorkList
+from advjax.runs.reading import RunData
 from advjax.runs.rows import table_of
 from advjax.runs.run import count_rows
 from advjax.runs.schema import ERROR, SCHEMA
@@ -71,6 +72,41 @@ def test_blocks_hold_each_pair_once_and_one_layer():
         (2, "a", [6]),
         (3, "b", [1, 4]),
     ]
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_rows_of_another_version_are_read_by_name(store, monkeypatch, unfinished):
+    """An older version had no trace; a newer one has a column that is not known here."""
+    write = store.keep if unfinished else store.finish
+    (block, *_) = store.blocks(store.pairs())
+    places = [int(place) for place in block.places][: 3 if unfinished else 4]
+    rows = table_of([row(place) for place in places[:-1]] + [row(places[-1], ERROR)])
+    older = rows.drop_columns(["trace"]).append_column("hue", pa.array([0.5] * len(places)))
+    write(block.number, older)
+    wrong, count, failed = verify(store)
+    assert (wrong, count, failed) == ([], len(places), 1)
+    kept = store.known(block.number, failed=False)
+    assert kept is not None
+    assert kept.schema.equals(SCHEMA)
+    assert kept["index"].to_pylist() == places[:-1]
+    assert kept["trace"].null_count == len(kept)
+    # Retried and written again, the block has one schema.
+    store.finish(block.number, pa.concat_tables([kept, table_of([row(places[-1])])]))
+    data = RunData(store)
+    assert [r["trace"] is None for r in data.rows(["trace"])] == [True] * (len(places) - 1) + [
+        False
+    ]
+    assert data.table(["ratio", "trace"]).num_rows == len(places)
+
+
+def test_a_newer_format_is_refused(store):
+    path = store.path / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"format": 2}
+    del manifest["sha256"]
+    manifest["sha256"] = stores._digest(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match="has format 2; this version reads 1 and older"):
+        open_store(store.path)
 
 
 def test_what_is_written_is_what_is_read(store):

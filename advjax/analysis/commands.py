@@ -34,7 +34,7 @@ class Metrics:
             run, if they have been moved.
         network: The network's name; that of the attacks when not given.
         weights: As of 'advjax attack'; those of the attacks when not given.
-        layer: The layer to measure; that of the attacks, or the network's customary one.
+        layer: The layer to measure; that of the attacks, or the network's default layer.
             Of a run with several, the pairs attacked at this one are measured.
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
         resize: Resize files straight to the network's input; as the attacks did when not given.
@@ -62,7 +62,7 @@ class Metrics:
     neighbours_out: Path | None = None
 
     def run(self) -> None:
-        """Does it."""
+        """Run the command."""
         for file in filter(None, (self.out, self.neighbours_out)):
             check_suffix(file)
         if self.bank_images is None and self.bank is None:

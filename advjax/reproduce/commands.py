@@ -16,7 +16,7 @@ class Reproduce(Settings):
     """
 
     def run(self) -> int:
-        """Does it, and gives the exit status."""
+        """Run the command and return the exit status."""
         from advjax.reproduce.experiments import Interrupted
         from advjax.reproduce.targets import reproduce
 

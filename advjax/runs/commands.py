@@ -39,7 +39,7 @@ class Run:
             fetch' has brought when not given.
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
         resize: Resize files straight to the network's input, as the paper's authors did.
-        layer: The layer to match; the network's customary one when not given.
+        layer: The layer to match; the network's default layer when not given.
         delta: The most a pixel may change, in levels of 255.
         solver: The minimiser; the attack's own when not given (feature-opt has 'sign', label-opt
             and feature-linear 'lbfgs').
@@ -108,7 +108,7 @@ class Run:
     ray_workers: int | None = None
 
     def run(self) -> int:
-        """Does it, and gives the exit status."""
+        """Run the command and return the exit status."""
         words = list(self.pairs)
         if self.verify or (len(words) == 2 and words[0] in ("status", "verify")):
             action = _verify if self.verify or words[0] == "verify" else _status

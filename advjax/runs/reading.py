@@ -15,7 +15,7 @@ from advjax.data.images import decode_image
 from advjax.errors import UnknownName
 from advjax.runs.images import Reader
 from advjax.runs.schema import COLUMNS, SCHEMA
-from advjax.runs.store import RunError, Store, open_store
+from advjax.runs.store import RunError, Store, by_schema, open_store
 
 IMAGES = ("adversarial_png", "adversarial_float32")  # not read unless asked for
 READ = 16  # images decoded at a time
@@ -88,8 +88,9 @@ class RunData:
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Rows as dicts, shard by shard, in constant memory."""
         for path in [*self.store.shards().values(), *self.store.unfinished().values()]:
-            names = None if columns is None else list(columns)
-            yield from pq.read_table(path, columns=names).to_pylist()
+            names = None if columns is None else list(dict.fromkeys([*columns, "index"]))
+            rows = by_schema(pq.read_table(path, columns=names))
+            yield from (rows if columns is None else rows.select(list(columns))).to_pylist()
 
     def adversarials(
         self, columns: Sequence[str] = ("index",), filter: Any = None

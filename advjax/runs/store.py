@@ -255,9 +255,10 @@ def open_store(path: str | os.PathLike[str]) -> Store | None:
             f"{str(path / MANIFEST)!r} was edited or damaged: it does not have its own checksum; "
             "bring back the old one, or begin a run in another directory"
         )
-    if manifest["format"] != FORMAT:
+    if not (isinstance(manifest["format"], int) and manifest["format"] <= FORMAT):
         raise RunError(
-            f"run {str(path)!r} has format {manifest['format']!r}; this version reads {FORMAT}"
+            f"run {str(path)!r} has format {manifest['format']!r}; this version reads {FORMAT} and "
+            "older ones: install a newer advjax"
         )
     return Store(path, manifest)
 
@@ -340,11 +341,24 @@ def _are_rows_of(rows: pa.Table, block: Block, pairs: WorkList) -> bool:
 
 
 def _read(content: bytes) -> pa.Table:
-    rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-    if not rows.schema.equals(SCHEMA):
+    return by_schema(pq.read_table(pa.BufferReader(content), page_checksum_verification=True))
+
+
+def by_schema(rows: pa.Table) -> pa.Table:
+    """Return the columns of the schema by their names, null where another version had none.
+
+    Raises:
+        pa.ArrowInvalid: The rows have no index, or a column of another type.
+    """
+    if "index" not in rows.column_names:
         raise pa.ArrowInvalid("its columns are not those of a run")
-    # Parquet has a name of its own for the elements of lists, which would be written again.
-    return rows.cast(SCHEMA.with_metadata(rows.schema.metadata))
+    columns = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(len(rows), field.type)
+        for field in SCHEMA
+    ]
+    return pa.table(columns, SCHEMA.with_metadata(rows.schema.metadata))
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

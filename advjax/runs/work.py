@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import queue
 import threading
@@ -48,8 +49,9 @@ class Job:
 
     Attributes:
         net: The network.
-        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad".
-        layer: For the pairs that name none; the network's customary one when None.
+        attack: A name, or any attack that `advjax.attack` takes.
+        layer: The layer, or several, for the pairs that name none; the network's default layer when
+            None. Several are joined by "+" in the column `layer`.
         delta: For the pairs that name none.
         solver: The minimiser; the attack's default when None.
         smoothing: Of the gradient's kinks; None: exact gradients; "auto": the attack's.
@@ -65,8 +67,8 @@ class Job:
     """
 
     net: Network
-    attack: str = "feature-opt"
-    layer: str | None = None
+    attack: str | Attack = "feature-opt"
+    layer: str | Sequence[str] | None = None
     delta: float = 10.0
     solver: Solver | ScipyLBFGSB | None = None
     smoothing: Smoothing | Literal["auto"] | None = "auto"
@@ -81,9 +83,10 @@ class Job:
     shard_size: int = 256
 
     def __post_init__(self):
-        object.__setattr__(self, "layer", self.net.check_layers(self.layer)[0])
-        object.__setattr__(self, "solver", self.resolved[1])
-        object.__setattr__(self, "smoothing", choose_smoothing(*self.resolved, self.smoothing))
+        attack, solver = self.resolved  # with `layer` as it was given
+        object.__setattr__(self, "layer", "+".join(attack.layers))
+        object.__setattr__(self, "solver", solver)
+        object.__setattr__(self, "smoothing", choose_smoothing(attack, solver, self.smoothing))
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise AdvjaxError(
                 f"batch_size is {self.batch_size!r}; give 1 or more ('auto' depends on the memory "
@@ -104,9 +107,16 @@ class Job:
         return solver.max_evaluations * attack.attempts
 
     def settings(self, pairs: WorkList) -> dict[str, Any]:
-        """All that decides the rows, for JSON."""
+        """Return everything that decides the rows, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del plain["net"]
+        if not isinstance(self.attack, str):
+            kind, attack = type(self.attack), self.resolved[0]
+            plain["attack"] = {
+                "name": kind.name,
+                "class": f"{kind.__module__}:{kind.__qualname__}",
+                **json.loads(json.dumps(dataclasses.asdict(attack), default=repr)),
+            }
         if self.smoothing is not None:
             plain["smoothing"] = dataclasses.asdict(self.smoothing)  # pyright: ignore[reportArgumentType]
         if self.solver is not None:
@@ -115,16 +125,19 @@ class Job:
         return {**network_key(self.net), "pairs": pairs.sha256(), **plain}
 
     def check(self, layer: str | None = None) -> None:
-        """Raises, before any work, what the engine will not take."""
-        self.stream((), self.net.check_layers(layer or self.layer)[0])
+        """Raise, before any work, what the engine refuses."""
+        self.stream((), layer)
 
-    def stream(self, pairs: Iterable[Pair], layer: str, **more: Any) -> Iterator[PairResult]:
-        """The engine on these pairs."""
+    def stream(
+        self, pairs: Iterable[Pair], layer: str | None = None, **more: Any
+    ) -> Iterator[PairResult]:
+        """Attack these pairs, at a layer of their own or at the job's."""
+        own = layer not in (None, self.layer)
         return attack_stream(
             self.net,
             pairs,
-            attack=self.attack,
-            layer=layer,
+            attack=self.attack if own else self.resolved[0],
+            layer=layer if own else None,
             delta=self.delta,
             solver=self.solver,
             smoothing=self.smoothing,
