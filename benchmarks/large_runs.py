@@ -18,9 +18,9 @@ import common
 
 import advjax
 from advjax import Pair, bench
-from advjax.runs.pairs import WorkList, work_list
-from advjax.runs.run import run
-from advjax.runs.work import Job
+from advjax.runs.driver import run
+from advjax.runs.pair_list import PairList, make_pair_list
+from advjax.runs.pipeline import Job
 
 CAFFEMODELS = {
     "lenet": ("lenet_iter_10000.caffemodel", "mnist-test"),
@@ -35,7 +35,7 @@ def resident() -> float:
     return int(line.split()[1]) / 1024
 
 
-def bare(job: Job, pairs: WorkList) -> None:
+def bare(job: Job, pairs: PairList) -> None:
     """The engine on the same files; results are dropped."""
     rows = pairs.table.select(["source", "guide"]).to_pylist()
     stream = (Pair(row["source"], row["guide"]) for row in rows)  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def bare(job: Job, pairs: WorkList) -> None:
         pass
 
 
-def durable(job: Job, pairs: WorkList) -> None:
+def durable(job: Job, pairs: PairList) -> None:
     """The run in a new directory."""
     with tempfile.TemporaryDirectory() as folder:
         run(job, pairs, Path(folder, "run"), progress=False)
@@ -63,10 +63,10 @@ def main() -> None:
     net = advjax.load(options.network, common.DATA / "caffemodels" / weights)
     solver = advjax.ProjectedLBFGS(max_evaluations=options.max_evaluations)
     job = Job(net, solver=solver, batch_size=options.batch_size)
-    pairs = work_list(str(common.DATA / folder), pairing="random", count=options.pairs)
+    pairs = make_pair_list(str(common.DATA / folder), pairing="random", count=options.pairs)
     row: dict = {"network": options.network, "budget": options.max_evaluations}
     if options.rounds:
-        few = WorkList(pairs.table.slice(0, options.compared), pairs.root)
+        few = PairList(pairs.table.slice(0, options.compared), pairs.root)
         contenders = {"bare": lambda: bare(job, few), "run": lambda: durable(job, few)}
         seconds = bench.in_turn(contenders, options.rounds)
         for name, times in seconds.items():

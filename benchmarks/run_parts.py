@@ -13,9 +13,9 @@ import numpy as np
 
 import advjax
 from advjax.data import list_images
-from advjax.runs.pairs import COLUMNS, WorkList
+from advjax.runs.directory import create
+from advjax.runs.pair_list import COLUMNS, PairList
 from advjax.runs.rows import encode_png, image_figures, table_of
-from advjax.runs.store import create
 
 
 def timed(function, items):
@@ -46,8 +46,8 @@ def main() -> None:
     measure, _ = timed(lambda three: image_figures(*three), both)
     rows = [{"index": i, "adversarial_png": png} for i, png in enumerate(pngs)]
     with tempfile.TemporaryDirectory() as folder:
-        store = create(Path(folder, "run"), {}, {}, WorkList(COLUMNS.empty_table(), Path()))
-        write, _ = timed(lambda number: store.finish(number, table_of(rows)), list(range(8)))
+        directory = create(Path(folder, "run"), {}, {}, PairList(COLUMNS.empty_table(), Path()))
+        write, _ = timed(lambda number: directory.finish(number, table_of(rows)), list(range(8)))
     row = {
         "network": options.network,
         "read ms": read,

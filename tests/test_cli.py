@@ -14,7 +14,7 @@ import advjax
 from advjax import attacks, cli, engine, solvers
 from advjax.networks import conversion, zoo
 from advjax.runs.commands import chosen_solver
-from advjax.runs.work import Job
+from advjax.runs.pipeline import Job
 
 RNG = np.random.default_rng(0)
 FILES = ["adversarial.png", "adversarial.safetensors", "result.json", "sheet.png"]

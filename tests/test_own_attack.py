@@ -9,9 +9,9 @@ import pytest
 import advjax
 from advjax.attacks.base import Attack
 from advjax.report import write_report
-from advjax.runs.pairs import work_list
-from advjax.runs.run import run
-from advjax.runs.work import Job
+from advjax.runs.driver import run
+from advjax.runs.pair_list import make_pair_list
+from advjax.runs.pipeline import Job
 
 NET = advjax.load("lenet", "orthonormal")
 SOURCES, GUIDES = np.random.default_rng(0).integers(0, 256, (2, 3, 28, 28, 1), np.uint8)
@@ -80,7 +80,7 @@ def test_runs_and_reports_take_it(tmp_path):
     (tmp_path / "pairs.csv").write_text("\n".join(["source,guide", *rows]) + "\n")
     settings = {"delta": 40.0, "solver": advjax.ProjectedLBFGS(10), "batch_size": 3, "trace": True}
     job = Job(NET, attack=Cosine(), **settings)
-    pairs = work_list(str(tmp_path / "pairs.csv"))
+    pairs = make_pair_list(str(tmp_path / "pairs.csv"))
     outcome = run(job, pairs, tmp_path / "run", progress=False)
     assert outcome.whole
     assert outcome.failed == 0

@@ -18,9 +18,9 @@ from advjax import cli
 from advjax.display import number
 from advjax.report import charts, write_report
 from advjax.report.gallery import Pictures
-from advjax.runs.pairs import work_list
-from advjax.runs.run import run
-from advjax.runs.work import Job
+from advjax.runs.driver import run
+from advjax.runs.pair_list import make_pair_list
+from advjax.runs.pipeline import Job
 
 SIDE = 72
 
@@ -57,7 +57,7 @@ def make_run(folder, count, failures=0, deltas=(10.0,), **settings):
     (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
     usual = {"solver": advjax.SignMomentum(max_evaluations=6), "batch_size": 16, "trace": True}
     job = Job(NET, **(usual | settings))
-    run(job, work_list(str(folder / "pairs.csv")), folder / "run", progress=False)
+    run(job, make_pair_list(str(folder / "pairs.csv")), folder / "run", progress=False)
     return folder / "run"
 
 
@@ -189,7 +189,7 @@ def test_hostile_names_are_text_in_elements_attributes_and_data(tmp_path):
                 table.writerow([f"{name} {i} failed", files[i], f"none {name}"])
         net = dataclasses.replace(NET, name=names[0], classes=(names[1], names[2]))
         job = Job(net, solver=advjax.SignMomentum(max_evaluations=3), batch_size=16)
-        run(job, work_list(str(folder / "pairs.csv")), folder / "run", progress=False)
+        run(job, make_pair_list(str(folder / "pairs.csv")), folder / "run", progress=False)
         return files, write_report(folder / "run").read_text(encoding="utf-8")
 
     files, page = report(tmp_path / "hostile", HOSTILE)

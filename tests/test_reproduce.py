@@ -21,7 +21,7 @@ from advjax.reproduce.draw import draw_pairs
 from advjax.reproduce.experiments import Experiment, Experiments
 from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
 from advjax.reproduce.targets import TARGETS
-from advjax.runs.pairs import Images, read_list
+from advjax.runs.pair_list import Images, read_list
 
 LENET = ("--network", "lenet", "--weights", "orthonormal", "--layers", "pool2", "ip1")
 PROTOCOL = ("--near", 8, "--reference", 6, "--far", 10, 14, "--components", 3)
@@ -231,7 +231,7 @@ def test_one_run_for_each_attack_however_many_targets_need_it(images, made):
 def test_the_same_command_again_attacks_nothing(images, made, monkeypatch, capsys):
     out, _ = made
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/shards/*")}
-    monkeypatch.setattr("advjax.runs.run.attack_blocks", None)  # would be called
+    monkeypatch.setattr("advjax.runs.driver.attack_blocks", None)  # would be called
     assert cli.main(words(images, out, "fig5", "figS3", "tableS2")) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/shards/*")} == before
     assert "5 pairs" not in capsys.readouterr().out

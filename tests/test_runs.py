@@ -21,13 +21,13 @@ from advjax import cli
 from advjax.data import decode_image
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.metrics import psnr, ssim
+from advjax.runs import directory as directories
 from advjax.runs import lock
-from advjax.runs import store as stores
-from advjax.runs.pairs import WorkList, work_list
-from advjax.runs.plan import dry_run
-from advjax.runs.run import run, run_share
-from advjax.runs.store import RunError, open_store, verify
-from advjax.runs.work import Job, Task, attack_blocks
+from advjax.runs.directory import RunError, open_directory, verify
+from advjax.runs.driver import run, run_share
+from advjax.runs.dry_run import dry_run
+from advjax.runs.pair_list import PairList, make_pair_list
+from advjax.runs.pipeline import Job, Task, attack_blocks
 
 SHAPE = (12, 12, 3)
 RNG = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def pairs(folder):
-    return work_list(str(folder / "pairs.csv"))
+    return make_pair_list(str(folder / "pairs.csv"))
 
 
 def job_of(net, **options):
@@ -143,10 +143,12 @@ def test_stopped_again_and_again_it_leaves_the_files_of_one_that_was_not(
     stop.set()
     outcomes = []
     with monkeypatch.context() as patch:
-        patch.setattr("advjax.runs.run.stop_requests", lambda: stores.contextlib.nullcontext(stop))
+        patch.setattr(
+            "advjax.runs.driver.stop_requests", lambda: directories.contextlib.nullcontext(stop)
+        )
         while not outcomes or not outcomes[-1].whole:
             outcomes.append(quiet(job, pairs, tmp_path / "stopped"))
-            assert verify(open_store(tmp_path / "stopped"))[0] == []
+            assert verify(open_directory(tmp_path / "stopped"))[0] == []
             assert len(outcomes) < 22
     assert len(outcomes) > 3
     assert sum(outcome.new for outcome in outcomes) == 21
@@ -165,12 +167,12 @@ def test_ctrl_c_ends_after_the_chunk_with_everything_finished_written(net, pairs
             os.kill(os.getpid(), signal.SIGINT)
         return stop.is_set()
 
-    from advjax.runs.run import stop_requests
+    from advjax.runs.driver import stop_requests
 
-    store = stores.create(
+    directory = directories.create(
         tmp_path / "run", job.settings(pairs), {"root": "/", "classes": None}, pairs
     )
-    tasks = [Task(block) for block in store.blocks(pairs)]
+    tasks = [Task(block) for block in directory.blocks(pairs)]
     before = signal.getsignal(signal.SIGINT)
     with stop_requests() as stop:
         whole, last = attack_blocks(
@@ -193,7 +195,7 @@ def test_bad_pairs_are_rows_with_their_error(net, folder, tmp_path):
     good = ["0.png,1.png", "1.png,2.png", "2.png,3.png"]
     lines = [line for pair in itertools.zip_longest(bad, good) for line in pair if line]
     (tmp_path / "list.csv").write_text("\n".join(["source,guide", *lines]) + "\n")
-    pairs = work_list(str(tmp_path / "list.csv"))
+    pairs = make_pair_list(str(tmp_path / "list.csv"))
     outcome = quiet(job_of(net), pairs, tmp_path / "run")
     assert (outcome.done, outcome.failed, outcome.whole) == (8, 5, True)
     rows = advjax.open_run(tmp_path / "run").table().to_pylist()
@@ -217,7 +219,7 @@ def test_bad_pairs_are_rows_with_their_error(net, folder, tmp_path):
     rows = advjax.open_run(tmp_path / "run").table().to_pylist()
     assert [row["index"] for row in rows] == list(range(8))
     assert {row["id"]: row for row in rows if row["id"] in expected} == expected
-    assert verify(open_store(tmp_path / "run")) == ([], 8, 3)
+    assert verify(open_directory(tmp_path / "run")) == ([], 8, 3)
 
 
 def test_a_source_deleted_in_mid_run_costs_its_own_pairs_alone(net, folder, tmp_path):
@@ -225,8 +227,8 @@ def test_a_source_deleted_in_mid_run_costs_its_own_pairs_alone(net, folder, tmp_
         (tmp_path / path.name).write_bytes(path.read_bytes())
     rows = [f"{s}.png,{g}.png" for s, g in itertools.permutations(range(5), 2)] + ["5.png,0.png"]
     (tmp_path / "list.csv").write_text("\n".join(["source,guide", *rows]) + "\n")
-    pairs, job, done = work_list(str(tmp_path / "list.csv")), job_of(net), {}
-    blocks = stores.cut(np.array(["hidden"] * len(pairs), object), 4)
+    pairs, job, done = make_pair_list(str(tmp_path / "list.csv")), job_of(net), {}
+    blocks = directories.cut(np.array(["hidden"] * len(pairs), object), 4)
 
     def tasks():
         for block in blocks:
@@ -243,7 +245,7 @@ def test_a_source_deleted_in_mid_run_costs_its_own_pairs_alone(net, folder, tmp_
 
 def test_only_bad_pairs(net, tmp_path):
     (tmp_path / "list.csv").write_text("source,guide\na.png,b.png\nb.png,a.png\n")
-    outcome = quiet(job_of(net), work_list(str(tmp_path / "list.csv")), tmp_path / "run")
+    outcome = quiet(job_of(net), make_pair_list(str(tmp_path / "list.csv")), tmp_path / "run")
     assert outcome == (2, 2, 2, 2, True)
 
 
@@ -254,7 +256,7 @@ def test_layers_and_deltas_of_pairs(net, folder, tmp_path):
         for i, (layer, delta) in enumerate([("top", ""), ("", 2), ("", ""), ("top", 5)] * 3)
     ]
     (tmp_path / "list.csv").write_text("\n".join(["source,guide,layer,delta", *rows]) + "\n")
-    pairs = work_list(str(tmp_path / "list.csv"))
+    pairs = make_pair_list(str(tmp_path / "list.csv"))
     assert quiet(job_of(net, delta=8.0), pairs, tmp_path / "run").whole
     for row in advjax.open_run(tmp_path / "run").table().to_pylist():
         layer, delta = [("top", 8), ("hidden", 2), ("hidden", 8), ("top", 5)][row["index"] % 4]
@@ -265,13 +267,13 @@ def test_layers_and_deltas_of_pairs(net, folder, tmp_path):
         assert row["initial_distance"] == pytest.approx(np.linalg.norm(a - b), rel=1e-5)
     (tmp_path / "list.csv").write_text("source,guide,layer\na,b,hiden\n")
     with pytest.raises(UnknownName, match="did you mean 'hidden'"):
-        quiet(job_of(net), work_list(str(tmp_path / "list.csv")), tmp_path / "other")
+        quiet(job_of(net), make_pair_list(str(tmp_path / "list.csv")), tmp_path / "other")
     assert not (tmp_path / "other" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("attack", ["label-opt", "feature-fgrad"])
 def test_other_attacks(net, pairs, tmp_path, attack):
-    few = WorkList(pairs.table.slice(0, 3), pairs.root)
+    few = PairList(pairs.table.slice(0, 3), pairs.root)
     job = Job(net, attack=attack, batch_size=4) if "fgrad" in attack else job_of(net, attack=attack)
     assert quiet(job, few, tmp_path / "run") == (3, 3, 0, 3, True)
 
@@ -279,7 +281,7 @@ def test_other_attacks(net, pairs, tmp_path, attack):
 def test_other_settings_are_refused(net, pairs, folder, tmp_path):
     quiet(job_of(net), pairs, tmp_path / "run")
     before = files_of(tmp_path / "run")
-    few = WorkList(pairs.table.slice(1), pairs.root)
+    few = PairList(pairs.table.slice(1), pairs.root)
     other = advjax.Network(network, SHAPE, {k: v + 1 for k, v in WEIGHTS.items()}, name="tiny")
     for job, list_, says in (
         (job_of(net, delta=5.0), pairs, "delta 10.0 there, 5.0 here"),
@@ -336,7 +338,7 @@ def test_shares_lock_each_other_out_only_where_they_must(tmp_path):
 
 def test_a_full_disk_ends_the_run_with_what_it_has(net, pairs, tmp_path, monkeypatch):
     """The third shard finds no room: an error, no half file, and the run goes on later."""
-    real, written = stores.files.write_bytes, []
+    real, written = directories.files.write_bytes, []
 
     def write(path, content):
         if Path(path).parent.name in ("shards", "unfinished") and len(written) >= 2:
@@ -345,13 +347,13 @@ def test_a_full_disk_ends_the_run_with_what_it_has(net, pairs, tmp_path, monkeyp
         real(path, content)
 
     quiet(job_of(net), pairs, tmp_path / "whole")
-    stores.create(tmp_path / "run", *_created(tmp_path / "whole"), pairs)
+    directories.create(tmp_path / "run", *_created(tmp_path / "whole"), pairs)
     with monkeypatch.context() as patch:
-        patch.setattr(stores.files, "write_bytes", write)
+        patch.setattr(directories.files, "write_bytes", write)
         patch.setattr("advjax.runs.progress.NOTED", 1e9)
         with pytest.raises(AdvjaxError, match="No space left"):
             quiet(job_of(net), pairs, tmp_path / "run")
-    wrong, rows, _ = verify(open_store(tmp_path / "run"))
+    wrong, rows, _ = verify(open_directory(tmp_path / "run"))
     assert (wrong, rows) == ([], 8)
     assert quiet(job_of(net), pairs, tmp_path / "run").new == 13
     assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
@@ -487,7 +489,7 @@ def test_mistakes_are_one_line(words, says, command, digits, tmp_path, monkeypat
 
 def test_a_dry_run_writes_nothing(command, digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("advjax.runs.plan.MEASURED", 0.2)
+    monkeypatch.setattr("advjax.runs.dry_run.MEASURED", 0.2)
     status, said, err = command("run", digits / "pairs.csv", "--dry-run", *LENET.split())
     assert (status, err) == (0, "")
     assert "9 pairs of " in said
@@ -505,7 +507,7 @@ def test_no_more_lanes_than_pairs(command, digits, tmp_path):
 
 
 def test_a_dry_run_counts_the_lanes_that_stay_empty(net, pairs, monkeypatch):
-    monkeypatch.setattr("advjax.runs.plan.MEASURED", 0.1)
+    monkeypatch.setattr("advjax.runs.dry_run.MEASURED", 0.1)
     job = job_of(net, batch_size=len(pairs) + 5)
     found = dry_run(job, pairs)
     assert found["seconds"] * found["rate"] == pytest.approx((len(pairs) + 5) * job.budget)
@@ -547,7 +549,7 @@ def test_ctrl_c_and_status_from_another_shell(tmp_path, command):
     assert "Traceback" not in err
     _, said, _ = command("run", "status", out)
     assert "stopped; " in said
-    wrong, rows, _ = verify(open_store(out))
+    wrong, rows, _ = verify(open_directory(out))
     assert wrong == []
     assert 0 < rows < 3000
     assert f"stopped with {rows:,} of 3,000" in err

@@ -14,10 +14,10 @@ import pytest
 
 import advjax
 from advjax.errors import AdvjaxError
-from advjax.runs.pairs import work_list
-from advjax.runs.run import run
-from advjax.runs.store import open_store, verify
-from advjax.runs.work import Job
+from advjax.runs.directory import open_directory, verify
+from advjax.runs.driver import run
+from advjax.runs.pair_list import make_pair_list
+from advjax.runs.pipeline import Job
 
 PAIRS = 80
 
@@ -57,7 +57,7 @@ def test_two_processes_of_jaxs_runtime_make_the_same_rows(digits, tmp_path):
     assert sum(counts) == PAIRS
     assert min(counts) > 0
     assert shards(tmp_path / "two") == shards(digits / "one")
-    assert verify(open_store(tmp_path / "two")) == ([], PAIRS, 2)
+    assert verify(open_directory(tmp_path / "two")) == ([], PAIRS, 2)
     assert sorted(os.listdir(tmp_path / "two")) == [
         *(".lock", "manifest.json", "pairs.parquet", "shards")
     ]
@@ -72,7 +72,7 @@ def test_ray_with_a_worker_killed_in_mid_run_makes_the_same_rows(digits, tmp_pat
     for name, value in kill_run.environment(digits / "cache").items():
         monkeypatch.setenv(name, value)
     net = advjax.load("lenet", "orthonormal")
-    pairs = work_list(str(digits / "pairs.csv"))
+    pairs = make_pair_list(str(digits / "pairs.csv"))
     options = {"solver": advjax.ProjectedLBFGS(30), "batch_size": 8, "shard_size": 16}
     job, out = Job(net, **options), tmp_path / "ray"
     killed = []
@@ -99,12 +99,12 @@ def test_ray_with_a_worker_killed_in_mid_run_makes_the_same_rows(digits, tmp_pat
         ray.shutdown()
     assert killed
     assert outcome == (PAIRS, PAIRS, 2, PAIRS, True)
-    assert verify(open_store(out)) == ([], PAIRS, 2)
+    assert verify(open_directory(out)) == ([], PAIRS, 2)
     rows = [pq.read_table(folder / "shards").sort_by("index") for folder in (out, digits / "one")]
     columns = [n for n in rows[0].column_names if n != "adversarial_png"]
     assert rows[0].select(columns).equals(rows[1].select(columns))
     assert shards(out) == shards(digits / "one")
-    # The same store, too: one process finds nothing left to do.
+    # The same directory, too: one process finds nothing left to do.
     assert run(job, pairs, out, progress=False).new == 0
 
 
@@ -125,4 +125,4 @@ def test_ray_is_asked_for_where_it_is_not(digits, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     job = Job(advjax.load("lenet", "orthonormal"))
     with pytest.raises(AdvjaxError, match=r"advjax\[ray\]"):
-        run_on_ray(job, work_list(str(digits / "pairs.csv")), tmp_path / "none")
+        run_on_ray(job, make_pair_list(str(digits / "pairs.csv")), tmp_path / "none")

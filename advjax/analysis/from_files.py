@@ -32,7 +32,7 @@ class PairFiles(NamedTuple):
     guide_class: str | None = None
     source_id: str | None = None
     guide_id: str | None = None
-    label: str | None = None  # of the pair, in a run's work list
+    label: str | None = None  # of the pair, in a run's pair list
 
 
 class Adversarial(NamedTuple):

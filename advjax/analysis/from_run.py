@@ -17,9 +17,9 @@ from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import zoo
 from advjax.networks.identity import network_key
 from advjax.networks.network import Network
-from advjax.runs.images import TFDS, LazyImages
+from advjax.runs.directory import MANIFEST
+from advjax.runs.image_reader import TFDS, LazyImages
 from advjax.runs.reading import RunData
-from advjax.runs.store import MANIFEST
 
 ROW = ("index", "id", "source", "guide", "pair_label", "layer", "delta", "error")
 
@@ -43,8 +43,8 @@ class RunPairs:
         run: The run.
         net: The network it was made with.
         layer: The layer to measure.
-        pair_files: Files, classes and labels of the pairs, in the order of the work list.
-        places: The places of the pairs in the work list.
+        pair_files: Files, classes and labels of the pairs, in the order of the pair list.
+        places: The places of the pairs in the pair list.
         failed: Rows left out because the pair could not be attacked.
         missing: Pairs that have no row yet.
     """
@@ -187,7 +187,7 @@ def run_pairs(
             f"the run {str(run.path)!r} has no pair that was attacked ({len(rows)} failed); see "
             "'advjax run status'"
         )
-    find = _Finder(Path(run.store.manifest["root"]), [Path(folder) for folder in images])
+    find = _Finder(Path(run.directory.manifest["root"]), [Path(folder) for folder in images])
     pair_files = [
         PairFiles(find(row["source"]), find(row["guide"]), Path(), label=row["pair_label"])
         for row in good
@@ -204,7 +204,7 @@ def run_pairs(
 
 
 class _Finder:
-    """Finds the images of a work list, which may have been moved."""
+    """Finds the images of a pair list, which may have been moved."""
 
     def __init__(self, root: Path, folders: list[Path]):
         self.root, self.folders = root, folders

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from advjax import files
-from advjax.bank.store import (
+from advjax.bank.bank import (
     FORMAT,
     IMAGES,
     MANIFEST,

@@ -16,7 +16,7 @@ from advjax.data.images import Preprocessing, decode_image
 from advjax.display import SMALL, TIMES, difference, magnification, number, squeeze_grey
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
-from advjax.runs.images import Reader
+from advjax.runs.image_reader import Reader
 from advjax.runs.reading import RunData
 
 Rows = Mapping[str, Any]
@@ -101,7 +101,7 @@ def cards(
         name=settings["network"],
         preprocessing=None if made is None else Preprocessing(**made),
     )
-    reader = Reader(net, data.store.manifest["root"] if root is None else root)
+    reader = Reader(net, data.directory.manifest["root"] if root is None else root)
     place_of = {int(rows["index"][row]): place for place, row in enumerate(chosen)}
     pictures: dict[int, list[int | None]] = {}
     wanted = ds.field("index").isin(list(place_of))

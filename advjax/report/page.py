@@ -184,7 +184,7 @@ def _head(
             f"{len(store.unreadable):,} source and guide images are not where the run found them "
             f"({first}); give their folder with --root to see them."
         )
-    manifest, solver = data.store.manifest, settings["solver"]
+    manifest, solver = data.directory.manifest, settings["solver"]
     how = _attack_name(settings)
     if solver is not None:  # runs of earlier versions may have none
         maximum = _text(solver.get("max_evaluations"))

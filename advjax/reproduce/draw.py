@@ -12,14 +12,14 @@ import pyarrow as pa
 from advjax import files
 from advjax.data.imagenet import imagenet_class_of
 from advjax.errors import AdvjaxError
-from advjax.runs.images import TFDS
-from advjax.runs.pairs import COLUMNS, Images, WorkList
+from advjax.runs.image_reader import TFDS
+from advjax.runs.pair_list import COLUMNS, Images, PairList
 
 
 class PairSet(NamedTuple):
     """Pairs in their order."""
 
-    work: WorkList
+    work: PairList
     sources: list[str]
     guides: list[str]
     source_classes: list[str | None]  # those of the training images, where it is one of them
@@ -117,7 +117,7 @@ def write_pairs(path: Any, pairs: PairSet) -> None:
     files.write_text(path, pairs_csv(pairs))
 
 
-def _work(sources: list[str], guides: list[str]) -> WorkList:
+def _work(sources: list[str], guides: list[str]) -> PairList:
     given = {
         "id": [f"{i:04d}" for i in range(len(sources))],
         "source": sources,
@@ -125,7 +125,7 @@ def _work(sources: list[str], guides: list[str]) -> WorkList:
     }
     missing = [None] * len(sources)
     table = pa.table({f.name: pa.array(given.get(f.name, missing), f.type) for f in COLUMNS})
-    return WorkList(table, Path())
+    return PairList(table, Path())
 
 
 def _in_turn(groups: Sequence[np.ndarray]) -> list[int]:

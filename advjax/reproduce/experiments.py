@@ -19,11 +19,11 @@ from advjax.reproduce.draw import PairSet, draw_pairs, write_pairs
 from advjax.reproduce.published import DELTA
 from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
 from advjax.runs import open_run
-from advjax.runs.images import TFDS, LazyImages, Reader
-from advjax.runs.pairs import Images, find_images
+from advjax.runs.directory import check_same, open_directory
+from advjax.runs.image_reader import TFDS, LazyImages, Reader
+from advjax.runs.pair_list import Images, find_images
+from advjax.runs.pipeline import Job
 from advjax.runs.schema import ERROR
-from advjax.runs.store import check_same, open_store
-from advjax.runs.work import Job
 
 TRAIN, VALIDATION, FAILURES = "train", "validation", "failures"
 
@@ -159,7 +159,7 @@ class Experiments:
         for experiment in chosen:
             job = self._job(experiment)
             job.check(experiment.layer)
-            pairs, there = self.pairs(experiment.pool), open_store(self.folder(experiment))
+            pairs, there = self.pairs(experiment.pool), open_directory(self.folder(experiment))
             if there is not None:
                 check_same(there, job.settings(pairs.work))
         if measured:
@@ -183,7 +183,7 @@ class Experiments:
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the same again goes on.
         """
-        from advjax.runs.run import run
+        from advjax.runs.driver import run
 
         chosen = list(dict.fromkeys(chosen))
         for pool in {experiment.pool for experiment in chosen}:
@@ -247,7 +247,7 @@ class Experiments:
             yield Adversarial(known["index"], image, rounded)
 
     def image(self, experiment: Experiment, name: str) -> np.ndarray:
-        """Return an image of the work list as the network was given it."""
+        """Return an image of the pair list as the network was given it."""
         return Reader(self.net(experiment.model), self.pairs(experiment.pool).work.root)(name)
 
     def measured(self, experiment: Experiment) -> Analysis:

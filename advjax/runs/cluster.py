@@ -16,12 +16,12 @@ import jax
 import pyarrow as pa
 
 from advjax.errors import AdvjaxError
-from advjax.runs import store as stores
+from advjax.runs import directory as directories
+from advjax.runs.driver import Outcome, open_or_create, stop_requests, what_is_left
 from advjax.runs.lock import locked
-from advjax.runs.pairs import WorkList
+from advjax.runs.pair_list import PairList
+from advjax.runs.pipeline import SAVED, Job, Tally, Task, attack_blocks
 from advjax.runs.progress import Display
-from advjax.runs.run import Outcome, open_or_create, stop_requests, what_is_left
-from advjax.runs.work import SAVED, Job, Tally, Task, attack_blocks
 
 LOSSES = 10  # workers that may be lost, for each that was started
 ASKED = 1.0  # seconds between two messages of a worker
@@ -58,7 +58,7 @@ def join_processes(
 
 def run_on_ray(
     job: Job,
-    pairs: WorkList,
+    pairs: PairList,
     out: Path,
     *,
     address: str | None = None,
@@ -67,13 +67,13 @@ def run_on_ray(
     progress: bool | None = None,
     save_every: float = SAVED,
 ) -> Outcome:
-    """As `advjax.runs.run.run`, on a Ray cluster; needs the extra `ray`.
+    """As `advjax.runs.driver.run`, on a Ray cluster; needs the extra `ray`.
 
     A worker that is lost is replaced, and its blocks are done by others.
 
     Args:
         job: How; `batch_size` is each worker's.
-        pairs: The work list; every worker must be able to read the images.
+        pairs: The pair list; every worker must be able to read the images.
         out: The directory, which this process alone writes.
         address: Of the cluster, as `ray.init` takes it; "local" starts one on this machine.
         workers: How many; one for each GPU of the cluster when None, or else for each CPU.
@@ -91,9 +91,9 @@ def run_on_ray(
     except ImportError:
         raise AdvjaxError("Ray is not installed: run pip install 'advjax[ray]'") from None
     with locked(out):
-        store = open_or_create(job, pairs, out)
-        store.clean()
-        left = what_is_left(store, pairs, (0, 1), retry_failed)
+        directory = open_or_create(job, pairs, out)
+        directory.clean()
+        left = what_is_left(directory, pairs, (0, 1), retry_failed)
         if not left.tasks:
             return Outcome(left.pairs, left.done, left.failed, 0, True)
         begun = not ray.is_initialized()
@@ -102,27 +102,28 @@ def run_on_ray(
                 ray.init(address, log_to_driver=False, include_dashboard=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise AdvjaxError(f"ray address {address!r}: {error}") from error
-        note = store.path / stores.UNFINISHED / "progress-0.json"
+        note = directory.path / directories.UNFINISHED / "progress-0.json"
         display = Display(note, left.pairs, left.done, left.failed, job.budget, progress)
         tasks = [
-            Task(block, store.known(block.number, failed=not retry_failed)) for block in left.tasks
+            Task(block, directory.known(block.number, failed=not retry_failed))
+            for block in left.tasks
         ]
         try:
             with stop_requests() as stop, contextlib.closing(display):
                 crew = _Crew(ray, job, pairs, tasks, workers, save_every)
                 try:
                     while crew.at_work() and not (stop.is_set() and crew.stop()):
-                        crew.receive(store)
+                        crew.receive(directory)
                         display(crew.tally())
                 finally:
                     crew.dismiss()
-                crew.receive(store)
+                crew.receive(directory)
                 last = crew.tally()
         finally:
             if begun:
                 ray.shutdown()
         if not crew.missing:
-            store.tidy()
+            directory.tidy()
         return left.outcome(last, not crew.missing)
 
 
@@ -145,7 +146,7 @@ class Desk:
         return task
 
     def put(self, worker: str, kind: str, number: int, rows: pa.Table) -> None:
-        """Rows of a block, for the store's `finish` or `keep`."""
+        """Rows of a block, for the directory's `finish` or `keep`."""
         if kind == "finish":
             self.taken[worker].pop(number, None)
         self.rows.append((kind, number, rows))
@@ -172,7 +173,7 @@ class Desk:
 class Worker:
     """Attacks blocks as long as the desk has any; an actor that has a device for itself."""
 
-    def __init__(self, job: Job, pairs: WorkList, desk: Any, name: str, save_every: float):
+    def __init__(self, job: Job, pairs: PairList, desk: Any, name: str, save_every: float):
         self.job, self.pairs, self.desk, self.name = job, pairs, desk, name
         self.save_every, self.before = save_every, Tally(0, 0, 0, 0.0)
 
@@ -215,7 +216,7 @@ class _Crew:
         self,
         ray: Any,
         job: Job,
-        pairs: WorkList,
+        pairs: PairList,
         tasks: list[Task],
         workers: int | None,
         save_every: float,
@@ -280,18 +281,18 @@ class _Crew:
         self.stopping = True
         return not self.futures
 
-    def receive(self, store: stores.Store) -> None:
+    def receive(self, directory: directories.RunDirectory) -> None:
         """Writes the rows that have come."""
         rows, self.tallies, self.waiting = self.ray.get(self.desk.drain.remote(self.stopping))
         for kind, number, table in rows:
             if number not in self.missing:
                 continue  # done twice: its first worker was given up too early
-            failed = table["status"].to_pylist().count(stores.ERROR)
+            failed = table["status"].to_pylist().count(directories.ERROR)
             self.made[number] = len(table) - self.known[number][0], failed - self.known[number][1]
             if kind == "keep":
-                store.keep(number, table)
+                directory.keep(number, table)
             else:
-                store.finish(number, table)
+                directory.finish(number, table)
                 del self.missing[number]
 
     def tally(self) -> Tally:
@@ -312,4 +313,4 @@ def _counted(rows: pa.Table | None) -> tuple[int, int]:
     """Rows, and failures among them."""
     if rows is None:
         return 0, 0
-    return len(rows), rows["status"].to_pylist().count(stores.ERROR)
+    return len(rows), rows["status"].to_pylist().count(directories.ERROR)

@@ -121,19 +121,19 @@ class Run:
         return self._attack(words[0])
 
     def _attack(self, words: str) -> int:
-        from advjax.runs.pairs import work_list
-        from advjax.runs.plan import dry_run, told
+        from advjax.runs.dry_run import describe, dry_run
+        from advjax.runs.pair_list import make_pair_list
 
         if self.out is None and not self.dry_run:
             raise AdvjaxError("out is not given; name the run's directory with --out")
         share = self._share()  # before JAX is used
         found: Any = self  # of which the names are checked where they are used
-        pairs = work_list(
+        pairs = make_pair_list(
             words, self.guides, pairing=found.pairing, count=self.count, seed=self.seed
         )
         job = self._job(most=len(pairs))
         if self.dry_run:
-            print(told(dry_run(job, pairs), job))
+            print(describe(dry_run(job, pairs), job))
             return 0
         assert self.out is not None
         begin = time.monotonic()
@@ -154,7 +154,7 @@ class Run:
         return None
 
     def _run(self, job: Any, pairs: Any, out: Path, share: tuple[int, int] | None) -> Any:
-        from advjax.runs.run import run, run_share
+        from advjax.runs.driver import run, run_share
 
         options: Any = {"retry_failed": self.retry_failed, "save_every": self.save_every}
         if self.ray is not None:
@@ -167,7 +167,7 @@ class Run:
         return run(job, pairs, out, **options)
 
     def _job(self, most: int) -> Any:
-        from advjax.runs.work import Job
+        from advjax.runs.pipeline import Job
 
         return Job(
             net=zoo.load(
@@ -230,22 +230,22 @@ def _tell(outcome: Any, out: Path, seconds: float) -> int:
 
 
 def _store(path: Path) -> Any:
-    from advjax.runs.store import open_store
+    from advjax.runs.directory import open_directory
 
-    store = open_store(path)
-    if store is None:
+    directory = open_directory(path)
+    if directory is None:
         raise AdvjaxError(f"{str(path)!r} holds no run; give the directory that --out named")
-    return store
+    return directory
 
 
 def _verify(path: Path) -> int:
-    from advjax.runs.store import verify
+    from advjax.runs.directory import verify
 
-    store = _store(path)
-    wrong, rows, failed = verify(store)
+    directory = _store(path)
+    wrong, rows, failed = verify(directory)
     for line in wrong:
         print(f"advjax: {line}", file=sys.stderr)
-    pairs = store.manifest["pairs"]
+    pairs = directory.manifest["pairs"]
     state = "whole" if rows == pairs else "unfinished"
     if wrong:
         state = f"{len(wrong)} things are wrong" if len(wrong) > 1 else "1 thing is wrong"
@@ -256,16 +256,16 @@ def _verify(path: Path) -> int:
 def _status(path: Path) -> int:
     import json
 
+    from advjax.runs.directory import UNFINISHED
+    from advjax.runs.driver import count_rows
     from advjax.runs.lock import is_locked
     from advjax.runs.progress import described
-    from advjax.runs.run import count_rows
-    from advjax.runs.store import UNFINISHED
 
-    store = _store(path)
-    shards, rests = count_rows(store)
+    directory = _store(path)
+    shards, rests = count_rows(directory)
     counts = [*shards.values(), *rests.values()]
     rows, failed = sum(c.rows for c in counts), sum(c.failed for c in counts)
-    total = store.manifest["pairs"]
+    total = directory.manifest["pairs"]
     state = "finished" if rows == total else "at work" if is_locked(path) else "stopped"
     print(f"{path}: {state}; {rows:,} of {total:,} pairs on disk, {failed:,} failed")
     if state == "at work":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advjax import files
-from advjax.runs.store import LOCK, RunError, open_store, writing
+from advjax.runs.directory import LOCK, RunError, open_directory, writing
 
 
 def busy(path: Path) -> RunError:
@@ -80,9 +80,9 @@ def locked_share(
         if take(lock, fcntl.LOCK_EX):  # the last one to leave
             for file in path.glob(f"{LOCK}-*-of-*"):
                 file.unlink()
-            store = open_store(path)
-            if store is not None:
-                store.tidy()
+            directory = open_directory(path)
+            if directory is not None:
+                directory.tidy()
 
 
 def is_locked(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from advjax import files
 from advjax.errors import AdvjaxError
-from advjax.runs.work import Tally
+from advjax.runs.pipeline import Tally
 
 LOGGED, NOTED = 60.0, 5.0  # seconds between two lines without a terminal, two notes for others
 

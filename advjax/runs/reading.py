@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 
 from advjax.data.images import decode_image
 from advjax.errors import UnknownName
-from advjax.runs.images import Reader
+from advjax.runs.directory import RunDirectory, RunError, by_schema, open_directory
+from advjax.runs.image_reader import Reader
 from advjax.runs.schema import COLUMNS, SCHEMA
-from advjax.runs.store import RunError, Store, by_schema, open_store
 
 IMAGES = ("adversarial_png", "adversarial_float32")  # not read unless asked for
 READ = 16  # images decoded at a time
@@ -28,31 +28,31 @@ class RunData:
     `advjax.runs.schema.COLUMNS` says what each column is.
 
     Attributes:
-        store: The directory.
+        directory: The directory.
     """
 
-    store: Store
+    directory: RunDirectory
 
     @property
     def path(self) -> Path:
         """The directory."""
-        return self.store.path
+        return self.directory.path
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """How the pairs were attacked: network, layer, delta, solver, ..."""
-        return self.store.manifest["settings"]
+        return self.directory.manifest["settings"]
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         """The names of the network's classes, for the columns that end in `_label`."""
-        names = self.store.manifest["classes"]
+        names = self.directory.manifest["classes"]
         return None if names is None else tuple(names)
 
     @property
     def pairs(self) -> int:
         """How many pairs the run has; as many rows, when it is finished."""
-        return self.store.manifest["pairs"]
+        return self.directory.manifest["pairs"]
 
     def __len__(self) -> int:
         """The rows there are."""
@@ -60,11 +60,11 @@ class RunData:
 
     def dataset(self) -> ds.Dataset:
         """A `pyarrow.dataset` of the rows there are, for filters and scans of one's own."""
-        paths = [*self.store.shards().values(), *self.store.unfinished().values()]
+        paths = [*self.directory.shards().values(), *self.directory.unfinished().values()]
         return ds.dataset([str(path) for path in paths], schema=SCHEMA, format="parquet")
 
     def table(self, columns: Sequence[str] | None = None, filter: Any = None) -> pa.Table:
-        """Rows as an Arrow table, in the order of the work list.
+        """Rows as an Arrow table, in the order of the pair list.
 
         Args:
             columns: Their names; all but the images when None.
@@ -87,7 +87,7 @@ class RunData:
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Rows as dicts, shard by shard, in constant memory."""
-        for path in [*self.store.shards().values(), *self.store.unfinished().values()]:
+        for path in [*self.directory.shards().values(), *self.directory.unfinished().values()]:
             names = None if columns is None else list(dict.fromkeys([*columns, "index"]))
             rows = by_schema(pq.read_table(path, columns=names))
             yield from (rows if columns is None else rows.select(list(columns))).to_pylist()
@@ -143,7 +143,7 @@ class RunData:
 
     def reader(self, net: Any) -> Reader:
         """A function from the columns source and guide to the images that `net` was given."""
-        return Reader(net, self.store.manifest["root"])
+        return Reader(net, self.directory.manifest["root"])
 
     def _one(self, index: int, column: str) -> Any:
         found = self.dataset().to_table(
@@ -159,7 +159,7 @@ class RunData:
 
 def open_run(path: Any) -> RunData:
     """See `advjax.open_run`."""
-    store = open_store(path)
-    if store is None:
+    directory = open_directory(path)
+    if directory is None:
         raise RunError(f"{str(path)!r} holds no run; give the directory of 'advjax run --out'")
-    return RunData(store)
+    return RunData(directory)

@@ -18,7 +18,7 @@ from advjax.runs.schema import ERROR, SCHEMA
 
 
 class Item(NamedTuple):
-    """A pair on its way: its block, its place in the work list, and what the list says of it."""
+    """A pair on its way: its block, its place in the pair list, and what the list says of it."""
 
     block: int
     place: int

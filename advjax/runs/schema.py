@@ -1,11 +1,11 @@
 """What a run's directory holds: the columns of its Parquet shards, and its manifest.
 
-    DIR/manifest.json                      all settings, hashes, versions (see `advjax.runs.store`)
-    DIR/pairs.parquet                      the work list, in order (see `advjax.runs.pairs`)
+    DIR/manifest.json                      settings, hashes, versions (see `advjax.runs.directory`)
+    DIR/pairs.parquet                      the pair list, in order (see `advjax.runs.pair_list`)
     DIR/shards/part-00012-0f3a….parquet    rows of block 12, whole; named by its SHA-256's beginning
     DIR/unfinished/…                       rows of blocks that are not whole yet; empty at the end
 
-One row is one pair. Rows come in the order of the work list within a shard. A pair that could not
+One row is one pair. Rows come in the order of the pair list within a shard. A pair that could not
 be attacked has `status` "ERROR", its reason in `error`, and null in every column of results.
 """
 
@@ -15,11 +15,11 @@ ERROR = "ERROR"
 """The `status` of a pair that could not be attacked; the others are names of `advjax.Status`."""
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "index": (pa.int64(), "the pair's place in the work list, from 0"),
+    "index": (pa.int64(), "the pair's place in the pair list, from 0"),
     "id": (pa.string(), "the pair's name, unique in the run"),
-    "source": (pa.string(), "the source, as the work list names it"),
-    "guide": (pa.string(), "the guide, as the work list names it"),
-    "pair_label": (pa.string(), "the work list's own label of the pair, or null"),
+    "source": (pa.string(), "the source, as the pair list names it"),
+    "guide": (pa.string(), "the guide, as the pair list names it"),
+    "pair_label": (pa.string(), "the pair list's own label of the pair, or null"),
     "layer": (pa.string(), "the layer matched"),
     "delta": (pa.float64(), "half-width of the box, in levels of 255"),
     "status": (pa.string(), "why it ended: a name of advjax.Status, or ERROR"),

@@ -29,11 +29,11 @@ from advjax.engine import Pair, PairResult, Progress, attack_stream, choose_smoo
 from advjax.errors import AdvjaxError
 from advjax.networks.identity import network_key
 from advjax.networks.network import Network
-from advjax.runs.images import Reader
-from advjax.runs.pairs import WorkList
+from advjax.runs.directory import Block
+from advjax.runs.image_reader import Reader
+from advjax.runs.pair_list import PairList
 from advjax.runs.rows import Item, failed_row, result_row, table_of
 from advjax.runs.schema import ERROR
-from advjax.runs.store import Block
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
 
@@ -59,7 +59,7 @@ class Job:
         target_ratio: A pair is done at this share of its initial distance.
         until_label: A pair is done when it takes the guide's label.
         start: "source" or "random".
-        seed: For random starts; a pair's start depends on its place in the work list alone.
+        seed: For random starts; a pair's start depends on its place in the pair list alone.
         precision: Of matrix products while solving.
         trace: Keep the distance at each evaluation.
         keep_float32: Keep the adversarial before rounding, too.
@@ -106,7 +106,7 @@ class Job:
         attack, solver = self.resolved
         return solver.max_evaluations * attack.attempts
 
-    def settings(self, pairs: WorkList) -> dict[str, Any]:
+    def settings(self, pairs: PairList) -> dict[str, Any]:
         """Return everything that decides the rows, for JSON."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del plain["net"]
@@ -176,7 +176,7 @@ Write = Callable[[int, pa.Table], None]
 
 def attack_blocks(
     job: Job,
-    pairs: WorkList,
+    pairs: PairList,
     tasks: Iterable[Task],
     *,
     finish: Write,
@@ -188,7 +188,7 @@ def attack_blocks(
 
     Args:
         job: How.
-        pairs: The work list.
+        pairs: The pair list.
         tasks: The blocks; drawn from another thread, only as they are needed.
         finish: Called with a block's rows, in any order, when all are there.
         keep: Called now and then, and at the end, with the rows of blocks that are not whole.
@@ -223,7 +223,7 @@ def attack_blocks(
 
 def _feed(
     job: Job,
-    pairs: WorkList,
+    pairs: PairList,
     reader: Reader,
     tasks: Iterable[Task],
     items: dict[int, Item],

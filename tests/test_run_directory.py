@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from advjax.errors import AdvjaxError
+from advjax.runs import directory as directories
 from advjax.runs import lock
-from advjax.runs import store as stores
-from advjax.runs.pairs import COLUMNS, WorkList
+from advjax.runs.directory import RunError, cut, open_directory, verify
+from advjax.runs.driver import count_rows
+from advjax.runs.pair_list import COLUMNS, PairList
 from advjax.runs.reading import RunData
 from advjax.runs.rows import table_of
-from advjax.runs.run import count_rows
 from advjax.runs.schema import ERROR, SCHEMA
-from advjax.runs.store import RunError, cut, open_store, verify
 
 SETTINGS = {"network": "n", "layer": "fc7", "delta": 10.0, "shard_size": 4}
 INFO = {"root": "/", "classes": None}
@@ -27,7 +27,7 @@ def work(count=10, layers=None):
         {"id": f"{i:04d}", "source": "s.png", "guide": f"{i}.png", "layer": layers and layers[i]}
         for i in range(count)
     ]
-    return WorkList(pa.Table.from_pylist(rows, COLUMNS), None)
+    return PairList(pa.Table.from_pylist(rows, COLUMNS), None)
 
 
 def row(place, status="MAX_EVALUATIONS", **more):
@@ -46,21 +46,21 @@ def row(place, status="MAX_EVALUATIONS", **more):
 
 
 @pytest.fixture
-def store(tmp_path):
+def directory(tmp_path):
     pairs = work()
     out = tmp_path / "run"
-    return stores.create(out, SETTINGS | {"pairs": pairs.sha256()}, INFO, pairs)
+    return directories.create(out, SETTINGS | {"pairs": pairs.sha256()}, INFO, pairs)
 
 
 @pytest.fixture
-def whole(store):
-    for block in store.blocks(store.pairs()):
-        store.finish(block.number, table_of([row(int(place)) for place in block.places]))
-    return store
+def whole(directory):
+    for block in directory.blocks(directory.pairs()):
+        directory.finish(block.number, table_of([row(int(place)) for place in block.places]))
+    return directory
 
 
-def listing(store):
-    return sorted(path.name for path in (store.path / "shards").iterdir())
+def listing(directory):
+    return sorted(path.name for path in (directory.path / "shards").iterdir())
 
 
 def test_blocks_hold_each_pair_once_and_one_layer():
@@ -75,44 +75,44 @@ def test_blocks_hold_each_pair_once_and_one_layer():
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
-def test_rows_of_another_version_are_read_by_name(store, monkeypatch, unfinished):
+def test_rows_of_another_version_are_read_by_name(directory, monkeypatch, unfinished):
     """An older version had no trace; a newer one has a column that is not known here."""
-    write = store.keep if unfinished else store.finish
-    (block, *_) = store.blocks(store.pairs())
+    write = directory.keep if unfinished else directory.finish
+    (block, *_) = directory.blocks(directory.pairs())
     places = [int(place) for place in block.places][: 3 if unfinished else 4]
     rows = table_of([row(place) for place in places[:-1]] + [row(places[-1], ERROR)])
     older = rows.drop_columns(["trace"]).append_column("hue", pa.array([0.5] * len(places)))
     write(block.number, older)
-    wrong, count, failed = verify(store)
+    wrong, count, failed = verify(directory)
     assert (wrong, count, failed) == ([], len(places), 1)
-    kept = store.known(block.number, failed=False)
+    kept = directory.known(block.number, failed=False)
     assert kept is not None
     assert kept.schema.equals(SCHEMA)
     assert kept["index"].to_pylist() == places[:-1]
     assert kept["trace"].null_count == len(kept)
     # Retried and written again, the block has one schema.
-    store.finish(block.number, pa.concat_tables([kept, table_of([row(places[-1])])]))
-    data = RunData(store)
+    directory.finish(block.number, pa.concat_tables([kept, table_of([row(places[-1])])]))
+    data = RunData(directory)
     assert [r["trace"] is None for r in data.rows(["trace"])] == [True] * (len(places) - 1) + [
         False
     ]
     assert data.table(["ratio", "trace"]).num_rows == len(places)
 
 
-def test_a_newer_format_is_refused(store):
-    path = store.path / "manifest.json"
+def test_a_newer_format_is_refused(directory):
+    path = directory.path / "manifest.json"
     manifest = json.loads(path.read_text()) | {"format": 2}
     del manifest["sha256"]
-    manifest["sha256"] = stores._digest(manifest)
+    manifest["sha256"] = directories._digest(manifest)
     path.write_text(json.dumps(manifest))
     with pytest.raises(RunError, match="has format 2; this version reads 1 and older"):
-        open_store(store.path)
+        open_directory(directory.path)
 
 
-def test_what_is_written_is_what_is_read(store):
+def test_what_is_written_is_what_is_read(directory):
     rows = [row(i) for i in range(3)] + [row(3, ERROR, error="no such file", ratio=None)]
-    store.finish(0, table_of(rows))
-    found = pq.read_table(store.path / "shards" / listing(store)[0])
+    directory.finish(0, table_of(rows))
+    found = pq.read_table(directory.path / "shards" / listing(directory)[0])
     assert found.schema.equals(SCHEMA)
     for there, given in zip(found.to_pylist(), rows, strict=True):
         for name, value in there.items():
@@ -122,18 +122,20 @@ def test_what_is_written_is_what_is_read(store):
             assert value == expected, name
 
 
-def test_a_shards_bytes_do_not_depend_on_the_order_of_its_rows(store, tmp_path):
+def test_a_shards_bytes_do_not_depend_on_the_order_of_its_rows(directory, tmp_path):
     rows = [row(i) for i in range(4)]
-    store.finish(0, table_of(rows))
-    other = stores.create(tmp_path / "other", store.manifest["settings"], INFO, store.pairs())
+    directory.finish(0, table_of(rows))
+    other = directories.create(
+        tmp_path / "other", directory.manifest["settings"], INFO, directory.pairs()
+    )
     other.finish(0, pa.concat_tables([table_of(rows[3:]), table_of(rows[:3][::-1])]))
-    assert listing(store) == listing(other)
+    assert listing(directory) == listing(other)
     # By way of an unfinished block, too.
     other.keep(1, table_of([row(6)]))
     kept = other.known(1).replace_schema_metadata(None)
     other.finish(1, pa.concat_tables([kept, table_of([row(7), row(4), row(5)])]))
-    store.finish(1, table_of([row(i) for i in range(4, 8)]))
-    assert listing(store) == listing(other)
+    directory.finish(1, table_of([row(i) for i in range(4, 8)]))
+    assert listing(directory) == listing(other)
     assert not list((other.path / "unfinished").iterdir())
 
 
@@ -159,7 +161,7 @@ def test_replacing_a_shard_leaves_one(whole):
 @pytest.mark.parametrize("moment", ["old removed", "new written"])
 def test_a_replacement_cut_short_loses_and_doubles_nothing(whole, moment, monkeypatch):
     """A process that dies between any two steps."""
-    real, killed = stores._write, RuntimeError("killed")
+    real, killed = directories._write, RuntimeError("killed")
 
     def write(path, content):
         if path.parent.name == "shards" and moment == "old removed":
@@ -203,7 +205,7 @@ def test_every_flipped_bit_is_found(whole):
 
 def test_shards_that_do_not_belong(whole, tmp_path):
     pairs = whole.pairs()
-    other = stores.create(
+    other = directories.create(
         tmp_path / "other", whole.manifest["settings"] | {"delta": 5.0}, INFO, pairs
     )
     other.finish(1, table_of([row(i) for i in range(4, 8)]))
@@ -229,48 +231,50 @@ def test_shards_that_do_not_belong(whole, tmp_path):
         lambda m: m.update(settings_sha256="0" * 64),
     ],
 )
-def test_an_edited_manifest_is_refused(store, edit):
-    path = store.path / "manifest.json"
+def test_an_edited_manifest_is_refused(directory, edit):
+    path = directory.path / "manifest.json"
     manifest = json.loads(path.read_text())
     edit(manifest)
     path.write_text(json.dumps(manifest, indent=2))
     with pytest.raises(RunError, match=r"manifest\.json"):
-        open_store(store.path)
+        open_directory(directory.path)
 
 
-def test_a_manifest_that_is_no_json(store):
+def test_a_manifest_that_is_no_json(directory):
     for text in ("{", "[]", "", '{"sha256": 1}'):
-        (store.path / "manifest.json").write_text(text)
+        (directory.path / "manifest.json").write_text(text)
         with pytest.raises(RunError, match=r"manifest\.json"):
-            open_store(store.path)
+            open_directory(directory.path)
 
 
-def test_a_changed_work_list_is_refused(store):
-    table = pq.read_table(store.path / "pairs.parquet")
-    pq.write_table(table.slice(1), store.path / "pairs.parquet")
+def test_a_changed_work_list_is_refused(directory):
+    table = pq.read_table(directory.path / "pairs.parquet")
+    pq.write_table(table.slice(1), directory.path / "pairs.parquet")
     with pytest.raises(RunError, match="changed since"):
-        store.pairs()
-    assert "changed since" in verify(store)[0][0]
-    (store.path / "pairs.parquet").write_bytes(b"PAR1")
+        directory.pairs()
+    assert "changed since" in verify(directory)[0][0]
+    (directory.path / "pairs.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match="cannot be read"):
-        store.pairs()
+        directory.pairs()
 
 
-def test_other_settings_are_named(store):
+def test_other_settings_are_named(directory):
     with pytest.raises(RunError) as error:
-        stores.check_same(store, store.manifest["settings"] | {"delta": 5.0, "network": "m"})
+        directories.check_same(
+            directory, directory.manifest["settings"] | {"delta": 5.0, "network": "m"}
+        )
     assert "delta 10.0 there, 5.0 here" in str(error.value)
     assert "network 'n' there, 'm' here" in str(error.value)
     assert "fc7" not in str(error.value)
-    stores.check_same(store, store.manifest["settings"])
+    directories.check_same(directory, directory.manifest["settings"])
 
 
 def test_a_folder_with_something_else(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(RunError, match="not empty"):
-        stores.create(tmp_path, SETTINGS, INFO, work())
+        directories.create(tmp_path, SETTINGS, INFO, work())
     assert os.listdir(tmp_path) == ["thesis.tex"]
-    assert open_store(tmp_path) is None
+    assert open_directory(tmp_path) is None
 
 
 def test_clean_removes_what_a_killed_process_left(whole):
@@ -285,37 +289,37 @@ def test_clean_removes_what_a_killed_process_left(whole):
     assert not list(whole.path.rglob("*.part*"))
 
 
-def test_a_damaged_unfinished_block_is_done_again(store):
-    store.keep(2, table_of([row(8)]))
-    assert store.known(2)["index"].to_pylist() == [8]
-    (path,) = store.unfinished().values()
+def test_a_damaged_unfinished_block_is_done_again(directory):
+    directory.keep(2, table_of([row(8)]))
+    assert directory.known(2)["index"].to_pylist() == [8]
+    (path,) = directory.unfinished().values()
     path.write_bytes(path.read_bytes()[:-9])
-    assert store.known(2) is None
-    assert "done again" in verify(store)[0][0]
+    assert directory.known(2) is None
+    assert "done again" in verify(directory)[0][0]
 
 
-def test_the_lock_is_one_processes_and_ends_with_it(store):
+def test_the_lock_is_one_processes_and_ends_with_it(directory):
     holder = (
         "import sys, pathlib; from advjax.runs import lock\n"
         "with lock.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); input()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", holder, str(store.path)],
+        [sys.executable, "-c", holder, str(directory.path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
-    assert lock.is_locked(store.path)
+    assert lock.is_locked(directory.path)
     with (
         pytest.raises(RunError, match="another process is at work"),
-        lock.locked(store.path),
+        lock.locked(directory.path),
     ):
         pass
     process.kill()
     process.communicate()
-    assert not lock.is_locked(store.path)
-    with lock.locked(store.path):
+    assert not lock.is_locked(directory.path)
+    with lock.locked(directory.path):
         pass
 
 

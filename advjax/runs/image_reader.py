@@ -1,4 +1,4 @@
-"""Reading the images that a work list names, from files or from tfds data sets in array_record.
+"""Reading the images that a pair list names, from files or from tfds data sets in array_record.
 
 `tensorflow_datasets` reads such sets without TensorFlow; images are taken undecoded and decoded as
 files are (`advjax.data.images`).

@@ -12,8 +12,8 @@ from PIL import Image
 
 import advjax
 from advjax.errors import AdvjaxError, UnknownName
-from advjax.runs.images import Reader
-from advjax.runs.pairs import COLUMNS, WorkList, find_images, read_list, work_list
+from advjax.runs.image_reader import Reader
+from advjax.runs.pair_list import COLUMNS, PairList, find_images, make_pair_list, read_list
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path):
     return tmp_path / "photos"
 
 
-def pairs_of(found: WorkList):
+def pairs_of(found: PairList):
     return list(zip(*(found.table[n].to_pylist() for n in ("source", "guide")), strict=True))
 
 
@@ -86,38 +86,42 @@ def test_lists_that_cannot_be(text, says, tmp_path):
 
 def test_no_such_list(tmp_path):
     with pytest.raises(AdvjaxError, match="cannot be read"):
-        work_list(str(tmp_path / "none.parquet"))
+        make_pair_list(str(tmp_path / "none.parquet"))
     (tmp_path / "list.txt").write_text("source,guide\n")
     with pytest.raises(AdvjaxError, match=r"neither \.csv, \.tsv nor \.parquet"):
-        work_list(str(tmp_path / "list.txt"))
+        make_pair_list(str(tmp_path / "list.txt"))
 
 
 def test_two_folders_all_with_all(folder):
     sources, guides = str(folder / "a"), str(folder)
-    found = pairs_of(work_list(sources, guides))
+    found = pairs_of(make_pair_list(sources, guides))
     every = itertools.product(find_images(sources).names, find_images(guides).names)
     assert found == [(s, g) for s, g in every if s != g]
     assert len(found) == 2 * 9 - 2
 
 
 def test_one_folder_by_class_pairs_different_classes_alone(folder):
-    found = pairs_of(work_list(str(folder)))
+    found = pairs_of(make_pair_list(str(folder)))
     assert len(found) == len(set(found)) == 9 * 9 - (4 + 9 + 16)
     assert all(class_of(s) != class_of(g) for s, g in found)
 
 
 @pytest.mark.parametrize("count", [1, 20, 52])
 def test_random_pairs_differ_and_come_from_the_seed(folder, count):
-    draw = [pairs_of(work_list(str(folder), pairing="random", count=count, seed=s)) for s in (0, 0)]
+    draw = [
+        pairs_of(make_pair_list(str(folder), pairing="random", count=count, seed=s)) for s in (0, 0)
+    ]
     assert draw[0] == draw[1]
     assert len(set(draw[0])) == count
     assert all(class_of(s) != class_of(g) for s, g in draw[0])
     if count == 20:
-        assert draw[0] != pairs_of(work_list(str(folder), pairing="random", count=count, seed=1))
+        assert draw[0] != pairs_of(
+            make_pair_list(str(folder), pairing="random", count=count, seed=1)
+        )
 
 
 def test_random_pairs_of_so_many_that_they_are_not_listed():
-    from advjax.runs.pairs import Images, random_pairs
+    from advjax.runs.pair_list import Images, random_pairs
 
     names = [str(i) for i in range(3000)]
     images = Images(names, [str(i % 2) for i in range(3000)])
@@ -130,7 +134,7 @@ def test_random_pairs_of_so_many_that_they_are_not_listed():
 
 def test_more_random_pairs_than_there_are(folder):
     with pytest.raises(AdvjaxError, match="there are only 52 pairs"):
-        work_list(str(folder), pairing="random", count=53)
+        make_pair_list(str(folder), pairing="random", count=53)
 
 
 def test_the_papers_protocol_takes_20_sources_and_3000_guides(monkeypatch):
@@ -140,7 +144,7 @@ def test_the_papers_protocol_takes_20_sources_and_3000_guides(monkeypatch):
     monkeypatch.setattr(
         module, "find_images", lambda where: module.Images(names[where], [None] * len(names[where]))
     )
-    found = pairs_of(work_list("s", "g", pairing="paper"))
+    found = pairs_of(make_pair_list("s", "g", pairing="paper"))
     assert len(found) == 60_000
     assert len({s for s, _ in found}) == 20
     assert len({g for _, g in found}) == 3000
@@ -157,14 +161,14 @@ def test_the_papers_protocol_takes_20_sources_and_3000_guides(monkeypatch):
 )
 def test_pairings_that_cannot_be(folder, options, says):
     with pytest.raises(AdvjaxError) as error:
-        work_list(str(folder), **options)
+        make_pair_list(str(folder), **options)
     assert says in str(error.value)
 
 
 def test_one_image_makes_no_pair(tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(AdvjaxError, match="makes no pair"):
-        work_list(str(tmp_path))
+        make_pair_list(str(tmp_path))
 
 
 # tensorflow_datasets writes array_record without TensorFlow when images come as files.
@@ -244,12 +248,12 @@ def test_a_tfds_data_set_is_read_without_tensorflow(data_set):
             assert image[0, 0, 0] == 9 * int(name[-5])
     assert levels == {9 * i: ("even", "odd")[i % 2] for i in range(7)}
     assert "tensorflow" not in sys.modules
-    apart = pairs_of(work_list(where))
+    apart = pairs_of(make_pair_list(where))
     assert len(apart) == 2 * 4 * 3
 
 
 def test_the_bytes_of_a_tfds_image_are_the_files_own(data_set):
-    from advjax.runs.images import tfds_bytes
+    from advjax.runs.image_reader import tfds_bytes
 
     stream = io.BytesIO()
     _, where = data_set

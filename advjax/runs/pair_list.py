@@ -1,7 +1,7 @@
-"""The work list of a run: which source goes with which guide.
+"""The pair list of a run: which source goes with which guide.
 
 A list is an Arrow table with the columns `COLUMNS`. Images are named by paths, relative to the
-list's root, or, of a tfds data set, as `tfds:NAME:SPLIT#FILE` (see `advjax.runs.images`).
+list's root, or, of a tfds data set, as `tfds:NAME:SPLIT#FILE` (see `advjax.runs.image_reader`).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from jaxtyping import Int
 
 from advjax.data.images import list_images
 from advjax.errors import AdvjaxError, UnknownName
-from advjax.runs.images import TFDS, tfds_images
+from advjax.runs.image_reader import TFDS, tfds_images
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported; type checkers see none
 
@@ -44,7 +44,7 @@ Pairing = Literal["all", "paper", "random"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class WorkList:
+class PairList:
     """Pairs in their order.
 
     Attributes:
@@ -75,14 +75,14 @@ class Images:
     classes: list[str | None]
 
 
-def work_list(
+def make_pair_list(
     pairs: str,
     guides: str | None = None,
     *,
     pairing: Pairing = "all",
     count: int | None = None,
     seed: int = 0,
-) -> WorkList:
+) -> PairList:
     r"""The list that the command line's words stand for.
 
     Args:
@@ -103,7 +103,7 @@ def work_list(
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "pairs.csv"
         >>> _ = path.write_text("source,guide,delta\na.png,b.png,5\n")
-        >>> work_list(str(path)).table.to_pylist()[0]["delta"]
+        >>> make_pair_list(str(path)).table.to_pylist()[0]["delta"]
         5.0
     """
     if pairing not in Pairing.__args__:
@@ -138,10 +138,10 @@ def work_list(
             "class; give other guides"
         )
     names = pa.array(sources.names), pa.array(others.names)
-    return WorkList(_table(names[0].take(pa.array(rows)), names[1].take(pa.array(columns))), Path())
+    return PairList(_table(names[0].take(pa.array(rows)), names[1].take(pa.array(columns))), Path())
 
 
-def read_list(path: str | os.PathLike[str]) -> WorkList:
+def read_list(path: str | os.PathLike[str]) -> PairList:
     """A list in a CSV, TSV or Parquet file; relative paths are relative to the file's folder.
 
     Raises:
@@ -193,7 +193,7 @@ def read_list(path: str | os.PathLike[str]) -> WorkList:
             raise AdvjaxError(
                 f"id {twice!r} stands {times} times in {str(path)!r}; make them differ"
             )
-    return WorkList(_table(**given), path.parent)
+    return PairList(_table(**given), path.parent)
 
 
 def find_images(where: str) -> Images:

@@ -1,6 +1,6 @@
-"""The directory of a run: a manifest, the work list, and Parquet shards that are whole or absent.
+"""The directory of a run: a manifest, the pair list, and Parquet shards that are whole or absent.
 
-The work list is cut into blocks, each of one layer; a shard holds one block's rows. It is written
+The pair list is cut into blocks, each of one layer; a shard holds one block's rows. It is written
 under a temporary name, synced and renamed, and its name carries the beginning of its SHA-256: what
 has a shard's name is whole, and damage after that is found. A shard's bytes depend on nothing but
 its block, so that a run resumed any number of times leaves the files of an undisturbed one.
@@ -27,7 +27,7 @@ from jaxtyping import Int
 
 from advjax import files
 from advjax.errors import AdvjaxError
-from advjax.runs.pairs import WorkList
+from advjax.runs.pair_list import PairList
 from advjax.runs.schema import ERROR, SCHEMA
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported; type checkers see none
@@ -46,7 +46,7 @@ class RunError(AdvjaxError):
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Pairs that share a shard: their places in the work list, and their layer."""
+    """Pairs that share a shard: their places in the pair list, and their layer."""
 
     number: int
     layer: str
@@ -54,7 +54,7 @@ class Block:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Store:
+class RunDirectory:
     """A run's directory, opened.
 
     Attributes:
@@ -66,15 +66,15 @@ class Store:
     path: Path
     manifest: Mapping[str, Any]
 
-    def pairs(self) -> WorkList:
-        """The work list.
+    def pairs(self) -> PairList:
+        """The pair list.
 
         Raises:
             RunError: It is not the one the run began with.
         """
         try:
             table = pq.read_table(self.path / PAIRS)
-            found = WorkList(table, Path(self.manifest["root"]))
+            found = PairList(table, Path(self.manifest["root"]))
             same = found.sha256() == self.manifest["settings"]["pairs"]
         except (OSError, KeyError, pa.ArrowException) as error:
             raise RunError(f"{str(self.path / PAIRS)!r} cannot be read ({error})") from error
@@ -82,8 +82,8 @@ class Store:
             raise RunError(f"{str(self.path / PAIRS)!r} has been changed since the run began")
         return found
 
-    def blocks(self, pairs: WorkList) -> list[Block]:
-        """The work list cut into blocks."""
+    def blocks(self, pairs: PairList) -> list[Block]:
+        """The pair list cut into blocks."""
         settings = self.manifest["settings"]
         layers = pairs.table["layer"].fill_null(settings["layer"]).to_numpy(zero_copy_only=False)
         return cut(layers, settings["shard_size"])
@@ -213,8 +213,8 @@ def read_shard(path: Path) -> pa.Table:
 
 
 def create(
-    path: Path, settings: Mapping[str, Any], info: Mapping[str, Any], pairs: WorkList
-) -> Store:
+    path: Path, settings: Mapping[str, Any], info: Mapping[str, Any], pairs: PairList
+) -> RunDirectory:
     """A new run's directory, which must be empty or absent."""
     if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RunError(f"out {str(path)!r} is not empty and holds no run; name a new directory")
@@ -232,10 +232,10 @@ def create(
     }
     manifest["sha256"] = _digest(manifest)
     _write(path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-    return Store(path, manifest)
+    return RunDirectory(path, manifest)
 
 
-def open_store(path: str | os.PathLike[str]) -> Store | None:
+def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
     """The run in a directory, None where there is none.
 
     Raises:
@@ -260,16 +260,16 @@ def open_store(path: str | os.PathLike[str]) -> Store | None:
             f"run {str(path)!r} has format {manifest['format']!r}; this version reads {FORMAT} and "
             "older ones: install a newer advjax"
         )
-    return Store(path, manifest)
+    return RunDirectory(path, manifest)
 
 
-def check_same(store: Store, settings: Mapping[str, Any]) -> None:
+def check_same(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
     """Refuses other settings than the run was begun with, naming each.
 
     Raises:
         RunError: They differ.
     """
-    there = store.manifest["settings"]
+    there = directory.manifest["settings"]
     here = json.loads(json.dumps(dict(settings)))
     differ = [
         f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
@@ -278,21 +278,23 @@ def check_same(store: Store, settings: Mapping[str, Any]) -> None:
     ]
     if differ:
         raise RunError(
-            f"out {str(store.path)!r} holds a run with other settings ({'; '.join(differ)}); give "
-            "the same ones to go on with it, or another directory"
+            f"out {str(directory.path)!r} holds a run with other settings ({'; '.join(differ)}); "
+            "give the same ones to go on with it, or another directory"
         )
 
 
-def verify(store: Store) -> tuple[list[str], int, int]:
+def verify(directory: RunDirectory) -> tuple[list[str], int, int]:
     """What is wrong with a run's files, how many rows it has, and how many of these failed."""
     wrong, rows, failed = [], 0, 0
     try:
-        pairs = store.pairs()
+        pairs = directory.pairs()
     except RunError as error:
         return [str(error)], 0, 0
-    blocks = {block.number: block for block in store.blocks(pairs)}
+    blocks = {block.number: block for block in directory.blocks(pairs)}
     seen: set[int] = set()
-    for path in sorted((store.path / SHARDS).iterdir() if (store.path / SHARDS).is_dir() else ()):
+    for path in sorted(
+        (directory.path / SHARDS).iterdir() if (directory.path / SHARDS).is_dir() else ()
+    ):
         match = _SHARD.fullmatch(path.name)
         if match is None:
             if not path.name.startswith("."):
@@ -306,7 +308,7 @@ def verify(store: Store) -> tuple[list[str], int, int]:
         number = int(match[1])
         block = blocks.get(number)
         note = found.schema.metadata or {}
-        if note.get(b"advjax.run", b"").decode() != store.manifest["settings_sha256"]:
+        if note.get(b"advjax.run", b"").decode() != directory.manifest["settings_sha256"]:
             wrong.append(f"shard {str(path)!r} is of another run")
         elif block is None or not _are_rows_of(found, block, pairs):
             wrong.append(f"shard {str(path)!r} does not hold the pairs of its block")
@@ -316,7 +318,7 @@ def verify(store: Store) -> tuple[list[str], int, int]:
             rows += len(found)
             failed += pc.sum(pc.equal(found["status"], ERROR)).as_py() or 0
         seen.add(number)
-    for number, path in store.unfinished().items():
+    for number, path in directory.unfinished().items():
         try:
             found = _read(path.read_bytes())
         except (OSError, pa.ArrowException) as error:
@@ -332,7 +334,7 @@ def verify(store: Store) -> tuple[list[str], int, int]:
     return wrong, rows, failed
 
 
-def _are_rows_of(rows: pa.Table, block: Block, pairs: WorkList) -> bool:
+def _are_rows_of(rows: pa.Table, block: Block, pairs: PairList) -> bool:
     ids = pairs.table["id"].take(pa.array(block.places))
     return (
         rows["index"].to_pylist() == block.places.tolist()

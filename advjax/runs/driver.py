@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advjax.errors import AdvjaxError
-from advjax.runs import store as stores
+from advjax.runs import directory as directories
+from advjax.runs.directory import Block, RunDirectory, RunError
 from advjax.runs.lock import locked, locked_share
-from advjax.runs.pairs import WorkList
+from advjax.runs.pair_list import PairList
+from advjax.runs.pipeline import SAVED, Job, Tally, Task, attack_blocks
 from advjax.runs.progress import Display
 from advjax.runs.schema import ERROR
-from advjax.runs.store import Block, RunError, Store
-from advjax.runs.work import SAVED, Job, Tally, Task, attack_blocks
 
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
 
@@ -28,7 +28,7 @@ PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
 class Outcome(NamedTuple):
     """What a run has come to."""
 
-    pairs: int  # in the work list (of a cluster's process: its share)
+    pairs: int  # in the pair list (of a cluster's process: its share)
     done: int  # that have a row
     failed: int  # of these, pairs that could not be attacked
     new: int  # rows made by this call
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 
 def run(
     job: Job,
-    pairs: WorkList,
+    pairs: PairList,
     out: Path,
     *,
     retry_failed: bool = False,
@@ -50,7 +50,7 @@ def run(
 
     Args:
         job: How.
-        pairs: The work list.
+        pairs: The pair list.
         out: The directory; made when missing, gone on with when it holds this very run.
         retry_failed: Do the pairs that failed again.
         progress: None: a bar on a terminal, a line a minute elsewhere.
@@ -62,12 +62,12 @@ def run(
         AdvjaxError: The directory cannot be written.
     """
     with locked(out):
-        store = open_or_create(job, pairs, out)
-        store.clean()
+        directory = open_or_create(job, pairs, out)
+        directory.clean()
         return work_through(
             job,
             pairs,
-            store,
+            directory,
             retry_failed=retry_failed,
             progress=progress,
             save_every=save_every,
@@ -75,7 +75,7 @@ def run(
 
 
 def run_share(
-    job: Job, pairs: WorkList, out: Path, index: int, count: int, **options: Any
+    job: Job, pairs: PairList, out: Path, index: int, count: int, **options: Any
 ) -> Outcome:
     """As `run`, for one of `count` processes, on any machines that see the directory.
 
@@ -83,7 +83,7 @@ def run_share(
 
     Args:
         job: How.
-        pairs: The work list.
+        pairs: The pair list.
         out: The directory.
         index: Which process, from 0.
         count: How many there are.
@@ -100,23 +100,23 @@ def run_share(
         open_or_create(job, pairs, out).clean()
 
     with locked_share(out, index, count, prepare):
-        store = open_or_create(job, pairs, out)
-        return work_through(job, pairs, store, share=(index, count), **options)
+        directory = open_or_create(job, pairs, out)
+        return work_through(job, pairs, directory, share=(index, count), **options)
 
 
-def open_or_create(job: Job, pairs: WorkList, out: Path) -> Store:
+def open_or_create(job: Job, pairs: PairList, out: Path) -> RunDirectory:
     """The run's directory, which must be this run's or empty."""
     for layer in [job.layer, *pairs.table["layer"].unique().drop_null().to_pylist()]:
         job.check(layer)
     settings = job.settings(pairs)
-    store = stores.open_store(out)
-    if store is None:
-        return stores.create(out, settings, about(job, pairs), pairs)
-    stores.check_same(store, settings)
-    return store
+    directory = directories.open_directory(out)
+    if directory is None:
+        return directories.create(out, settings, about(job, pairs), pairs)
+    directories.check_same(directory, settings)
+    return directory
 
 
-def about(job: Job, pairs: WorkList) -> dict[str, Any]:
+def about(job: Job, pairs: PairList) -> dict[str, Any]:
     """What a manifest says besides the settings; a resumed run may differ in it."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     devices = jax.local_devices()
@@ -130,8 +130,8 @@ def about(job: Job, pairs: WorkList) -> dict[str, Any]:
 
 def work_through(
     job: Job,
-    pairs: WorkList,
-    store: Store,
+    pairs: PairList,
+    directory: RunDirectory,
     *,
     share: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
@@ -142,24 +142,24 @@ def work_through(
 
     Args:
         job: How.
-        pairs: The work list.
-        store: The directory.
+        pairs: The pair list.
+        directory: The directory.
         share: (p, n): every n-th block from the p-th on.
         retry_failed: See `run`.
         progress: See `run`.
         save_every: See `run`.
     """
-    left = what_is_left(store, pairs, share, retry_failed)
+    left = what_is_left(directory, pairs, share, retry_failed)
     if not left.tasks:
         return Outcome(left.pairs, left.done, left.failed, 0, True)
-    note = store.path / stores.UNFINISHED / f"progress-{share[0]}.json"
+    note = directory.path / directories.UNFINISHED / f"progress-{share[0]}.json"
     # Of many processes that share a terminal or a log, the first one speaks.
     shown = progress if share[0] == 0 else False
     display = Display(note, left.pairs, left.done, left.failed, job.budget, shown)
 
     def tasks() -> Iterator[Task]:
         for block in left.tasks:
-            yield Task(block, store.known(block.number, failed=not retry_failed))
+            yield Task(block, directory.known(block.number, failed=not retry_failed))
 
     with stop_requests() as stop, contextlib.closing(display):
 
@@ -171,14 +171,14 @@ def work_through(
             job,
             pairs,
             tasks(),
-            finish=store.finish,
-            keep=store.keep,
+            finish=directory.finish,
+            keep=directory.keep,
             watch=watch,
             save_every=save_every,
         )
         display(last)
     if whole and share[1] == 1:
-        store.tidy()
+        directory.tidy()
     return left.outcome(last, whole)
 
 
@@ -197,14 +197,16 @@ class Left(NamedTuple):
         )
 
 
-def what_is_left(store: Store, pairs: WorkList, share: tuple[int, int], retry_failed: bool) -> Left:
+def what_is_left(
+    directory: RunDirectory, pairs: PairList, share: tuple[int, int], retry_failed: bool
+) -> Left:
     """The blocks that have no shard, or, to be retried, one with failures.
 
     Raises:
         RunError: A shard that is truncated.
     """
-    blocks = store.blocks(pairs)[share[0] :: share[1]]
-    there, rests = count_rows(store)
+    blocks = directory.blocks(pairs)[share[0] :: share[1]]
+    there, rests = count_rows(directory)
     numbers = {block.number for block in blocks}
     counts = [count for number, count in (there | rests).items() if number in numbers]
     done, failed = sum(c.rows for c in counts), sum(c.failed for c in counts)
@@ -222,7 +224,7 @@ class Count(NamedTuple):
     failed: int
 
 
-def count_rows(store: Store) -> tuple[dict[int, Count], dict[int, Count]]:
+def count_rows(directory: RunDirectory) -> tuple[dict[int, Count], dict[int, Count]]:
     """Rows and failures of each shard, and of each unfinished block.
 
     Raises:
@@ -234,15 +236,15 @@ def count_rows(store: Store) -> tuple[dict[int, Count], dict[int, Count]]:
         return Count(len(status), status.to_pylist().count(ERROR))
 
     there, rests = {}, {}
-    for number, path in store.shards().items():
+    for number, path in directory.shards().items():
         try:
             there[number] = count(path)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise RunError(
                 f"shard {str(path)!r} is damaged; delete it and give the run's command again "
-                f"('advjax run --verify {store.path}' finds all that are)"
+                f"('advjax run --verify {directory.path}' finds all that are)"
             ) from error
-    for number, path in store.unfinished().items():
+    for number, path in directory.unfinished().items():
         with contextlib.suppress(OSError, pa.ArrowException, KeyError):
             rests[number] = count(path)
     return there, rests

@@ -10,22 +10,22 @@ import numpy as np
 
 from advjax.engine import Pair, Progress
 from advjax.errors import AdvjaxError
-from advjax.runs.images import Reader
-from advjax.runs.pairs import WorkList
+from advjax.runs.image_reader import Reader
+from advjax.runs.pair_list import PairList
+from advjax.runs.pipeline import Job
 from advjax.runs.progress import duration
 from advjax.runs.rows import encode_png
-from advjax.runs.work import Job
 
 MEASURED = 10.0  # seconds
 LOOKED_AT = 200  # images whose files' size is looked up
 
 
-def dry_run(job: Job, pairs: WorkList, seconds: float = MEASURED) -> dict[str, Any]:
+def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, Any]:
     """Attacks for some seconds, writes nothing, and says what the whole would take.
 
     Args:
         job: How.
-        pairs: The work list.
+        pairs: The pair list.
         seconds: How long to measure, after compilation.
 
     Returns:
@@ -87,8 +87,8 @@ def dry_run(job: Job, pairs: WorkList, seconds: float = MEASURED) -> dict[str, A
     }
 
 
-def told(found: dict[str, Any], job: Job) -> str:
-    """For people."""
+def describe(found: dict[str, Any], job: Job) -> str:
+    """Describe it for people."""
     devices = jax.local_devices()
     what = f"{len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}"
     return "\n".join(
