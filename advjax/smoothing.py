@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core
 from jaxtyping import Array, Float
 
@@ -161,7 +162,7 @@ class _Interpreter:
 
         def read(atom: Any) -> Any:
             value = atom.val if isinstance(atom, core.Literal) else values[atom]
-            if not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0:
+            if not isinstance(value, Tracer) and np.ndim(value) == 0:
                 self._know(self.constants, value, float(value) if _is_real(value) else None)
             return value
 

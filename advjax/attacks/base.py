@@ -151,7 +151,8 @@ class Attack:
     def initial(self, pair: PairData, target: Any) -> float:
         """Return the objective's natural size: its value at the source, unless overridden."""
         source = jnp.asarray(pair.source, jnp.float32)[None]
-        return float(self.loss(lambda images: pair.features, source, target)[0][0])
+        features: Any = pair.features
+        return float(self.loss(lambda images: features, source, target)[0][0])
 
     def threshold(self, ratio: float, initial: float) -> float:
         """Return the objective's value at which a pair has reached a target ratio.

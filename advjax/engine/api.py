@@ -181,7 +181,7 @@ def attack_stream(
         ...     print(result.index, result.ratio < 1, result.status.name)
         0 True MAX_EVALUATIONS
     """
-    spec, solver = resolve(net, attack, layer, layer_weights, solver)
+    spec, chosen = resolve(net, attack, layer, layer_weights, solver)
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
         raise AdvjaxError(f"batch_size is {batch_size!r}; give 1 or more, or 'auto'")
     check_target_ratio(spec, target_ratio)
@@ -193,11 +193,11 @@ def attack_stream(
         raise UnknownName("precision", precision, PRECISIONS)
     if until_label and spec.output is None:
         raise AdvjaxError(f"until_label needs an output layer, and {net.name} names none")
-    smoothing = choose_smoothing(spec, solver, smoothing)
+    smoothing = choose_smoothing(spec, chosen, smoothing)
     plan = make_plan(
         net,
         spec,
-        solver,
+        chosen,
         until_label=until_label,
         trace=trace,
         precision=precision,
@@ -212,8 +212,8 @@ def attack_stream(
     if total is not None and total < (lanes or BLOCK):
         lanes = max(1, total)
     source = read_ahead(net, plan, pairs, 2 * max(lanes or BLOCK, BLOCK))
-    callback, close = _progress(solver.max_evaluations * spec.attempts, total, progress)
-    run_pairs = solve_on_host if isinstance(solver, ScipyLBFGSB) else solve
+    callback, close = _progress(chosen.max_evaluations * spec.attempts, total, progress)
+    run_pairs = solve_on_host if isinstance(chosen, ScipyLBFGSB) else solve
     if spec.attempts > 1:
         results = solve_attempts(stream, source, lanes, callback, run_pairs)
     else:

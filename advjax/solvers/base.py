@@ -76,18 +76,12 @@ class Info(NamedTuple):
     aux: Any
 
 
-class State(Protocol):
-    """The fields of every state (a NamedTuple) that the engine reads."""
-
-    trial: Float[Array, "n"]
-    best: Best
-    status: Int[Array, ""]
-    evaluations: Int[Array, ""]
-
-
 @runtime_checkable
 class Solver(Protocol):
-    """A box-constrained minimiser: pure, for one problem, one evaluation a step."""
+    """A box-constrained minimiser: pure, for one problem, one evaluation a step.
+
+    Its state is a NamedTuple with the fields of `start`; the engine reads these alone.
+    """
 
     @property
     def max_evaluations(self) -> int:
@@ -137,7 +131,7 @@ def start(x0: Float[Array, "n"], box: Box) -> dict[str, Any]:
     }
 
 
-def evaluate(objective: Objective, state: State) -> Evaluation:
+def evaluate(objective: Objective, state: Any) -> Evaluation:
     """Evaluate the objective at `state.trial`."""
     value, gradient, aux = objective(state.trial)
     # The sum of a gradient with NaN or infinity is not finite.

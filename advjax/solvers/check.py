@@ -9,10 +9,12 @@ import numpy as np
 from advjax.errors import AdvjaxError
 from advjax.solvers.base import Box, Solver, Status, minimize
 
-CURVATURE = np.float32([1, 4, 2, 9, 3])
-CENTRE = np.float32([0.5, -3, 0.25, 2, 5])  # the second and the last lie outside of the box
-BOX = Box(np.float32([-1, -1, -1, 2, -1]), np.float32([1, 1, 1, 2, 1]))  # the fourth is fixed
-START = np.float32([9, 0.5, -0.5, 2, -0.5])  # the first lies outside of the box
+CURVATURE = np.array([1, 4, 2, 9, 3], np.float32)
+CENTRE = np.array([0.5, -3, 0.25, 2, 5], np.float32)  # the second and the last lie outside
+BOX = Box(  # the fourth is fixed
+    np.array([-1, -1, -1, 2, -1], np.float32), np.array([1, 1, 1, 2, 1], np.float32)
+)
+START = np.array([9, 0.5, -0.5, 2, -0.5], np.float32)  # the first lies outside of the box
 
 
 def quadratic(x: Any) -> tuple[Any, Any, Any]:
