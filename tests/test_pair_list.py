@@ -138,7 +138,7 @@ def test_more_random_pairs_than_there_are(folder):
 
 
 def test_the_papers_protocol_takes_20_sources_and_3000_guides(monkeypatch):
-    from advjax.runs import pairs as module
+    from advjax.runs import pair_list as module
 
     names = {"s": [f"s{i}" for i in range(50)], "g": [f"g{i}" for i in range(4000)]}
     monkeypatch.setattr(

@@ -238,9 +238,9 @@ def test_the_same_command_again_attacks_nothing(images, made, monkeypatch, capsy
 
 
 def test_an_interrupted_command_goes_on(images, made, tmp_path, monkeypatch, capsys):
-    from advjax.runs import run
+    from advjax.runs import driver
 
-    original, calls = run.attack_blocks, []
+    original, calls = driver.attack_blocks, []
 
     def interrupted(*args, watch, **more):
         calls.append(1)
@@ -248,7 +248,7 @@ def test_an_interrupted_command_goes_on(images, made, tmp_path, monkeypatch, cap
             signal.raise_signal(signal.SIGTERM)
         return original(*args, watch=watch, **more)
 
-    monkeypatch.setattr(run, "attack_blocks", interrupted)
+    monkeypatch.setattr(driver, "attack_blocks", interrupted)
     command = words(images, tmp_path, "fig5", more=("--layers", "ip1"))
     assert cli.main(command) == 130
     assert "the same command goes on" in capsys.readouterr().err

@@ -247,7 +247,7 @@ def test_a_manifest_that_is_no_json(directory):
             open_directory(directory.path)
 
 
-def test_a_changed_work_list_is_refused(directory):
+def test_a_changed_pair_list_is_refused(directory):
     table = pq.read_table(directory.path / "pairs.parquet")
     pq.write_table(table.slice(1), directory.path / "pairs.parquet")
     with pytest.raises(RunError, match="changed since"):
