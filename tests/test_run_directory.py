@@ -171,7 +171,7 @@ def test_a_replacement_cut_short_loses_and_doubles_nothing(whole, moment, monkey
             raise killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "_write", write)
+        patch.setattr(directories, "_write", write)
         with pytest.raises(RuntimeError):
             whole.finish(1, table_of([row(i, ratio=7.0) for i in range(4, 8)]))
     wrong, rows, _ = verify(whole)

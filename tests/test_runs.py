@@ -108,7 +108,7 @@ def test_rows_are_the_engines_results(net, folder, pairs, tmp_path):
             assert row[name] == getattr(result, name)
         assert row["source_label"] == result.source_label
         assert row["adversarial_uint8_label"] == result.label_uint8
-        np.testing.assert_array_equal(row["trace"], result.trace)
+        np.testing.assert_array_equal(row["trace"], np.sqrt(result.trace))
         np.testing.assert_array_equal(
             decode_image(row["adversarial_png"], "row"), result.adversarial_uint8
         )
@@ -465,7 +465,7 @@ def test_the_command(command, digits, tmp_path):
         (("nowhere.csv", "--out", "x"), "cannot be read"),
         (("status", "nowhere"), "holds no run"),
         (("--verify", "nowhere"), "holds no run"),
-        (("pairs.csv", "--out", "x", "--solver", "bfgs"), "did you mean 'lbfgs'?"),
+        (("pairs.csv", "--out", "x", "--solver", "bfgs"), "invalid choice 'bfgs'"),
         (("pairs.csv", "--out", "x", "--share", "1of2"), "give I/N"),
         (("pairs.csv", "--out", "x", "--share", "2/2"), "share is 2 of 2"),
         (("pairs.csv", "--out", "pairs.csv"), "cannot be written"),
