@@ -366,7 +366,7 @@ def test_a_folder_whose_name_is_not_text(tmp_path):
 
 @pytest.mark.slow
 def test_demo(run, tmp_path):
-    status, out, err = run("demo", "--max-evaluations", 2, "--out", tmp_path / "demo")
+    status, out, err = run("demo", "--max-evaluations", 10, "--out", tmp_path / "demo")
     assert (status, err) == (0, "")
     assert sorted(os.listdir(tmp_path / "demo")) == FILES
     record = json.loads((tmp_path / "demo" / "result.json").read_text())
