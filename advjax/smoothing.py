@@ -42,8 +42,8 @@ class Smoothing:
         last: Width at the end of the budget.
 
     Example:
-        >>> print(Smoothing(0.5, 0.005).width(jnp.array([0.0, 0.5, 1.0])).round(4))
-        [0.5   0.05  0.005]
+        >>> [f"{c:.3f}" for c in Smoothing(0.5, 0.005).width(jnp.array([0.0, 0.5, 1.0]))]
+        ['0.500', '0.050', '0.005']
     """
 
     first: float = 0.5
@@ -90,8 +90,8 @@ def smooth_kinks(
     Example:
         >>> relu = smooth_kinks(jax.nn.relu)
         >>> slope = jax.grad(lambda x: relu(0.25, x).sum())(jnp.array([[-2.0, 0.0, 1.0, 3.0]]))
-        >>> print(slope.round(3))  # m is 1.5, the ramp goes from -1.5 to 1.5
-        [[0.    0.5   0.833 1.   ]]
+        >>> [f"{x:.3f}" for x in slope[0]]  # m is 1.5, the ramp goes from -1.5 to 1.5
+        ['0.000', '0.500', '0.833', '1.000']
     """
 
     @functools.wraps(function)
