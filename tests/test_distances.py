@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.spatial.distance import cdist, pdist
@@ -56,6 +56,9 @@ def test_the_ratio_is_0_at_the_guide_and_1_at_the_source(pair):
 @given(batches((3, 5), 3), st.integers(-20, 20))
 def test_the_ratio_does_not_depend_on_the_unit(triple, power):
     a, s, g = triple
+    # Of smaller differences the squares are nothing in float32, in one unit or in the other.
+    differences = np.abs(np.stack([a - g, s - g]))
+    assume(not ((differences > 0) & (differences < 1e-10)).any())
     scaled = [part * np.float32(2.0**power) for part in triple]
     np.testing.assert_allclose(
         metrics.distance_ratio(*scaled), metrics.distance_ratio(a, s, g), rtol=1e-5
