@@ -96,7 +96,9 @@ def attack_files(
         progress=progress,
     )
     seconds = time.perf_counter() - begin
-    trace = None if result.trace is None else descent(result.trace[0], resolved)
+    trace = (
+        None if result.trace is None else descent(result.trace[0], name, squared=resolved.squared)
+    )
     distances = result.initial_distance[0], result.distance[0]
     if not np.isfinite(distances).all():
         raise AdvjaxError(

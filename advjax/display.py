@@ -4,15 +4,12 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from advjax.errors import AdvjaxError
-
-if TYPE_CHECKING:
-    from advjax.attacks.base import Attack
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -117,23 +114,23 @@ class Descent(NamedTuple):
     name: str  # of the axis
 
 
-def descent(trace: Any, attack: "Attack", *, rooted: bool = False) -> Descent:
+def descent(trace: Any, attack: str, *, squared: bool, rooted: bool = False) -> Descent:
     """Return the distances of a trace of squared distances, and any other trace as it is.
 
     Args:
         trace: The objective at each evaluation.
-        attack: The attack that minimised it.
+        attack: The name of the attack that minimised it.
+        squared: Its objective is a squared distance (`Attack.squared`).
         rooted: The trace has the distances already, as the column `trace` of a run has.
 
     Example:
-        >>> from advjax.attacks.feature import FeatureOpt
-        >>> descent([9.0, 4.0], FeatureOpt())
+        >>> descent([9.0, 4.0], "feature-opt", squared=True)
         Descent(values=array([3., 2.]), name='distance')
     """
     values = np.asarray(trace, np.float64)
-    if not attack.squared:
+    if not squared:
         return Descent(values, "objective")
-    name = "distance by linear map" if attack.name == "feature-linear" else "distance"
+    name = "distance by linear map" if attack == "feature-linear" else "distance"
     return Descent(values if rooted else np.sqrt(values), name)
 
 

@@ -5,9 +5,10 @@ piece. Here the step 1[x > 0] in the derivative of max(x, 0) is replaced by the 
 
     clip(1/2 + x / (8 c m), 0, 1),    m = the mean of |x| over one image's units,
 
-whose half-width is 4 c m; there is no gradient through m. The width c falls over a solve
-(`Smoothing`), and with c = 0 the gradient is exact. Relatives: surrogate gradients of spiking
-networks, linear backpropagation (Guo et al., 2020), graduated optimisation.
+whose half-width is 4 c m; there is no gradient through m. A clip has one ramp up at its lower end
+and one down at its upper end, the derivative of a clip that is smoothed over that width. The width
+c falls over a solve (`Smoothing`), and with c = 0 the gradient is exact. Relatives: surrogate
+gradients of spiking networks, linear backpropagation (Guo et al., 2020), graduated optimisation.
 
 `smooth_kinks` interprets the jaxpr of any function that JAX traces; it knows nothing of networks.
 """
@@ -26,6 +27,7 @@ from jaxtyping import Array, Float
 
 from advjax.errors import AdvjaxError
 
+PROBE = 997  # a batch size that no other axis has: it tells which axis is the batch
 ELEMENTWISE = {
     *("add", "sub", "mul", "div", "neg", "abs", "max", "min", "sqrt", "rsqrt", "square"),
     *("integer_pow", "convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy"),
@@ -79,7 +81,8 @@ def smooth_kinks(
     function without kinks has its own gradient.
 
     Where every kink has the images' batch as its first axis, the batch is evaluated as it is; where
-    one has not (attention windows folded into the batch), each image is evaluated alone, by vmap.
+    one has not (attention windows folded into the batch), each image's derivative is taken alone,
+    by vmap, and the values are computed once more. The function must take a batch of any size.
 
     Args:
         function: Images to a pytree of arrays, each with the batch as first axis.
@@ -96,21 +99,27 @@ def smooth_kinks(
 
     @functools.wraps(function)
     def smoothed(width, images):
-        batch = len(images)
-        width = jnp.broadcast_to(jnp.asarray(width, jnp.float32), (batch,))
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(images)
-        kinks = find_kinks(closed)
+        width = jnp.broadcast_to(jnp.asarray(width, jnp.float32), (len(images),))
+        probe = jax.ShapeDtypeStruct((PROBE, *images.shape[1:]), images.dtype)
+        kinks = find_kinks(jax.make_jaxpr(function)(probe))
         if not kinks:
             return function(images)
-        tree = jax.tree.structure(shape)
-        if all(kink[:1] == (batch,) for kink in kinks):
-            return jax.tree.unflatten(tree, _Interpreter(width).run(closed, [images]))
+        if all(kink[:1] == (PROBE,) for kink in kinks):
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(images)
+            results = _Interpreter(width).run(closed, [images])
+            return jax.tree.unflatten(jax.tree.structure(shape), results)
 
         def alone(width, image):
             one = jax.make_jaxpr(function)(image[None])
             return [leaf[0] for leaf in _Interpreter(width).run(one, [image[None]])]
 
-        return jax.tree.unflatten(tree, jax.vmap(alone)(width, images))
+        # Sums go in another order there: the values are those of the batch, the slopes those alone.
+        values, tree = jax.tree.flatten(function(images))
+        slopes = jax.vmap(alone)(width, images)
+        both = zip(values, slopes, strict=True)
+        return jax.tree.unflatten(
+            tree, [_with_slope(v, x, 1) if _is_float(v) else v for v, x in both]
+        )
 
     return smoothed
 
@@ -151,6 +160,7 @@ class _Interpreter:
         self.width = width
         self.kinks: list[tuple[int, ...]] = []
         self.constants: dict[int, float] = {}  # scalars, also when broadcast
+        self.floors: dict[int, tuple[Any, float | None]] = {}  # x and c of max(x, c)
         self.comparisons: dict[int, tuple[str, Any, float]] = {}  # x > c and its kind
         self.multiples: dict[int, tuple[Any, ...]] = {}  # factors of a product
         self.statistics: dict[int, bool] = {}  # sums and what is computed of them by elements
@@ -221,15 +231,14 @@ class _Interpreter:
         return results
 
     def _kink(self, value: Any, x: Any, low: float | None, high: float | None) -> Any:
+        # A minimum of a maximum is one clip of what went into the maximum.
+        origin, floor = self.floors.get(id(x), (x, low)) if low is None else (x, low)
         self.kinks += [tuple(x.shape)] * ((low is not None) + (high is not None))
-        if self.width is None:
-            return value
-        slope = 1.0
-        if low is not None:
-            slope = self._ramp(x, low, 1)
-        if high is not None:
-            slope = slope * self._ramp(x, high, -1)
-        return _with_slope(value, x, slope)
+        if self.width is not None:
+            value = _with_slope(value, origin, self._slope(origin, floor, high))
+        if high is None:
+            self._know(self.floors, value, (x, low))
+        return value
 
     def _select(self, equation: Any, inputs: list[Any]) -> Any:
         """Smooth a continuous where(x > c, ., .): x or a x on one side, a x or c on the other.
@@ -255,21 +264,24 @@ class _Interpreter:
         (value,) = _bind(equation, inputs)
         self.kinks.append(tuple(x.shape))
         if self.width is not None:
-            value = _with_blend(value, below, above, self._ramp(x, level, 1))
+            value = _with_blend(value, below, above, self._slope(x, level, None))
         self._know(self.multiples, value, (x,))
         return value
 
-    def _ramp(self, x: Any, level: float, sign: int) -> Any:
-        """Return clip(1/2 + (x - level) / (8 c m), 0, 1), mirrored where `sign` is -1."""
+    def _slope(self, x: Any, low: float | None, high: float | None) -> Any:
+        """Return the ramp at `low`, clip(1/2 + (x - low) / (8 c m), 0, 1), less that at `high`."""
         width = self.width
         x = jax.lax.stop_gradient(x)
         size = jnp.mean(jnp.abs(x), tuple(range(width.ndim, x.ndim)), jnp.float32, keepdims=True)
         half = 4 * width.reshape(width.shape + (1,) * (x.ndim - width.ndim)) * size
         steep = half > 0
-        scale = jnp.where(steep, 0.5 * sign / jnp.where(steep, half, 1), 0)
-        ramp = jnp.clip(0.5 + (x - level) * scale.astype(x.dtype), 0, 1)
-        step = (x > level) if sign > 0 else (x < level)
-        return jnp.where(steep, ramp, step.astype(x.dtype))
+        scale = jnp.where(steep, 0.5 / jnp.where(steep, half, 1), 0).astype(x.dtype)
+
+        def ramp(level: float, step: Any) -> Any:
+            return jnp.where(steep, jnp.clip(0.5 + (x - level) * scale, 0, 1), step.astype(x.dtype))
+
+        slope = 1 if low is None else ramp(low, x > low)
+        return slope if high is None else slope - ramp(high, x >= high)
 
     def _scan(self, params: Any, inputs: list[Any]) -> Sequence[Any]:
         consts, carried = params["num_consts"], params["num_carry"]

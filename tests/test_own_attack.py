@@ -72,6 +72,19 @@ def test_an_attack_without_a_ratio_refuses_a_target_ratio():
         list(advjax.attack_stream(NET, [pair], attack="label-opt"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Renamed(advjax.FeatureOpt):
+    name = "renamed"
+
+
+def test_an_attack_without_a_loss_cannot_be_made():
+    class Empty(Attack):
+        name = "empty"
+
+    with pytest.raises(TypeError, match="loss"):
+        Empty()  # pyright: ignore[reportAbstractUsage]
+
+
 def test_runs_and_reports_take_it(tmp_path):
     names = [f"{kind}{i}.png" for kind in ("source", "guide") for i in range(3)]
     for name, image in zip(names, [*SOURCES, *GUIDES], strict=True):
@@ -92,7 +105,12 @@ def test_runs_and_reports_take_it(tmp_path):
     np.testing.assert_allclose(table["ratio"], result.ratio, rtol=1e-3)
     np.testing.assert_allclose(table["trace"][0], result.trace[0], rtol=1e-3)
     assert table["layer"] == ["ip1"] * 3
-    assert "cosine" in write_report(tmp_path / "run").read_text()
+    page = write_report(tmp_path / "run").read_text()
+    assert "cosine" in page
+    assert "objective against evaluations" in page
+    run(Job(NET, attack=Renamed(), **settings), pairs, tmp_path / "squared", progress=False)
+    page = write_report(tmp_path / "squared").read_text()
+    assert "distance / initial distance against evaluations" in page
 
     other = Job(NET, attack=Cosine(weights=(2.0,)), **settings)
     with pytest.raises(advjax.AdvjaxError, match="holds a run with other settings"):

@@ -90,10 +90,8 @@ def test_derivative_of_relu_and_relu6_is_the_ramp(width):
     m = np.abs(x).mean(1, keepdims=True)
     slope = gradient(functools.partial(smooth_kinks(jax.nn.relu), width), X) / WEIGHTS
     np.testing.assert_allclose(slope, ramp(x, m), atol=1e-5)
-    y = np.maximum(x, 0)
-    upper = ramp(6 - y, np.abs(y).mean(1, keepdims=True))
     slope = gradient(functools.partial(smooth_kinks(jax.nn.relu6), width), X) / WEIGHTS
-    np.testing.assert_allclose(slope, ramp(x, m) * upper, atol=1e-5)
+    np.testing.assert_allclose(slope, ramp(x, m) - ramp(x - 6, m), atol=1e-5)
 
 
 def test_units_that_are_all_zero_keep_the_exact_gradient():
@@ -175,11 +173,28 @@ def test_a_batch_folded_into_another_axis_is_evaluated_image_by_image():
         return jax.nn.relu(x.reshape(-1, 10)).reshape(x.shape)
 
     widths = jnp.array([0.01, 0.1, 0.5, 1.0])
+    np.testing.assert_array_equal(smooth_kinks(folded)(widths, X), folded(X))
     np.testing.assert_allclose(
         gradient(functools.partial(smooth_kinks(folded), widths), X),
         gradient(functools.partial(smooth_kinks(jax.nn.relu), widths), X),
         rtol=1e-6,
     )
+
+
+def test_another_axis_of_the_batchs_length_is_not_taken_for_the_batch():
+    """Four channels stand first, and the batch has four images."""
+
+    def turned(x):
+        return jax.nn.relu(x.T).T
+
+    images = X[:, :4]
+    widths = jnp.array([0.01, 0.1, 0.5, 1.0])
+
+    def of(function):
+        smoothed = functools.partial(smooth_kinks(function), widths)
+        return jax.grad(lambda x: jnp.sum(smoothed(x) * WEIGHTS[:, :4]))(images)
+
+    np.testing.assert_allclose(of(turned), of(jax.nn.relu), rtol=1e-6)
 
 
 RELUS = {

@@ -1,5 +1,6 @@
 """The attack interface: everything that the engine asks of an attack is in this file."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
@@ -39,7 +40,7 @@ class Attempt(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attack:
+class Attack(abc.ABC):
     """An objective over images, a box, and the rules of a pair's start and end.
 
     A subclass is a frozen dataclass that names itself and gives `loss`; everything else has a
@@ -82,6 +83,7 @@ class Attack:
         if self.layers:
             check_weights(self.layers, self.weights)
 
+    @abc.abstractmethod
     def loss(
         self, activate: Activate, images: Float[Array, "b h w c"], target: Any
     ) -> tuple[Float[Array, "b"], Mapping[str, Array]]:
@@ -92,7 +94,6 @@ class Attack:
             images: The points of evaluation, 0..255.
             target: What `target` gave for each pair, stacked.
         """
-        raise NotImplementedError
 
     def for_network(self, net: Network) -> Self:
         """Return this attack with everything filled in that the network decides.

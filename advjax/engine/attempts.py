@@ -13,7 +13,7 @@ from advjax.engine.stream import Problem, Stream, prepared
 Solve = Callable[[Stream, Iterator[Any], int | None, ProgressCallback], Iterator[PairResult]]
 
 
-class History(NamedTuple):
+class Attempts(NamedTuple):
     """The attempts on one pair so far."""
 
     problem: Problem  # with the target of the attempt under way
@@ -37,12 +37,12 @@ def solve_attempts(
     """
     fresh = prepared(stream, pairs)
     again: deque[Problem] = deque()
-    under_way: dict[int, History] = {}
+    under_way: dict[int, Attempts] = {}
     done, stopped = 0, False
 
     def problems() -> Iterator[Problem]:
         while (problem := again.popleft() if again else next(fresh, None)) is not None:
-            under_way.setdefault(problem.index, History(problem))
+            under_way.setdefault(problem.index, Attempts(problem))
             yield problem
 
     def report(at: Progress) -> bool:
@@ -66,7 +66,7 @@ def solve_attempts(
             return
 
 
-def _after(stream: Stream, each: History, result: PairResult) -> History:
+def _after(stream: Stream, each: Attempts, result: PairResult) -> Attempts:
     label = each.problem.label
     change = np.float64(result.adversarial) - np.float64(each.problem.source)
     attempt = Attempt(
@@ -75,7 +75,7 @@ def _after(stream: Stream, each: History, result: PairResult) -> History:
         change=float(np.linalg.norm(change)),
     )
     attempts = (*each.attempts, attempt)
-    return History(
+    return Attempts(
         problem=each.problem,
         attempts=attempts,
         best=result if stream.attack.is_best(attempts) else each.best,
@@ -84,7 +84,7 @@ def _after(stream: Stream, each: History, result: PairResult) -> History:
     )
 
 
-def _result(each: History, trace: bool) -> PairResult:
+def _result(each: Attempts, trace: bool) -> PairResult:
     assert each.best is not None
     return each.best._replace(
         evaluations=each.evaluations, trace=np.concatenate(each.traces) if trace else None

@@ -17,7 +17,6 @@ import pyarrow.dataset as ds
 from jaxtyping import Int
 
 from advjax import attacks
-from advjax.attacks.base import Attack
 from advjax.display import DASH, Descent, descent, mean, number, quantile
 from advjax.errors import AdvjaxError
 from advjax.files import write_text
@@ -310,8 +309,13 @@ def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> Descent | No
     The objective as it is, where it is no squared distance. A pair that ended early keeps its last
     value. None when no pair has a trace, or when a trace is of several objectives.
     """
-    attack = attacks.BY_NAME.get(_attack_name(data.settings), Attack)()
-    if attack.attempts > 1:
+    attack = _attack_name(data.settings)
+    if attack in attacks.BY_NAME:
+        kind = attacks.BY_NAME[attack]()
+        squared, attempts = kind.squared, kind.attempts
+    else:
+        squared, attempts = (data.settings["attack"][name] for name in ("squared", "attempts"))
+    if attempts > 1:
         return None
     kept = at[np.round(np.linspace(0, len(at) - 1, min(len(at), MAX_TRACES))).astype(int)]
     initial = dict(zip(rows["index"][kept], rows["initial_distance"][kept], strict=True))
@@ -319,15 +323,17 @@ def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> Descent | No
     table = data.table(["index", "trace"], wanted)
     name, traces = "", []
     for index, trace in zip(table["index"].to_pylist(), table["trace"], strict=True):
-        values, name = descent(trace.values if trace.is_valid else [], attack, rooted=True)
-        unit = initial[index] if attack.squared else 1.0
+        values, name = descent(
+            trace.values if trace.is_valid else [], attack, squared=squared, rooted=True
+        )
+        unit = initial[index] if squared else 1.0
         if values.size and unit > 0 and np.isfinite(values[0]):
             traces.append(np.fmin.accumulate(values) / unit)
     if not traces:
         return None
     longest = max(map(len, traces))
     curves = [np.pad(trace, (0, longest - len(trace)), "edge") for trace in traces]
-    return Descent(np.stack(curves), f"{name} / initial distance" if attack.squared else name)
+    return Descent(np.stack(curves), f"{name} / initial distance" if squared else name)
 
 
 def _failures(rows: Rows) -> list[list[Any]]:

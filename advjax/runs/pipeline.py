@@ -115,6 +115,8 @@ class Job:
             plain["attack"] = {
                 "name": kind.name,
                 "class": f"{kind.__module__}:{kind.__qualname__}",
+                "squared": kind.squared,
+                "attempts": attack.attempts,
                 **json.loads(json.dumps(dataclasses.asdict(attack), default=repr)),
             }
         if self.smoothing is not None:
