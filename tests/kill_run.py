@@ -41,7 +41,7 @@ def make_pairs(folder: Path, pairs: int) -> Path:
 def command(pairs: Path, out: Path, *more: str) -> list[str]:
     options = "--network lenet --weights orthonormal --max-evaluations 30 --batch-size 8"
     options += f" --shard-size 16 --save-every 0.1 --out {out}"
-    return [sys.executable, "-m", "advjax.cli", "run", str(pairs), *options.split(), *more]
+    return [sys.executable, "-m", "advjax", "run", str(pairs), *options.split(), *more]
 
 
 def environment(cache: Path) -> dict[str, str]:

@@ -1,8 +1,10 @@
 import dataclasses
+import inspect
 import json
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import advjax
 from advjax import attacks, cli, engine, solvers
+from advjax.cli.options import AttackOptions
 from advjax.networks import conversion, zoo
-from advjax.runs.commands import chosen_solver
 from advjax.runs.pipeline import Job
 
 RNG = np.random.default_rng(0)
@@ -202,7 +204,7 @@ def test_images_that_cannot_be_read(which, path, says, fail, tmp_path):
         ("--network", "LeNet", "did you mean 'lenet'?"),
         ("--layer", "ip3", "layer of lenet 'ip3' is not known; did you mean 'ip"),
         ("--layer", "", "layer of lenet '' is not known"),
-        ("--solver", "lbgfs", "invalid choice 'lbgfs' for argument '--solver'"),
+        ("--solver", "lbgfs", "solver 'lbgfs' is not known; did you mean 'lbfgs'?"),
         ("--smoothing", "0", "smoothing"),
         ("--smoothing", "of", "smoothing"),
         ("--start", "sorce", "start 'sorce' is not known; did you mean 'source'?"),
@@ -358,7 +360,7 @@ def test_a_folder_whose_name_is_not_text(tmp_path):
     """Its name cannot be printed in UTF-8; the run must not end on that, with the work done."""
     out = tmp_path / os.fsdecode(b"\xff.safetensors")
     command = ["weights", "convert", "lenet.caffemodel", "--network", "lenet", "--out", out]
-    done = subprocess.run([sys.executable, "-m", "advjax.cli", *command], capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "advjax", *command], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\\udcff.safetensors" in done.stdout
     assert out.exists()
@@ -426,8 +428,17 @@ def test_python_command_line_and_runs_have_the_same_defaults(attack):
     assert job.resolved == (resolved, solver)
     assert job.budget == solver.max_evaluations * resolved.attempts
     assert job.smoothing == engine.choose_smoothing(resolved, solver, "auto")
-    given = chosen_solver(attack, None, None)
-    assert engine.resolve(net, attack, solver=given) == (resolved, solver)
+    settings = AttackOptions(attack=attack).settings()
+    assert engine.resolve(net, attack, solver=settings["solver"]) == (resolved, solver)
+    defaults = inspect.signature(advjax.attack_stream).parameters
+    for name, value in settings.items():
+        if name not in ("attack", "solver"):
+            assert value == defaults[name].default == getattr(job, name, value), name
+
+
+def test_choices_of_the_command_line_are_all_there_are():
+    assert get_args(attacks.AttackName) == tuple(attacks.BY_NAME)
+    assert get_args(solvers.SolverName) == tuple(solvers.BY_NAME)
 
 
 def test_an_attack_that_is_not_one(fail, tmp_path):

@@ -67,4 +67,4 @@ def test_the_commands_of_a_page_are_commands(page):
                     variables[given[1]] = given[2]
                 words = shlex.split(Template(line).safe_substitute(variables), comments=True)
                 if words[:1] == ["advjax"]:
-                    cli._parse(words[1:])  # raises AdvjaxError for what it does not know
+                    cli.parse(words[1:])  # raises AdvjaxError for what it does not know

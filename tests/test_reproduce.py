@@ -16,6 +16,7 @@ from advjax import cli
 from advjax.bank import build_bank
 from advjax.data import write_png
 from advjax.networks import zoo
+from advjax.networks.options import NetworkOptions
 from advjax.reproduce import fig5, published, table1, table2
 from advjax.reproduce.draw import draw_pairs
 from advjax.reproduce.experiments import Experiment, Experiments
@@ -209,7 +210,8 @@ def test_guides_of_fig4_come_from_both_folders(images, made):
 def test_one_run_for_each_attack_however_many_targets_need_it(images, made):
     out, _ = made
     settings = Settings(
-        **{"network": "lenet", "weights": "orthonormal", "layers": ("pool2", "ip1")},
+        network=NetworkOptions("lenet", "orthonormal"),
+        layers=("pool2", "ip1"),
         deltas=(10, 25),
         pairs=5,
         images=str(images / "train"),

@@ -1,8 +1,8 @@
-"""Objectives, boxes and targets; `resolve` turns what a user gives into an attack on a network."""
+"""Objectives, boxes and targets; `for_network` makes of an argument an attack on a network."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from advjax.attacks.base import Attack
 from advjax.attacks.feature import FeatureFgrad, FeatureOpt
@@ -11,13 +11,14 @@ from advjax.attacks.linear import FeatureLinear
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 
+AttackName = Literal["feature-opt", "feature-linear", "feature-fgrad", "label-opt", "label-fgrad"]
 BY_NAME: dict[str, type[Attack]] = {
     kind.name: kind for kind in (FeatureOpt, FeatureLinear, FeatureFgrad, LabelOpt, LabelFgrad)
 }
-"""The attacks that have a name on the command line."""
+"""The attacks that have a name on the command line: `AttackName`, for type checkers and help."""
 
 
-def resolve(
+def for_network(
     net: Network,
     attack: str | Attack,
     layer: str | Sequence[str] | None = None,

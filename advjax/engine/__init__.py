@@ -6,7 +6,14 @@ the others. `stream` prepares pairs and measures results; `attempts` solves a pa
 `api` holds the public functions. The engine knows of an attack only `attacks/base.py`.
 """
 
-from advjax.engine.api import attack, attack_stream, choose_smoothing, make_plan, resolve
+from advjax.engine.api import (
+    Precision,
+    attack,
+    attack_stream,
+    choose_smoothing,
+    make_plan,
+    resolve,
+)
 from advjax.engine.results import AttackResult, Pair, PairResult, Progress
 from advjax.engine.stream import Stream
 
@@ -14,6 +21,7 @@ __all__ = [
     "AttackResult",
     "Pair",
     "PairResult",
+    "Precision",
     "Progress",
     "Stream",
     "attack",

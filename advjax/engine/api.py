@@ -1,7 +1,7 @@
 """`attack` (arrays) and `attack_stream` (an iterator): the two public functions of the engine."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -19,7 +19,8 @@ from advjax.networks.network import Network
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
 
-PRECISIONS = ("highest", "tensorfloat32", "bfloat16")
+Precision = Literal["highest", "tensorfloat32", "bfloat16"]
+"""Of matrix products; "highest" is float32."""
 
 
 def resolve(
@@ -47,7 +48,7 @@ def resolve(
         >>> attack.layers, solver.max_evaluations, attack.attempts
         (('ip1',), 100, 8)
     """
-    filled = attacks.resolve(net, attack, layer, layer_weights)
+    filled = attacks.for_network(net, attack, layer, layer_weights)
     if solver is None:
         return filled, filled.default_solver
     if filled.one_step and solver != filled.default_solver:
@@ -189,8 +190,8 @@ def attack_stream(
         raise UnknownName("start", start, ("source", "random"))
     if seed < 0:
         raise AdvjaxError(f"seed is {seed}; give a whole number, 0 or more")
-    if precision not in PRECISIONS:
-        raise UnknownName("precision", precision, PRECISIONS)
+    if precision not in get_args(Precision):
+        raise UnknownName("precision", precision, get_args(Precision))
     if until_label and spec.output is None:
         raise AdvjaxError(f"until_label needs an output layer, and {net.name} names none")
     smoothing = choose_smoothing(spec, chosen, smoothing)

@@ -1,5 +1,6 @@
 """Networks, pairs, attacks that are done once, and measurements, which all figures share."""
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,6 @@ from advjax.analysis import Adversarial, Analysis, analyse
 from advjax.analysis.bank_rows import find_bank_rows
 from advjax.bank import Bank, build_bank
 from advjax.errors import AdvjaxError, UnknownName
-from advjax.networks import zoo
 from advjax.networks.network import Network
 from advjax.reproduce.draw import PairSet, draw_pairs, write_pairs
 from advjax.reproduce.published import DELTA
@@ -73,27 +73,24 @@ class Experiments:
     def net(self, model: TrainedNetwork) -> Network:
         """Return the network, loaded once."""
         if model not in self._networks:
-            s = self.settings
-            own = model == s.model
-            self._networks[model] = zoo.load(
-                model.network,
-                model.weights,
-                seed=s.seed,
-                mean=s.mean if own else None,
-                resize=s.resize,
-            )
+            options = self.settings.network
+            if model != self.settings.model:  # the mean image is of one network
+                options = dataclasses.replace(
+                    options, network=model.network, weights=model.weights, mean=None
+                )
+            self._networks[model] = options.load(self.settings.seed)
         return self._networks[model]
 
     def layers(self, model: TrainedNetwork) -> tuple[str, ...]:
         """Return the layers to attack, shallow to deep; the settings' for their own network."""
         s = self.settings
-        mine = s.layers if s.layers and model.network == s.network else ()
+        mine = s.layers if s.layers and model.network == s.model.network else ()
         return self.net(model).check_layers(mine or LAYERS[model.network].shown)
 
     def counted(self, model: TrainedNetwork) -> tuple[str, ...]:
         """Return the layers of Table 2."""
         s = self.settings
-        mine = s.counted_layers if model.network == s.network else ()
+        mine = s.counted_layers if model.network == s.model.network else ()
         return self.net(model).check_layers(mine or LAYERS[model.network].counted)
 
     def inner(self, model: TrainedNetwork) -> str:

@@ -9,8 +9,9 @@ from tyro.conf import Positional
 
 from advjax import solvers
 from advjax.analysis import Protocol
+from advjax.engine import Precision
 from advjax.errors import AdvjaxError, UnknownName
-from advjax.metrics.manifold import COMPONENTS
+from advjax.networks.options import DEFAULT, NetworkOptions
 
 DRAWN = ("random", "orthonormal")  # weights that nobody has trained
 
@@ -86,11 +87,7 @@ class Settings:
     Attributes:
         targets: Names of figures and tables, or 'all'; without any they are listed.
         out: Where everything is kept. The same command again goes on where it stopped.
-        network: The network's name ('advjax weights list' shows them).
-        weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
-            fetch' has brought when not given.
-        mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
-        resize: Resize files straight to the network's input, as the paper's authors did.
+        network: The network of all targets but 'failures'.
         images: The training images, in folders by class: the guides, and among which neighbours are
             searched. Without neighbours (fig1, fig2, fig5, tableS2, figS3) tfds:NAME:SPLIT as well.
         validation: Other images in folders of the same names: further guides of fig4.
@@ -103,7 +100,7 @@ class Settings:
         guide_count: How many guides are drawn, spread over the classes.
         delta: The maximum change of a pixel, in levels of 255.
         deltas: Those of fig5.
-        solver: The minimiser: 'lbfgs', 'sign' or 'scipy'.
+        solver: The minimiser; the paper's is 'lbfgs'.
         max_evaluations: Evaluations of the network and its gradient, for each pair.
         linear_evaluations: Those of feature-linear; as max_evaluations when not given.
         label_evaluations: Those of label-opt for each of the 8 c that it tries; as max_evaluations
@@ -111,26 +108,17 @@ class Settings:
         invert_evaluations: Those of each inversion of fig2.
         rows: Pairs shown in fig1.
         inverted: Pairs shown in fig2.
-        neighbours: K of the nearest neighbours and of the rank r_K.
-        near: The neighbours of a guide that count as near, by cosine distance.
-        reference: How many of them the PPCA is fitted to.
-        far: N_f is the neighbours beyond the first number, up to the second.
-        components: Of the PPCA; the paper does not give their number.
-        within: Near and far neighbours among all images ('bank') or in the guide's class ('class').
+        protocol: The numbers of the analysis; its seed is that of pairs and random weights as well.
         failures: Networks that the attack fails on, as NAME=WEIGHTS=FOLDER, the folder's images in
             folders by class.
         failure_deltas: Those of the target 'failures'.
-        seed: Of pairs, random weights and the draw of reference neighbours.
-        precision: Of matrix products: 'highest', 'tensorfloat32' or 'bfloat16'.
+        precision: Of matrix products.
         batch_size: Pairs attacked at once.
     """
 
     targets: Positional[tuple[str, ...]] = ()
     out: Path = Path("advjax-reproduce")
-    network: str = "caffenet"
-    weights: str | None = None
-    mean: Path | None = None
-    resize: bool = False
+    network: NetworkOptions = NetworkOptions("caffenet")
     images: str | None = None
     validation: str | None = None
     sources: str | None = None
@@ -142,28 +130,22 @@ class Settings:
     guide_count: int = 3000
     delta: float = 10.0
     deltas: tuple[float, ...] = (5.0, 10.0, 15.0, 20.0, 25.0)
-    solver: str = "lbfgs"
+    solver: solvers.SolverName = "lbfgs"
     max_evaluations: int = 500
     linear_evaluations: int | None = None
     label_evaluations: int | None = None
     invert_evaluations: int = 500
     rows: int = 4
     inverted: int = 1
-    neighbours: int = 3
-    near: int = 20
-    reference: int = 15
-    far: tuple[int, int] = (40, 50)
-    components: int = COMPONENTS
-    within: str = "bank"
+    protocol: Protocol = Protocol()
     failures: tuple[str, ...] = ()
     failure_deltas: tuple[float, ...] = (5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 150.0)
-    seed: int = 0
-    precision: str = "highest"
+    precision: Precision = "highest"
     batch_size: int = 32
 
     def __post_init__(self):
-        if self.network not in LAYERS:
-            raise UnknownName("network", self.network, LAYERS)
+        if self.model.network not in LAYERS:
+            raise UnknownName("network", self.model.network, LAYERS)
         if self.solver not in solvers.BY_NAME:
             raise UnknownName("solver", self.solver, solvers.BY_NAME)
         for name in (
@@ -186,20 +168,16 @@ class Settings:
         for delta in (self.delta, *self.deltas, *self.failure_deltas):
             if not 0 < delta < math.inf:
                 raise AdvjaxError(f"delta is {delta}; give a number of levels above 0")
-        if self.seed < 0:
-            raise AdvjaxError(f"seed is {self.seed}; give a whole number, 0 or more")
-        _ = self.protocol  # are its numbers possible?
 
     @property
     def model(self) -> TrainedNetwork:
         """Return the network of all targets but 'failures'."""
-        return TrainedNetwork(self.network, self.weights)
+        return TrainedNetwork(self.network.network or DEFAULT, self.network.weights)
 
     @property
-    def protocol(self) -> Protocol:
-        """Return the numbers of the analysis."""
-        names = ("neighbours", "near", "reference", "far", "components", "within", "seed")
-        return Protocol(**{name: getattr(self, name) for name in names})
+    def seed(self) -> int:
+        """Return the seed of pairs, random weights and the draw of reference neighbours."""
+        return self.protocol.seed
 
     def evaluations(self, attack: str) -> int:
         """Return the solver's budget for an attack."""

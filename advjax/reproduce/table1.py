@@ -18,7 +18,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """Make a row for each network."""
-    k, rows = experiments.settings.neighbours, []
+    k, rows = experiments.settings.protocol.neighbours, []
     for experiment in needs(experiments):
         analysis = experiments.measured(experiment)
         first, same = analysis.summary["table_1"], paper(experiment, k) or (None, None, None)

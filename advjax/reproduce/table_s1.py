@@ -15,7 +15,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """Make a row for each layer; the dimensions do not depend on the weights."""
-    network = experiments.settings.network
+    network = experiments.settings.model.network
     known = published.DIMENSIONS if network == "caffenet" else {}
     rows = [
         {"layer": name, "shape": "x".join(map(str, shape)), "units": math.prod(shape)}

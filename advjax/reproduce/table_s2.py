@@ -12,7 +12,7 @@ from advjax.reproduce.settings import DRAWN, TrainedNetwork
 def needs(experiments: Experiments) -> list[Experiment]:
     """Return feature-opt at each layer, with random and with orthonormal weights."""
     s = experiments.settings
-    models = [TrainedNetwork(s.network, weights) for weights in DRAWN]
+    models = [TrainedNetwork(s.model.network, weights) for weights in DRAWN]
     return [
         Experiment(model, "feature-opt", layer, s.delta)
         for model in models

@@ -1,7 +1,7 @@
 """Box-constrained minimisers that know nothing of images or networks."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from advjax.errors import UnknownName
 from advjax.solvers.base import (
@@ -26,8 +26,9 @@ from advjax.solvers.scipy_lbfgsb import ScipyLBFGSB, ScipyResult
 from advjax.solvers.sign import SignMomentum
 from advjax.solvers.signed_step import SignedStep
 
-BY_NAME = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
-"""The solvers that have a name on the command line."""
+SolverName = Literal["lbfgs", "sign", "scipy"]
+BY_NAME: dict[str, Any] = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
+"""The solvers that have a name on the command line: `SolverName`, for type checkers and help."""
 
 
 def choose(default: Any, name: str | None = None, max_evaluations: int | None = None) -> Any:
@@ -68,6 +69,7 @@ __all__ = [
     "SignMomentum",
     "SignedStep",
     "Solver",
+    "SolverName",
     "Status",
     "check_solver",
     "choose",

@@ -12,8 +12,8 @@ from advjax.analysis.summary import check_suffix
 from advjax.bank import bank_name, build_bank, open_bank
 from advjax.checkpoints import catalogue
 from advjax.errors import AdvjaxError
-from advjax.networks import zoo
 from advjax.networks.network import Network
+from advjax.networks.options import NetworkOptions
 from advjax.runs import open_run
 
 
@@ -32,12 +32,9 @@ class Metrics:
             bank that is there.
         images: Folders with the sources and guides of attacks, if not in bank_images, or of a
             run, if they have been moved.
-        network: The network's name; that of the attacks when not given.
-        weights: As of 'advjax attack'; those of the attacks when not given.
+        network: The network; what is not given is as in the attacks.
         layer: The layer to measure; that of the attacks, or the network's default layer.
             Of a run with several, the pairs attacked at this one are measured.
-        mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
-        resize: Resize files straight to the network's input; as the attacks did when not given.
         sparsity_layers: The layers whose active units are counted; the layer measured when none is
             given.
         protocol: The numbers of the analysis; the seed is that of random weights as well.
@@ -50,13 +47,10 @@ class Metrics:
     bank_images: Path | None = None
     bank: Path | None = None
     images: tuple[Path, ...] = ()
-    network: str | None = None
-    weights: str | None = None
+    network: NetworkOptions = NetworkOptions(network=None)
     layer: str | None = None
-    mean: Path | None = None
-    resize: bool | None = None
     sparsity_layers: tuple[str, ...] = ()
-    protocol: Protocol = dataclasses.field(default_factory=Protocol)
+    protocol: Protocol = Protocol()
     batch_size: int = 32
     out: Path = Path("advjax-metrics.parquet")
     neighbours_out: Path | None = None
@@ -72,71 +66,59 @@ class Metrics:
         folders = [*self.images, *filter(None, (self.bank_images,))]
         from advjax.analysis.from_run import is_run
 
-        given = self._run(folders) if is_run(self.results) else self._files(folders)
-        net, layer = given.net, given.layer
-        place = self.bank
+        given = self._from_run(folders) if is_run(self.results) else self._from_files(folders)
+        net, folder = given.net, self.bank
         if self.bank_images is not None:
-            place = place or catalogue.cache_dir() / "banks" / bank_name(net, self.bank_images)
-            build_bank(net, self.bank_images, layer, place, batch_size=self.batch_size)
-        found = analyse(
+            folder = folder or catalogue.cache_dir() / "banks" / bank_name(net, self.bank_images)
+            build_bank(net, self.bank_images, given.layer, folder, batch_size=self.batch_size)
+        bank = open_bank(folder or "", net)
+        analysis = analyse(
             given.results,
-            bank := open_bank(place or "", net),
+            bank,
             net,
             given.sources,
             given.guides,
-            layer=layer,
+            layer=given.layer,
             sparsity_layers=self.sparsity_layers or None,
             protocol=self.protocol,
             batch_size=self.batch_size,
             progress=None,
             **ids_of(given.pair_files, bank, self.bank_images),
         )
-        found.write(self.out)
+        analysis.write(self.out)
         if self.neighbours_out is not None:
-            found.write_neighbours(self.neighbours_out)
-        print(found.describe())
-        for line in given.said:
-            print(line)
+            analysis.write_neighbours(self.neighbours_out)
+        print("\n".join([analysis.describe(), *given.notes]))
         print(f"written: {self.out}")
 
-    def _run(self, folders: list[Path]) -> "_Given":
+    def _from_run(self, folders: list[Path]) -> "_Given":
         from advjax.analysis.from_run import run_network, run_pairs
 
         run = open_run(self.results)
-        named = {name: getattr(self, name) for name in ("network", "weights", "mean", "resize")}
-        net = run_network(run, **named)
+        net = run_network(run, **dataclasses.asdict(self.network))
         if self.layer is not None:
             net.check_layers(self.layer)
         pairs = run_pairs(run, net, layer=self.layer, images=folders)
-        said = []
+        notes = []
         if pairs.failed:
-            said.append(f"left out, not having been attacked: {pairs.failed:,}")
+            notes.append(f"left out, not having been attacked: {pairs.failed:,}")
         if pairs.missing:
-            said.append(f"the run is unfinished: {pairs.missing:,} of {run.pairs:,} pairs to come")
+            notes.append(f"the run is unfinished: {pairs.missing:,} of {run.pairs:,} pairs to come")
         images = pairs.sources, pairs.guides
-        return _Given(net, pairs.layer, pairs.pair_files, pairs.results(), *images, said)
+        return _Given(net, pairs.layer, pairs.pair_files, pairs.results(), *images, notes)
 
-    def _files(self, folders: list[Path]) -> "_Given":
+    def _from_files(self, folders: list[Path]) -> "_Given":
         pair_files, noted = read_pair_files(self.results, folders)
-
-        def setting(name: str) -> Any:
-            given = getattr(self, name)
-            return noted.get(name) if given is None else given
-
-        net = zoo.load(
-            setting("network") or "efficientnet_lite0",
-            setting("weights"),
-            seed=self.protocol.seed,
-            mean=setting("mean"),
-            resize=bool(setting("resize")),
-        )
-        (layer,) = net.check_layers(setting("layer"))
+        given = dataclasses.asdict(self.network)
+        missing = {name: noted[name] for name in given if not given[name] and name in noted}
+        net = dataclasses.replace(self.network, **missing).load(self.protocol.seed)
+        (layer,) = net.check_layers(noted.get("layer") if self.layer is None else self.layer)
         images = [pair.source for pair in pair_files], [pair.guide for pair in pair_files]
         return _Given(net, layer, pair_files, read_adversarials(net, pair_files), *images, [])
 
 
 class _Given(NamedTuple):
-    """What `analyse` is given."""
+    """The arguments of `analyse`."""
 
     net: Network
     layer: str
@@ -144,4 +126,4 @@ class _Given(NamedTuple):
     results: Any
     sources: Any
     guides: Any
-    said: list[str]  # after the figures
+    notes: list[str]  # printed after the figures

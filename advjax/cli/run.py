@@ -4,14 +4,15 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tyro.conf import Positional
 
-from advjax import attacks, solvers
-from advjax.errors import AdvjaxError, UnknownName
-from advjax.networks import zoo
-from advjax.smoothing import Smoothing
+from advjax.cli.options import AttackOptions
+from advjax.engine import Precision
+from advjax.errors import AdvjaxError
+from advjax.networks.options import NetworkOptions
+from advjax.runs.pair_list import Pairing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,28 +31,12 @@ class Run:
         pairs: The list of pairs, or the sources.
         out: The run's directory.
         guides: A folder of guides, or tfds:NAME:SPLIT.
-        pairing: 'all' sources with all guides, 'paper' (20 random sources with 3,000 guides) or
-            'random'.
+        pairing: All sources with all guides, 20 random sources with 3,000 guides as in the paper,
+            or random pairs.
         count: How many random pairs.
-        attack: 'feature-opt', 'feature-linear', 'feature-fgrad', 'label-opt' or 'label-fgrad'.
-        network: The network's name ('advjax weights list' shows them).
-        weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
-            fetch' has brought when not given.
-        mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
-        resize: Resize files straight to the network's input, as the paper's authors did.
-        layer: The layer to match; the network's default layer when not given.
-        delta: The most a pixel may change, in levels of 255.
-        solver: The minimiser; the attack's own when not given (feature-opt has 'sign', label-opt
-            and feature-linear 'lbfgs').
-        max_evaluations: Evaluations of the network and its gradient, for each pair (of label-opt:
-            for each c that it tries); the attack's own number when not given.
-        smoothing: Widths of the gradient's smoothed kinks, from the first evaluation to the last;
-            'off': exact gradients; 'auto': the attack's own, if the solver has no line search.
-        target_ratio: A pair is done when its distance is this share of the initial one.
+        target_ratio: A pair is done when its distance is this fraction of the initial one.
         until_label: A pair is done when it takes the guide's label.
-        start: Start from the source, or from a random point of the box.
-        seed: For random pairs, weights and starts.
-        precision: Of matrix products: 'highest', 'tensorfloat32' or 'bfloat16'.
+        precision: Of matrix products.
         batch_size: Pairs attacked at once, over all devices of a process; no more than there are.
         trace: Keep the distance at each evaluation.
         keep_float32: Keep the adversarial before rounding, too.
@@ -69,28 +54,18 @@ class Run:
         process: Which one this is, likewise.
         ray: The address of a Ray cluster ('auto'), or 'local'.
         ray_workers: Actors; one for each GPU of the cluster when not given, or else for each CPU.
+        network: The network.
+        attack: The attack.
     """
 
     pairs: Positional[tuple[str, ...]]
     out: Path | None = None
     guides: str | None = None
-    pairing: str = "all"
+    pairing: Pairing = "all"
     count: int | None = None
-    attack: str = "feature-opt"
-    network: str = "efficientnet_lite0"
-    weights: str | None = None
-    mean: Path | None = None
-    resize: bool = False
-    layer: str | None = None
-    delta: float = 10.0
-    solver: Literal["lbfgs", "sign", "scipy"] | None = None
-    max_evaluations: int | None = None
-    smoothing: Literal["auto", "off"] | tuple[float, float] = "auto"
     target_ratio: float | None = None
     until_label: bool = False
-    start: str = "source"
-    seed: int = 0
-    precision: str = "highest"
+    precision: Precision = "highest"
     batch_size: int = 32
     trace: bool = False
     keep_float32: bool = False
@@ -106,6 +81,8 @@ class Run:
     process: int | None = None
     ray: str | None = None
     ray_workers: int | None = None
+    network: NetworkOptions = NetworkOptions()
+    attack: AttackOptions = AttackOptions()
 
     def run(self) -> int:
         """Run the command and return the exit status."""
@@ -127,21 +104,21 @@ class Run:
         if self.out is None and not self.dry_run:
             raise AdvjaxError("out is not given; name the run's directory with --out")
         share = self._share()  # before JAX is used
-        found: Any = self  # of which the names are checked where they are used
+        seed = self.attack.seed
         pairs = make_pair_list(
-            words, self.guides, pairing=found.pairing, count=self.count, seed=self.seed
+            words, self.guides, pairing=self.pairing, count=self.count, seed=seed
         )
-        job = self._job(most=len(pairs))
+        job = self._job(len(pairs))
         if self.dry_run:
             print(describe(dry_run(job, pairs), job))
             return 0
         assert self.out is not None
         begin = time.monotonic()
         outcome = self._run(job, pairs, self.out, share)
-        return _tell(outcome, self.out, time.monotonic() - begin)
+        return _print_outcome(outcome, self.out, time.monotonic() - begin)
 
     def _share(self) -> tuple[int, int] | None:
-        """Which part of the run this process does; None: all of it."""
+        """Return this process's number and how many work on the run; None: this one alone."""
         if self.share is not None:
             index, _, count = self.share.partition("/")
             if not (index.isdecimal() and count.isdecimal()):
@@ -166,24 +143,18 @@ class Run:
             return run_share(job, pairs, out, *share, **options)
         return run(job, pairs, out, **options)
 
-    def _job(self, most: int) -> Any:
+    def _job(self, pairs: int) -> Any:
         from advjax.runs.pipeline import Job
 
+        attack = self.attack
+        settings = attack.settings()  # mistakes in it are named before the network is loaded
         return Job(
-            net=zoo.load(
-                self.network, self.weights, seed=self.seed, mean=self.mean, resize=self.resize
-            ),
-            attack=self.attack,
-            layer=self.layer,
-            delta=self.delta,
-            solver=chosen_solver(self.attack, self.solver, self.max_evaluations),
-            smoothing=chosen_smoothing(self.smoothing),
+            net=self.network.load(attack.seed),
+            **settings,
             # Lanes that no pair of the list could fill would be computed all the same.
-            batch_size=min(self.batch_size, most),
+            batch_size=min(self.batch_size, pairs),
             target_ratio=self.target_ratio,
             until_label=self.until_label,
-            start=self.start,  # pyright: ignore[reportArgumentType]  # checked by the engine
-            seed=self.seed,
             precision=self.precision,
             trace=self.trace,
             keep_float32=self.keep_float32,
@@ -191,24 +162,7 @@ class Run:
         )
 
 
-def chosen_solver(attack: str, name: str | None, max_evaluations: int | None) -> Any:
-    """Return the solver of the options; None for an attack of one step, which takes none."""
-    if attack not in attacks.BY_NAME:
-        raise UnknownName("attack", attack, attacks.BY_NAME)
-    kind = attacks.BY_NAME[attack]()
-    if kind.one_step:
-        return None
-    return solvers.choose(kind.default_solver, name, max_evaluations)
-
-
-def chosen_smoothing(option: str | tuple[float, float]) -> Any:
-    """Return the smoothing of the option --smoothing."""
-    if isinstance(option, tuple):
-        return Smoothing(*option)
-    return None if option == "off" else option
-
-
-def _tell(outcome: Any, out: Path, seconds: float) -> int:
+def _print_outcome(outcome: Any, out: Path, seconds: float) -> int:
     from advjax.runs.progress import duration
 
     some = f"; {outcome.failed:,} failed, see the column 'error'" if outcome.failed else ""
@@ -229,7 +183,7 @@ def _tell(outcome: Any, out: Path, seconds: float) -> int:
     return 1 if outcome.failed else 0
 
 
-def _store(path: Path) -> Any:
+def _directory(path: Path) -> Any:
     from advjax.runs.directory import open_directory
 
     directory = open_directory(path)
@@ -241,7 +195,7 @@ def _store(path: Path) -> Any:
 def _verify(path: Path) -> int:
     from advjax.runs.directory import verify
 
-    directory = _store(path)
+    directory = _directory(path)
     wrong, rows, failed = verify(directory)
     for line in wrong:
         print(f"advjax: {line}", file=sys.stderr)
@@ -261,7 +215,7 @@ def _status(path: Path) -> int:
     from advjax.runs.lock import is_locked
     from advjax.runs.progress import described
 
-    directory = _store(path)
+    directory = _directory(path)
     shards, rests = count_rows(directory)
     counts = [*shards.values(), *rests.values()]
     rows, failed = sum(c.rows for c in counts), sum(c.failed for c in counts)
