@@ -1,9 +1,14 @@
 """Box-constrained minimisers that know nothing of images or networks."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import optax
+
 from advjax.errors import UnknownName
+from advjax.solvers.apgd import APGD
 from advjax.solvers.base import (
     Best,
     Box,
@@ -24,10 +29,39 @@ from advjax.solvers.lbfgs import ProjectedLBFGS
 from advjax.solvers.optax_projected import OptaxProjected
 from advjax.solvers.scipy_lbfgsb import ScipyLBFGSB, ScipyResult
 from advjax.solvers.sign import SignMomentum
+from advjax.solvers.sign_descent import SignDescent
 from advjax.solvers.signed_step import SignedStep
 
 BY_NAME = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
 """The solvers that have a name on the command line."""
+
+PUBLISHED: Mapping[str, Callable[[int], Solver]] = {
+    "sign-pgd": SignDescent,
+    "mi-fgsm": functools.partial(
+        SignDescent, step_size=0.1, relative=True, momentum=1.0, normalise=True
+    ),
+    "m-attack": functools.partial(SignDescent, momentum=0.9),
+    "adam": functools.partial(OptaxProjected, optax.adam(1.0), gtol=-1.0),
+    "nightshade": functools.partial(SignDescent, step_size=1.0, last_step=0.01, relative=True),
+    "apgd": APGD,
+}
+"""The field's rules with their published settings: a name -> max_evaluations -> the solver.
+
+* "sign-pgd": sign steps of one level of 255 (AttackVLM: Zhao et al., 2023; M-Attack's "fgsm": Li et
+  al., 2025; ART's FeatureAdversaries).
+* "mi-fgsm": sign steps of epsilon / 10 along the sum of the L1-normalised gradients, momentum 1
+  (Dong et al., 2018, Algorithm 1).
+* "m-attack": sign steps of one level, momentum .9, gradients as they are (M-Attack's "mifgsm").
+* "adam": `torch.optim.Adam` with a learning rate of one level, projected (M-Attack's "pgd").
+* "nightshade": sign steps that fall linearly from epsilon to epsilon / 100 over the budget (Shan et
+  al., 2024, their released code).
+* "apgd": Auto-PGD (Croce and Hein, 2020, Algorithm 1).
+
+A level is 1 where the variables are pixels of 0..255, and epsilon is `base.epsilon`. All of them
+are projected on the box at every step, where some released code clips to 0..255 at the end alone,
+and none stops before its budget is used. They are published with exact gradients: give
+`smoothing=None` for "adam", whose solver accepts the attack's smoothing; the others do not.
+"""
 
 
 def choose(default: Any, name: str | None = None, max_evaluations: int | None = None) -> Any:
@@ -55,7 +89,9 @@ def choose(default: Any, name: str | None = None, max_evaluations: int | None = 
 
 
 __all__ = [
+    "APGD",
     "BY_NAME",
+    "PUBLISHED",
     "Best",
     "Box",
     "Info",
@@ -65,6 +101,7 @@ __all__ = [
     "ProjectedLBFGS",
     "ScipyLBFGSB",
     "ScipyResult",
+    "SignDescent",
     "SignMomentum",
     "SignedStep",
     "Solver",
