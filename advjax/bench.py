@@ -12,16 +12,17 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from advjax.engine import Pair, Progress, Stream, attack_stream, make_plan, resolve
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network, activations
+from advjax.smoothing import Smoothing
 
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy", "scipy", "torch", "jaxopt")
 
@@ -46,6 +47,16 @@ class Throughput(NamedTuple):
     active_fraction: float  # of all lanes' steps, those that evaluated a pair that was not done
     ratio: float  # mean
     evaluations: float  # mean
+
+
+class Comparison(NamedTuple):
+    """One solver over the pairs that all of them have; means over the pairs."""
+
+    name: str
+    ratio: float  # d(adversarial, guide) / d(source, guide)
+    cosine_ratio: float  # the same of cosine distances
+    seconds: float  # for all pairs; compilation not counted
+    evaluations: float  # that a pair used
 
 
 def photographs(count: int, shape: tuple[int, int, int], seed: int = 0) -> UInt8[np.ndarray, "..."]:
@@ -201,6 +212,97 @@ def throughput(net: Network, count: int, batch: Any, **settings: Any) -> Through
         ratio=float(np.mean([result.ratio for result in results])),
         evaluations=float(evaluations.mean()),
     )
+
+
+def compare_solvers(
+    net: Network,
+    solvers: Mapping[str, tuple[Any, Smoothing | Literal["auto"] | None]],
+    pairs: int,
+    *,
+    layer: str | None = None,
+    batch_size: int | Literal["auto"] = 8,
+    **settings: Any,
+) -> list[Comparison]:
+    """Run solvers with equal budgets on the same pairs of drawn images, objective feature-opt.
+
+    Args:
+        net: The network.
+        solvers: A name -> (solver, smoothing as of `advjax.attack`); all with one
+            `max_evaluations`.
+        pairs: The number of pairs.
+        layer: The layer matched; the network's default layer when None.
+        batch_size: Lanes.
+        **settings: Of `advjax.attack_stream`: `delta`, `precision`, ...
+
+    Returns:
+        A row for each solver, in the order given.
+
+    Raises:
+        AdvjaxError: `pairs` under 1, or budgets that differ.
+
+    Example:
+        >>> import advjax
+        >>> from advjax.solvers import PUBLISHED, SignMomentum
+        >>> solvers = {"sign": (SignMomentum(4), None), "apgd": (PUBLISHED["apgd"](4), None)}
+        >>> rows = compare_solvers(advjax.load("lenet", "orthonormal"), solvers, 2)
+        >>> [(row.name, row.ratio < 1, row.evaluations) for row in rows]
+        [('sign', True, 4.0), ('apgd', True, 4.0)]
+    """
+    if pairs < 1:
+        raise AdvjaxError(f"pairs is {pairs}; give 1 or more")
+    budgets = {name: solver.max_evaluations for name, (solver, _) in solvers.items()}
+    if len(set(budgets.values())) > 1:
+        raise AdvjaxError(f"solvers have budgets {budgets}; give all the same max_evaluations")
+    (layer,) = net.check_layers(layer)
+    images = photographs(2 * pairs, net.input_shape)
+    sources, guides = images[:pairs], images[pairs:]
+    every = list(zip(sources, guides, strict=True))
+    rows = []
+    for name, (solver, smoothing) in solvers.items():
+        settings |= {"solver": solver, "smoothing": smoothing, "batch_size": batch_size}
+        # Without a length, so that the stream has all its lanes in both; the first one compiles.
+        list(attack_stream(net, iter(every[:1]), layer=layer, **settings))
+        begin = time.perf_counter()
+        results = list(attack_stream(net, iter(every), layer=layer, **settings))
+        seconds = time.perf_counter() - begin
+        adversarial = np.stack([result.adversarial for result in results])
+        rows.append(
+            Comparison(
+                name,
+                ratio=float(np.mean([result.ratio for result in results])),
+                cosine_ratio=float(cosine_ratio(net, layer, adversarial, sources, guides).mean()),
+                seconds=seconds,
+                evaluations=float(np.mean([result.evaluations for result in results])),
+            )
+        )
+    return rows
+
+
+def cosine_ratio(
+    net: Network, layer: str, adversarial: Any, source: Any, guide: Any
+) -> Float[np.ndarray, "n"]:
+    """Compute the cosine distances of adversarials to guides, divided by the sources'.
+
+    Args:
+        net: The network.
+        layer: The layer whose activations, flattened, are compared.
+        adversarial: [n, h, w, c], 0..255.
+        source: The same shape.
+        guide: The same shape.
+
+    Returns:
+        (1 - cos(a, g)) / (1 - cos(s, g)) in float64; 0 where source and guide have one direction.
+    """
+    units = []
+    for images in (adversarial, source, guide):
+        features = [np.asarray(net(image[None], layer)[layer], np.float64) for image in images]
+        rows = np.stack(features).reshape(len(features), -1)
+        units.append(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300))
+    a, s, g = units
+    # |a - g|^2 of units is twice the cosine distance, without its cancellation near 0.
+    ours, initial = ((each - g) ** 2 for each in (a, s))
+    ours, initial = ours.sum(1), initial.sum(1)
+    return np.where(initial > 0, ours / np.where(initial > 0, initial, 1), 0)
 
 
 def matrix_ceiling(size: int = 2048, precision: str = "highest", rounds: int = 5) -> float:

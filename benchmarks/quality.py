@@ -5,6 +5,9 @@ kept in `--traces`, so that solvers can be run one at a time: what is there is n
 
     python benchmarks/quality.py [--cases caffenet-fc7 ...] [--solvers ScipyLBFGSB ...] [--pairs 10]
     python benchmarks/quality.py --plot docs/quality.png     # from the traces alone
+
+A trace is an .npz file: `ratios` [pairs, budget], the distance at each evaluation over the initial
+one, NaN once a pair has ended; `cosines` [pairs], `bench.cosine_ratio` of the adversarials.
 """
 
 import argparse
@@ -13,10 +16,9 @@ from typing import Any
 
 import common
 import numpy as np
-import optax
 
 import advjax
-from advjax import solvers
+from advjax import bench, solvers
 
 SQUEEZENET = "caffemodels/squeezenet_v1.0.caffemodel"
 CASES = {
@@ -27,18 +29,23 @@ CASES = {
     "squeezenet-pool10": ("squeezenet", SQUEEZENET, "pool10"),
     "squeezenet-fire9": ("squeezenet", SQUEEZENET, "fire9/concat"),
 }
-AT = (25, 50, 100, 150, 500)
+AT = (10, 25, 50, 100, 150, 500)
 PEER = "ScipyLBFGSB"
-COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
-    PEER: "#000000",
-    "ProjectedLBFGS": "#0072B2",
-    "Smoothed": "#56B4E9",
-    "SmoothedLBFGS": "#999999",
-    "SignMomentum": "#D55E00",
-    "Adam": "#009E73",
-    "SignPGD": "#CC79A7",
-    "JaxoptLBFGSB": "#E69F00",
+STYLES = {  # Okabe and Ito's colours, which the colour-blind can tell apart; others' rules dashed
+    PEER: ("#000000", "-"),
+    "ProjectedLBFGS": ("#0072B2", "-"),
+    "Smoothed": ("#56B4E9", "-"),
+    "SmoothedLBFGS": ("#999999", "-"),
+    "SignMomentum": ("#D55E00", "-"),
+    "JaxoptLBFGSB": ("#E69F00", "-"),
+    "sign-pgd": ("#CC79A7", "--"),
+    "mi-fgsm": ("#E69F00", "--"),
+    "m-attack": ("#0072B2", "--"),
+    "adam": ("#009E73", "--"),
+    "nightshade": ("#D55E00", "--"),
+    "apgd": ("#000000", "--"),
 }
+FALLING = ("nightshade", "apgd")  # of the published rules, those whose steps depend on the budget
 
 
 def contenders(budget: int) -> dict[str, Any]:
@@ -46,41 +53,63 @@ def contenders(budget: int) -> dict[str, Any]:
 
     "Smoothed" is `SignMomentum` with smoothed gradients, the default; "SmoothedLBFGS" likewise.
     """
-    fall = optax.cosine_decay_schedule(2.0, budget)
-    return {
+    ours = {
         PEER: solvers.ScipyLBFGSB(budget),
         "ProjectedLBFGS": solvers.ProjectedLBFGS(budget),
         f"SignMomentum-{budget}": solvers.SignMomentum(budget),
         f"Smoothed-{budget}": solvers.SignMomentum(budget),
         f"SmoothedLBFGS-{budget}": solvers.ProjectedLBFGS(budget),
-        f"Adam-{budget}": solvers.OptaxProjected(optax.adam(fall), budget),
-        f"SignPGD-{budget}": solvers.OptaxProjected(
-            # What ART's FeatureAdversariesPyTorch does, at a step of 1 level.
-            optax.sign_sgd(1.0),
-            budget,
-        ),
         "JaxoptLBFGSB": solvers.JaxoptLBFGSB(budget),
     }
+    published = {
+        f"{name}-{budget}" if name in FALLING else name: rule(budget)
+        for name, rule in solvers.PUBLISHED.items()
+    }
+    return ours | published
+
+
+def split(name: str) -> tuple[str, int | None]:
+    """The solver's name and the budget that it carries, if any."""
+    family, _, budget = name.rpartition("-")
+    return (family, int(budget)) if budget.isdigit() else (name, None)
+
+
+def traces_of(traces: Path, case: str) -> dict[str, Any]:
+    """The traces of a case by the names of the solvers."""
+    return {f.stem.split(".")[1]: np.load(f) for f in sorted(traces.glob(f"{case}.*.npz"))}
+
+
+def last(ratios: np.ndarray, at: int) -> np.ndarray:
+    """The ratio at the last of the first `at` evaluations that each pair had."""
+    count = (~np.isnan(ratios[:, :at])).sum(1, keepdims=True)  # a pair that has ended stays so
+    return np.take_along_axis(ratios, count - 1, 1)[:, 0]
 
 
 def rows_of(traces: Path) -> list[dict[str, Any]]:
-    """One row for each case, solver and number of evaluations."""
+    """One row for each case, solver and number of evaluations.
+
+    Mean ratios of the best point so far, of the last one, and, at the end of a run alone, of the
+    best one's cosine distance.
+    """
     rows = []
     for case in CASES:
-        found = {f.stem.split(".")[1]: np.load(f) for f in sorted(traces.glob(f"{case}.*.npy"))}
-        peer = found.get(PEER)
-        for name, ratios in found.items():
-            budget = int(name.split("-")[1]) if "-" in name else ratios.shape[1]
-            for at in AT:
-                if at > ratios.shape[1] or ("-" in name and at != budget):
+        found = traces_of(traces, case)
+        best = {name: np.fmin.accumulate(run["ratios"], 1) for name, run in found.items()}
+        peer = best.get(PEER)
+        for name, run in found.items():
+            end = run["ratios"].shape[1]
+            for at in sorted({*AT, end}):
+                if at > end or (split(name)[1] and at != end):
                     continue
-                ours = ratios[:, at - 1]
+                ours = best[name][:, at - 1]
                 row = {
                     "case": case,
                     "solver": name,
                     "evaluations": at,
                     "pairs": len(ours),
                     "mean ratio": float(ours.mean()),
+                    "mean ratio, last": float(last(run["ratios"], at).mean()),
+                    "mean ratio, cosine": float(run["cosines"].mean()) if at == end else "",
                     "against SciPy": "",
                     "no worse than 1 %": "",
                     "against SciPy's 500": "",
@@ -109,27 +138,29 @@ def plot(traces: Path, path: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    cases = [case for case in CASES if list(traces.glob(f"{case}.*.npy"))]
+    cases = [case for case in CASES if traces_of(traces, case)]
     figure, axes = plt.subplots(2, len(cases), figsize=(2.8 * len(cases), 5.4), squeeze=False)
     for (above, below), case in zip(axes.T, cases, strict=True):
-        found = {f.stem.split(".")[1]: np.load(f) for f in sorted(traces.glob(f"{case}.*.npy"))}
-        count = min(map(len, found.values()))  # the same pairs for every line
+        found = traces_of(traces, case)
+        best = {name: np.fmin.accumulate(run["ratios"], 1) for name, run in found.items()}
+        count = min(map(len, best.values()))  # the same pairs for every line
         at_150 = {}
-        for name, ratios in found.items():
-            family, _, budget = name.partition("-")
+        for name, ratios in best.items():
+            family, budget = split(name)
             ratios = ratios[:count]
             mean = np.exp(np.log(ratios).mean(0))
-            style = {"color": COLOURS[family], "lw": 1.4, "label": family}
+            colour, dashes = STYLES[family]
+            style = {"color": colour, "ls": dashes, "lw": 1.4, "label": family}
             above.plot(np.arange(1, len(mean) + 1), mean, **style)
-            if ratios.shape[1] >= 150 and budget in ("", "150"):
+            if ratios.shape[1] >= 150 and budget in (None, 150):
                 at_150[family] = ratios[:, 149]
-        best = np.min(list(at_150.values()), 0)
         for family, ratios in at_150.items():
             below.step(
-                [1, *np.sort(ratios / best), 9],
+                [1, *np.sort(ratios / np.min(list(at_150.values()), 0)), 9],
                 [0, *(np.arange(1, count + 1) / count), 1],
                 where="post",
-                color=COLOURS[family],
+                color=STYLES[family][0],
+                ls=STYLES[family][1],
             )
         above.set(title=f"{case}, {count} pairs", xlabel="evaluations", xscale="log", yscale="log")
         above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
@@ -137,10 +168,12 @@ def plot(traces: Path, path: Path) -> None:
         above.yaxis.set_minor_formatter(NullFormatter())
         below.set(xlim=(1, 2.5), ylim=(0, 1.03), xlabel="times the best at 150")
     axes[0, 0].set_ylabel("distance ratio, geometric mean")
-    axes[1, 0].set_ylabel("share of pairs")
+    axes[1, 0].set_ylabel("fraction of pairs")
     lines = {line.get_label(): line for ax in axes[0] for line in ax.lines}
-    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=len(lines), frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.legend(
+        lines.values(), lines.keys(), loc="lower center", ncols=min(6, len(lines)), frameon=False
+    )
+    figure.tight_layout(rect=(0, 0.05 if len(lines) < 7 else 0.09, 1, 1))
     figure.savefig(path, dpi=110)
     print(f"written: {path}")
 
@@ -150,10 +183,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument(
-        "--solvers", nargs="+", default=[PEER, "ProjectedLBFGS", "SignMomentum", "Smoothed"]
-    )
-    parser.add_argument("--budgets", type=int, nargs="+", default=[50, 150, 500])
+    default = [PEER, "ProjectedLBFGS", "SignMomentum", "Smoothed", *solvers.PUBLISHED]
+    parser.add_argument("--solvers", nargs="+", choices=list(STYLES), default=default)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[10, 50, 100, 150, 500])
     parser.add_argument("--traces", type=Path, default=Path("quality-traces"))
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
@@ -169,11 +201,12 @@ def main() -> None:
         sources, guides = (each[: options.pairs] for each in common.pairs(net, 10))
         for budget in sorted(options.budgets, reverse=True):
             for name, solver in contenders(budget).items():
-                if name.split("-")[0] not in options.solvers:
+                family, falls = split(name)
+                if family not in options.solvers:
                     continue
-                if "-" not in name and budget != max(options.budgets):
+                if not falls and budget != max(options.budgets):
                     continue  # its trace is the same for every budget
-                path = options.traces / f"{case}.{name}.npy"
+                path = options.traces / f"{case}.{name}.npz"
                 if path.is_file():
                     continue
                 found = advjax.attack(
@@ -186,10 +219,12 @@ def main() -> None:
                     trace=True,
                     batch_size=5,
                 )
-                distances = np.sqrt(found.trace)
-                trace = np.fmin.accumulate(distances, axis=1) / found.initial_distance[:, None]
-                np.save(path, trace)
-                print(f"{path}: {trace[:, -1].mean():.4f}", flush=True)
+                ratios = np.sqrt(found.trace) / found.initial_distance[:, None]
+                ended = budget - ratios.shape[1]  # evaluations for which no pair was left
+                ratios = np.pad(ratios, ((0, 0), (0, ended)), constant_values=np.nan)
+                cosines = bench.cosine_ratio(net, layer, found.adversarial, sources, guides)
+                np.savez(path, ratios=ratios, cosines=cosines)
+                print(f"{path}: {found.ratio.mean():.4f}", flush=True)
     common.save("quality", rows_of(options.traces))
 
 

@@ -7,6 +7,7 @@ import advjax
 from advjax import bench
 from advjax.cli import main
 from advjax.errors import AdvjaxError
+from advjax.solvers import PUBLISHED, ScipyLBFGSB, SignMomentum
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,44 @@ def test_the_active_fraction_counts_every_lane(net):
     assert 0 < found.ratio < 1
 
 
+def test_solvers_are_compared_on_the_same_pairs_at_equal_gradients(net):
+    solvers = {
+        "smoothed": (SignMomentum(6), advjax.Smoothing()),
+        "adam": (PUBLISHED["adam"](6), None),
+        "scipy": (ScipyLBFGSB(6), None),
+    }
+    rows = bench.compare_solvers(net, solvers, 3, batch_size=2)
+    assert [row.name for row in rows] == list(solvers)
+    images = bench.photographs(6, net.input_shape)
+    for row, (solver, smoothing) in zip(rows, solvers.values(), strict=True):
+        result = advjax.attack(
+            net, images[:3], images[3:], solver=solver, smoothing=smoothing, batch_size=2
+        )
+        assert row.ratio == pytest.approx(result.ratio.mean(), rel=1e-5)
+        assert row.evaluations == 6
+        assert row.seconds > 0
+        assert 0 < row.cosine_ratio < 1
+
+
+def test_the_cosine_ratio_is_the_plain_formula_from_the_source_to_the_guide(net):
+    source, guide, other = bench.photographs(9, net.input_shape).reshape(3, 3, *net.input_shape)
+    ratio = bench.cosine_ratio(net, "ip1", other, source, guide)
+    a, s, g = (np.asarray(net(x, "ip1")["ip1"], float) for x in (other, source, guide))
+    cosine = lambda x, y: (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))  # noqa: E731
+    np.testing.assert_allclose(ratio, (1 - cosine(a, g)) / (1 - cosine(s, g)), rtol=1e-6)
+    np.testing.assert_allclose(bench.cosine_ratio(net, "ip1", source, source, guide), 1)
+    np.testing.assert_allclose(bench.cosine_ratio(net, "ip1", guide, source, guide), 0)
+    np.testing.assert_array_equal(bench.cosine_ratio(net, "ip1", other, guide, guide), 0)
+
+
+def test_solvers_with_other_budgets_or_no_pairs_are_refused(net):
+    solvers = {"a": (SignMomentum(3), None), "b": (SignMomentum(4), None)}
+    with pytest.raises(AdvjaxError, match=r"budgets \{'a': 3, 'b': 4\}; give"):
+        bench.compare_solvers(net, solvers, 1)
+    with pytest.raises(AdvjaxError, match="pairs is 0; give 1 or more"):
+        bench.compare_solvers(net, {}, 0)
+
+
 def test_ceilings_are_those_of_a_computer():
     assert 1e8 < bench.matrix_ceiling(128, rounds=1) < 1e16
     assert 1e8 < bench.memory_ceiling(1 << 16, rounds=1) < 1e14
@@ -68,7 +107,7 @@ def test_the_command_prints_and_writes_its_figures(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--solver", "scipy"], "solver 'scipy' is not known"),
+        (["--solver", "scipy"], "solver is 'scipy', which has no lanes"),
         (["--pairs", "0", "--network", "lenet"], "pairs is 0; give 1 or more"),
         (["--network", "lenet", "--precision", "half"], "precision 'half' is not known"),
     ],
@@ -78,3 +117,13 @@ def test_mistakes_at_the_command_line_are_one_line(arguments, message, capsys):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_solvers_are_compared_at_the_command_line(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    words = ["bench", "--network", "lenet", "--pairs", "2", "--max-evaluations", "4"]
+    assert main([*words, "--solvers", "sign", "apgd", "scipy", "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert [row["name"] for row in figures] == ["sign", "apgd", "scipy"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[1:4]] == [f"{row['ratio']:.4f}" for row in figures]

@@ -8,6 +8,7 @@ import pytest
 
 from advjax.errors import AdvjaxError
 from advjax.solvers import (
+    PUBLISHED,
     JaxoptLBFGSB,
     OptaxProjected,
     ProjectedLBFGS,
@@ -27,6 +28,7 @@ from advjax.solvers.base import freeze
         OptaxProjected(optax.adam(0.1), 12),
         JaxoptLBFGSB(20),
         SignedStep(),
+        *(rule(12) for rule in PUBLISHED.values()),
     ],
     ids=lambda solver: type(solver).__name__,
 )

@@ -1,9 +1,14 @@
 """Box-constrained minimisers that know nothing of images or networks."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import optax
+
 from advjax.errors import UnknownName
+from advjax.solvers.apgd import APGD
 from advjax.solvers.base import (
     Best,
     Box,
@@ -24,10 +29,45 @@ from advjax.solvers.lbfgs import ProjectedLBFGS
 from advjax.solvers.optax_projected import OptaxProjected
 from advjax.solvers.scipy_lbfgsb import ScipyLBFGSB, ScipyResult
 from advjax.solvers.sign import SignMomentum
+from advjax.solvers.sign_descent import SignDescent
 from advjax.solvers.signed_step import SignedStep
 
-SolverName = Literal["lbfgs", "sign", "scipy"]
-BY_NAME: dict[str, Any] = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
+PUBLISHED: Mapping[str, Callable[[int], Solver]] = {
+    "sign-pgd": SignDescent,
+    "mi-fgsm": functools.partial(
+        SignDescent, step_size=0.1, relative=True, momentum=1.0, normalise=True
+    ),
+    "m-attack": functools.partial(SignDescent, momentum=0.9),
+    "adam": functools.partial(OptaxProjected, optax.adam(1.0), gtol=-1.0),
+    "nightshade": functools.partial(SignDescent, step_size=1.0, last_step=0.01, relative=True),
+    "apgd": APGD,
+}
+"""The field's rules with their published settings: a name -> max_evaluations -> the solver.
+
+* "sign-pgd": sign steps of one level of 255 (AttackVLM: Zhao et al., 2023; M-Attack's "fgsm": Li et
+  al., 2025; ART's FeatureAdversaries).
+* "mi-fgsm": sign steps of epsilon / 10 along the sum of the L1-normalised gradients, momentum 1
+  (Dong et al., 2018, Algorithm 1).
+* "m-attack": sign steps of one level, momentum .9, gradients as they are (M-Attack's "mifgsm").
+* "adam": `torch.optim.Adam` with a learning rate of one level, projected (M-Attack's "pgd").
+* "nightshade": sign steps that fall linearly from epsilon to epsilon / 100 over the budget (Shan et
+  al., 2024, their released code).
+* "apgd": Auto-PGD (Croce and Hein, 2020, Algorithm 1).
+
+A level is 1 where the variables are pixels of 0..255, and epsilon is `base.epsilon`. All of them
+are projected on the box at every step, where some released code clips to 0..255 at the end alone,
+and none stops before its budget is used. Their gradients are exact unless a smoothing is given.
+"""
+
+SolverName = Literal[
+    "lbfgs", "sign", "scipy", "sign-pgd", "mi-fgsm", "m-attack", "adam", "nightshade", "apgd"
+]
+BY_NAME: Mapping[str, Callable[..., Any]] = {
+    "lbfgs": ProjectedLBFGS,
+    "sign": SignMomentum,
+    "scipy": ScipyLBFGSB,
+    **PUBLISHED,
+}
 """The solvers that have a name on the command line: `SolverName`, for type checkers and help."""
 
 
@@ -50,13 +90,17 @@ def choose(default: Any, name: str | None = None, max_evaluations: int | None = 
     if name is not None and name not in BY_NAME:
         raise UnknownName("solver", name, BY_NAME)
     budget = default.max_evaluations if max_evaluations is None else max_evaluations
-    if name is not None and not isinstance(default, BY_NAME[name]):
-        return BY_NAME[name](max_evaluations=budget)
+    if name is not None:
+        named = BY_NAME[name](max_evaluations=budget)
+        if type(named) is not type(default):
+            return named
     return dataclasses.replace(default, max_evaluations=budget)
 
 
 __all__ = [
+    "APGD",
     "BY_NAME",
+    "PUBLISHED",
     "Best",
     "Box",
     "Info",
@@ -66,6 +110,7 @@ __all__ = [
     "ProjectedLBFGS",
     "ScipyLBFGSB",
     "ScipyResult",
+    "SignDescent",
     "SignMomentum",
     "SignedStep",
     "Solver",

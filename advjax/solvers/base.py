@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from advjax.errors import AdvjaxError
@@ -109,6 +110,19 @@ def projected_gradient_norm(
     return jnp.max(jnp.abs(project(x - gradient, box) - x))
 
 
+def epsilon(box: Box) -> Float[Array, ""]:
+    """Return half the width of the box's widest variable.
+
+    That is the `epsilon` (here: delta) of an attack's box around an image, also where 0 and 255 cut
+    off a part of it at other variables; it is less only if they do so at every one.
+
+    Example:
+        >>> epsilon(Box(jnp.array([0.0, 90.0]), jnp.array([13.0, 110.0]))).item()
+        10.0
+    """
+    return 0.5 * jnp.max(box.upper - box.lower)
+
+
 class Evaluation(NamedTuple):
     """The objective at one point: the beginning of every step."""
 
@@ -193,6 +207,16 @@ def check_positive(solver: Any, *names: str) -> None:
     for name in names:
         if getattr(solver, name) < 1:
             raise AdvjaxError(f"{name} is {getattr(solver, name)}; give 1 or more")
+
+
+def check_bounds(solver: Any, box: Box) -> None:
+    """Raise AdvjaxError if a bound is infinite, outside of jit; inside nothing can be raised."""
+    width = box.upper - box.lower
+    if not isinstance(width, Tracer) and not bool(jnp.all(jnp.isfinite(width))):
+        raise AdvjaxError(
+            f"box has an infinite bound, and {type(solver).__name__} steps by a fraction of its "
+            "width; give finite bounds or use ProjectedLBFGS"
+        )
 
 
 def minimize(solver: Solver, objective: Objective, x0: Float[Array, "n"], box: Box) -> Any:

@@ -1,7 +1,7 @@
 """Any optax optimiser, followed by projection on the box."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -57,9 +57,6 @@ class OptaxProjected:
     optimizer: optax.GradientTransformation
     max_evaluations: int = 500
     gtol: float = 1e-5
-
-    # No line search compares values along the gradient.
-    accepts_smoothing: ClassVar[bool] = True
 
     def __post_init__(self):
         if not isinstance(self.optimizer, optax.GradientTransformation):

@@ -4,7 +4,6 @@ import dataclasses
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from advjax.errors import AdvjaxError
@@ -14,6 +13,7 @@ from advjax.solvers.base import (
     Info,
     Objective,
     Status,
+    check_bounds,
     check_positive,
     evaluate,
     finish,
@@ -92,12 +92,7 @@ class SignMomentum:
             AdvjaxError: A bound is infinite, so that a fraction of the width means nothing (seen
                 outside of jit alone; inside, such a lane ends with NON_FINITE).
         """
-        width = box.upper - box.lower
-        if not isinstance(width, Tracer) and not bool(jnp.all(jnp.isfinite(width))):
-            raise AdvjaxError(
-                "box has an infinite bound, and SignMomentum steps by a fraction of its width; "
-                "give finite bounds or use ProjectedLBFGS"
-            )
+        check_bounds(self, box)
         return SignState(**start(x0, box), velocity=jnp.zeros_like(x0))
 
     def step(self, objective: Objective, state: SignState, box: Box) -> tuple[SignState, Info]:
