@@ -210,6 +210,18 @@ def test_refilling_never_retraces(images):
     assert len(traces) == once
 
 
+def test_a_second_call_of_the_same_shapes_compiles_nothing(net, images):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
+    )
+    for _ in range(2):
+        before = len(compiled)
+        advjax.attack(net, *images[:, :2], solver=SignMomentum(3), batch_size=2)
+    assert before > 0  # the first call compiled, and the listener saw it
+    assert len(compiled) == before
+
+
 def test_guides_are_evaluated_once(net, images):
     evaluated = []
     source, guides = images[0, 0], images[1]

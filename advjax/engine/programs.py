@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -56,6 +56,7 @@ class Programs(NamedTuple):
     """The compiled functions of a plan, and the devices they run on."""
 
     mesh: Mesh
+    empty: Callable[..., Lanes]
     advance: Callable[..., tuple[Lanes, Array]]
     insert: Callable[..., Lanes]
     take: Callable[..., tuple[Array, ...]]
@@ -149,6 +150,23 @@ def programs_of(plan: Plan) -> Programs:
         done, lanes = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), lanes))
         return lanes, done[None]
 
+    def empty(count: int, target) -> Lanes:
+        """Make `count` lanes with nothing to do; `target` is that of any pair."""
+        x = jnp.zeros(np.prod(shape))
+        box = Box(x, x)
+        lane = Lanes(
+            state=solver.init(x, box),
+            box=box,
+            target=jax.tree.map(jnp.zeros_like, target),
+            scale=jnp.float32(1),
+            threshold=jnp.float32(0),
+            goal=jnp.int32(0),
+            trace=jnp.zeros(solver.max_evaluations if plan.trace else 0),
+        )
+        lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
+        idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
+        return lanes._replace(state=lanes.state._replace(status=idle))
+
     def put(lanes: Lanes, lane, x0, box: Box, target, scale, threshold, goal) -> Lanes:
         """Put a new problem into lane `lane`, counted over all devices."""
         count = lanes.goal.shape[0]
@@ -180,6 +198,7 @@ def programs_of(plan: Plan) -> Programs:
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     return Programs(
         mesh=mesh,
+        empty=jax.jit(empty, static_argnums=0, out_shardings=NamedSharding(mesh, lanes)),
         advance=jax.jit(
             shard(
                 _at_precision(plan.precision, chunk),

@@ -10,10 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from advjax.attacks.base import Features, PairData
 from advjax.attacks.box import PixelBox, round_into
@@ -178,25 +175,7 @@ class Stream:
 
     def empty_lanes(self, count: int, target: Any) -> Lanes:
         """Make `count` lanes with nothing to do."""
-        pixels = jax.ShapeDtypeStruct((int(np.prod(self.net.input_shape)),), jnp.float32)
-        evaluations = self.plan.solver.max_evaluations if self.plan.trace else 0
-
-        def make():
-            box = Box(jnp.zeros(pixels.shape), jnp.zeros(pixels.shape))
-            lane = Lanes(
-                state=self.plan.solver.init(jnp.zeros(pixels.shape), box),
-                box=box,
-                target=jax.tree.map(jnp.zeros_like, without_batch(target)),
-                scale=jnp.float32(1),
-                threshold=jnp.float32(0),
-                goal=jnp.int32(0),
-                trace=jnp.zeros(evaluations),
-            )
-            lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
-            idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
-            return lanes._replace(state=lanes.state._replace(status=idle))
-
-        return jax.jit(make, out_shardings=NamedSharding(self.programs.mesh, P("lanes")))()
+        return self.programs.empty(count, without_batch(target))
 
     def insert(self, lanes: Lanes, lane: int, problem: Problem) -> Lanes:
         """Put this problem into lane `lane`."""
