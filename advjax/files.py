@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files that a reader never sees half written, and locks on them."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from advjax.errors import AdvjaxError
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path; on success its content is synced and takes the name `path`.
+    """Yield a temporary path; on success its content is synced and takes the name `path`.
 
     On any exception the temporary file is removed and `path` is as it was.
 
@@ -54,7 +54,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str], busy: AdvjaxError) -> Iterator[None]:
-    """Holds a lock on the file `path`, which ends with the process, however it ends.
+    """Hold a lock on the file `path`, which ends with the process, however that ends.
 
     Where the system has no such locks (Windows) nobody is kept out.
 
@@ -77,11 +77,11 @@ def locked(path: str | os.PathLike[str], busy: AdvjaxError) -> Iterator[None]:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes `content` to `path` atomically (see `atomic_path`)."""
+    """Write `content` to `path` atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `text` to `path` as UTF-8, atomically (see `atomic_path`)."""
+    """Write `text` to `path` as UTF-8, atomically (see `atomic_path`)."""
     write_bytes(path, text.encode())
