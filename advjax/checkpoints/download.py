@@ -1,4 +1,4 @@
-"""Downloading one file: resumed where it stopped, bounded in tries and size."""
+"""The download of one file: resumed where it stopped, bounded in tries and size."""
 
 import http.client
 import json

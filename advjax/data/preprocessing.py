@@ -78,7 +78,7 @@ class Preprocessing:
 def prepare(
     image: UInt8[np.ndarray, "h w c"], preprocessing: Preprocessing, name: str = "image"
 ) -> UInt8[np.ndarray, "crop crop c"]:
-    """Resize an image and cuts its centre.
+    """Resize an image and cut out its centre.
 
     Args:
         image: 0..255, one or three channels.

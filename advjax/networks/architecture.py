@@ -1,4 +1,4 @@
-"""What is known of a network before it has weights: its module, pixels and file formats."""
+"""The row of a network in the zoo, known before it has weights: module, pixels, file formats."""
 
 import dataclasses
 from collections.abc import Callable

@@ -23,7 +23,7 @@ Transform = Callable[[Array], Array]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """Images in pixels in, named activations out; what every attack and metric works on.
+    """A function from images in pixels to named activations, on which attacks and metrics work.
 
     Bounds and preprocessing belong to the network: `function` takes pixels, 0..255, and brings them
     to whatever it was trained on (channel order, mean, scale) itself.
