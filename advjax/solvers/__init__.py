@@ -31,7 +31,7 @@ BY_NAME = {"lbfgs": ProjectedLBFGS, "sign": SignMomentum, "scipy": ScipyLBFGSB}
 
 
 def choose(default: Any, name: str | None = None, max_evaluations: int | None = None) -> Any:
-    """Return the solver of this name with this budget; what is None is as in `default`.
+    """Return the solver of this name with this budget; for None take those of `default`.
 
     Args:
         default: A solver, such as an attack's `default_solver`.
