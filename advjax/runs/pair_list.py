@@ -17,10 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
-import pyarrow.parquet
 from jaxtyping import Int
 
+from advjax.data import tables
 from advjax.data.images import list_images
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.runs.image_reader import TFDS, tfds_images
@@ -114,7 +113,7 @@ def make_pair_list(
         )
     if count is not None and count < 1:
         raise AdvjaxError(f"count is {count}; give 1 or more pairs")
-    if guides is None and Path(pairs).suffix.lower() in (".csv", ".tsv", ".parquet"):
+    if guides is None and Path(pairs).suffix.lower() in tables.SUFFIXES:
         if pairing != "all":
             raise AdvjaxError(
                 f"pairing {pairing!r} makes pairs of two folders; {pairs!r} lists them already"
@@ -148,36 +147,8 @@ def read_list(path: str | os.PathLike[str]) -> PairList:
         AdvjaxError: A file that cannot be read, wrong columns, or a wrong value in a row.
     """
     path = Path(path)
-    try:
-        if path.suffix.lower() == ".parquet":
-            found = pyarrow.parquet.read_table(path)
-        else:
-            tab = path.suffix.lower() == ".tsv"
-            found = pyarrow.csv.read_csv(
-                path,
-                parse_options=pyarrow.csv.ParseOptions(delimiter="\t" if tab else ","),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=COLUMNS, null_values=[""], strings_can_be_null=True
-                ),
-            )
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise AdvjaxError(f"pairs {str(path)!r} cannot be read ({reason})") from error
-    for name in found.column_names:
-        if name not in COLUMNS.names:
-            raise UnknownName(f"column of {str(path)!r}", name, COLUMNS.names)
-    for name in ("source", "guide"):
-        if name not in found.column_names:
-            raise AdvjaxError(f"pairs {str(path)!r} has no column {name!r}; give source and guide")
-    if len(found) == 0:
-        raise AdvjaxError(f"pairs {str(path)!r} lists no pair; give one row or more")
-    given = {}
-    for field in COLUMNS:
-        if field.name in found.column_names:
-            try:
-                given[field.name] = found[field.name].cast(field.type).combine_chunks()
-            except pa.ArrowException as error:
-                raise AdvjaxError(f"column {field.name!r} of {str(path)!r}: {error}") from error
+    table = tables.read_table(path, "pairs", COLUMNS, ("source", "guide"))
+    given = {name: table[name].combine_chunks() for name in table.column_names}
     for name in ("source", "guide"):
         _check(path, name, pc.fill_null(pc.equal(given[name], ""), True), "is empty; name an image")
     if "delta" in given:
