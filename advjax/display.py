@@ -30,7 +30,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if abs(value) >= 10**digits or value == int(value):
         text = f"{value:,.0f}"
     else:
-        text = f"{value:.{digits}g}"
+        text = f"{value:,.{digits}g}"
     return text.replace("-", MINUS, 1) if value < 0 else text
 
 

@@ -327,7 +327,7 @@ def test_directories_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "below", "/proc/advjax"):
         with (
-            pytest.raises(AdvjaxError, match="cannot be written"),
+            pytest.raises(AdvjaxError, match="cannot write"),
             lock.locked(type(tmp_path)(path)),
         ):
             pass

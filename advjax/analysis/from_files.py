@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float, UInt8
 
 from advjax.bank import Bank
 from advjax.data import list_images, read_image
-from advjax.data.tables import read_table
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 
@@ -75,6 +73,10 @@ def read_pair_files(
 
 
 def _of_table(path: Path) -> list[PairFiles]:
+    import pyarrow as pa  # here: `import advjax` must not import it
+
+    from advjax.data.tables import read_table
+
     columns = pa.schema([(name, pa.string()) for name in KNOWN])
     rows = read_table(path, "table", columns, NEEDED, others=True).to_pylist()
     pair_files = []
@@ -87,7 +89,7 @@ def _of_table(path: Path) -> list[PairFiles]:
                     "relative to the table"
                 )
         known = {name: row.get(name) or None for name in KNOWN[3:]}
-        pair_files.append(PairFiles(*files)._replace(**known))
+        pair_files.append(PairFiles(files[0], files[1], files[2])._replace(**known))
     return pair_files
 
 

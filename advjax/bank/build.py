@@ -93,7 +93,8 @@ def build_bank(
     key = _key_of(net, paths, ids, classes)
     out = Path(out)
     if not set(names) <= set(_kept_layers(out, key)):
-        with _alone(out):
+        busy = BankError(f"another process is building the bank {str(out)!r}; wait for it")
+        with files.locked(out / _LOCK, busy):
             kept = _kept_layers(out, key)
             wanted = [name for name in dict.fromkeys(names) if name not in kept]
             if not wanted:  # another process was faster
@@ -145,7 +146,7 @@ def _compute(
         opened = {}
         for name, shape in shapes.items():
             file, head = features_path(out, name), header(name, count, shape)
-            with _writing(file):
+            with files.writing(file):
                 file.parent.mkdir(exist_ok=True)
                 # Not a memory map: on a full disk that would kill the process, this raises.
                 opened[name] = stack.enter_context(open(file, "r+b" if done else "wb", 0))
@@ -155,7 +156,7 @@ def _compute(
 
         def keep() -> None:
             for name, file in opened.items():
-                with _writing(features_path(out, name)):
+                with files.writing(features_path(out, name)):
                     os.fsync(file.fileno())
             files.write_text(out / PROGRESS, json.dumps(note | {"done": done}))
 
@@ -171,7 +172,7 @@ def _compute(
                 rows = {name: _flat(activations[name][:real]) for name in layers}
                 _check_finite(net, rows, paths[done : done + real])
                 for name in layers:
-                    with _writing(features_path(out, name)):
+                    with files.writing(features_path(out, name)):
                         _write(opened[name], rows[name].data)
                 done += real
                 bar.update(real)
@@ -300,25 +301,3 @@ def _write(file: Any, content: bytes | memoryview) -> None:
     left = memoryview(content).cast("B")
     while left:
         left = left[file.write(left) :]
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AdvjaxError(
-            f"cannot write {str(path)!r}: {reason}; make room or choose another place"
-        ) from error
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Make the folder and hold its lock, which ends with the process, however that ends."""
-    busy = BankError(f"another process is building the bank {str(out)!r}; wait for it")
-    with contextlib.ExitStack() as stack:
-        with _writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked(out / _LOCK, busy))
-        yield

@@ -1,6 +1,5 @@
 """The sources of each network's trained weights, and the user's cache of fetched files."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -9,7 +8,7 @@ import os
 import sys
 import tomllib
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,7 +155,7 @@ def fetch(
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(final.parent / ".lock"):
+        with files.locked(final.parent / ".lock"):
             if not _is_verified(final, entry):  # another process may have fetched it meanwhile
                 part = final.with_name(_basename(entry.address) + ".part")
                 download.download(
@@ -305,16 +304,3 @@ def _from_package(entry: CatalogueEntry) -> Path:
             f" {entry.package} again"
         )
     return path
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Wait for an advisory lock on `path` and hold it; the system frees it at exit."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: the last writer wins, and still only with a right checksum
-        yield
-        return
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ def create(
     stream = io.BytesIO()
     pq.write_table(pairs.table, stream, compression="ZSTD")
     _write(path / PAIRS, stream.getvalue())
-    with writing(path):
+    with files.writing(path):
         (path / SHARDS).mkdir(exist_ok=True)
     manifest = {
         "format": FORMAT,
@@ -386,7 +386,7 @@ def _write(path: Path, content: bytes) -> None:
                 "and give the same command again"
             ) from error
         raise
-    with writing(path):
+    with files.writing(path):
         # The new name, too, must outlive a power cut.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -397,15 +397,3 @@ def _write(path: Path, content: bytes) -> None:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raise an AdvjaxError that names `path` when the system refuses to write there."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AdvjaxError(
-            f"out {str(path)!r} cannot be written ({reason}); choose another directory"
-        ) from error

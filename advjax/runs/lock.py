@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advjax import files
-from advjax.runs.directory import LOCK, RunError, open_directory, writing
+from advjax.runs.directory import LOCK, RunError, open_directory
 
 
 def busy(path: Path) -> RunError:
@@ -23,12 +23,10 @@ def locked(path: Path) -> Iterator[None]:
     """Make the directory and hold its lock, which ends with the process, however that ends.
 
     Raises:
-        RunError: Another process holds it, or the directory cannot be written.
+        RunError: Another process holds it.
+        AdvjaxError: The directory cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked(path / LOCK, busy(path)))
+    with files.locked(path / LOCK, busy(path)):
         yield
 
 
@@ -58,7 +56,7 @@ def locked_share(
         return True
 
     with contextlib.ExitStack() as stack:
-        with writing(path):
+        with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(path / LOCK, "a"))
             own = stack.enter_context(open(path / f"{LOCK}-{index}-of-{count}", "a"))
