@@ -136,5 +136,5 @@ def descent(trace: Any, attack: str, *, squared: bool, rooted: bool = False) -> 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of installed packages, and Python's."""
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return found | {"python": platform.python_version()}
+    numbers = {name: importlib.metadata.version(name) for name in packages}
+    return numbers | {"python": platform.python_version()}

@@ -56,10 +56,10 @@ class Sheet:
             best first (three are shown); None for a network without classes.
         trace: Distance at each evaluation, from the source's own on; what is not finite is left
             out. None for a sheet without the plot.
-        trace_title: What the trace is of, where it is not the distance to the guide.
+        trace_title: The name of the trace if it is not the distance to the guide.
         names: Captions of source and guide, such as the names of their files; may be empty.
         attack: Name of the attack; may be empty.
-        verdict: What to say first, before the distances; may be empty.
+        verdict: The text before the distances; may be empty.
     """
 
     source: Shaped[np.ndarray, "h w c"]
@@ -89,7 +89,7 @@ def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
 
     Args:
         path: The PNG file.
-        sheet: What to show.
+        sheet: The content.
 
     Raises:
         ImageError: The three images differ in shape, or are not [h, w, 1 or 3] and finite.

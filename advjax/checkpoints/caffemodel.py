@@ -248,8 +248,8 @@ def _array(blob: Any, axes: int, what: str) -> np.ndarray:
 
     Args:
         blob: The message.
-        axes: How many axes remain when a legacy shape's leading ones are dropped.
-        what: What to call it in an error.
+        axes: The number of axes that remain when a legacy shape's leading ones are dropped.
+        what: Its name in errors.
     """
     legacy = [blob.num, blob.channels, blob.height, blob.width]
     if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):

@@ -29,8 +29,8 @@ class CatalogueEntry:
         format: "caffemodel" or "torch-legacy" (see `read_legacy_state_dict`).
         sha1: Published SHA-1 of the file at `address` (of the archive, where it is one); else None.
         sha256: The same as SHA-256. With neither sum, the first download pins its SHA-256.
-        licence: What its authors allow.
-        note: What else a user should know.
+        licence: The licence that its authors give.
+        note: A remark for users.
     """
 
     network: str
@@ -130,7 +130,7 @@ def fetch(
         progress: Show a progress bar, and what is pinned, on standard error.
         catalogue: Rows by name; the catalogue of advjax when None.
         timeout: Seconds without a byte until a connection is given up.
-        retries: How many more times to try after a failure that may pass.
+        retries: The number of further tries after a failure that may pass.
         pause: Seconds before the first of these; doubled each time, at most 30.
 
     Returns:

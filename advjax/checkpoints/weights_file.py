@@ -32,7 +32,7 @@ class WeightsMetadata:
         source: The address or name of the file that the weights were converted from.
         sha256: SHA-256 of that source file, hexadecimal.
         licence: The licence of the weights.
-        preprocessing: How images become the network's input (mean, scale, order of channels, ...):
+        preprocessing: The steps from images to the network's input (mean, scale, channels, ...):
             any JSON value.
         classes: The names of the output's classes, in order; None when they are not known.
     """
@@ -55,7 +55,7 @@ def save_weights(
     Args:
         path: The file to write.
         tensors: Arrays (NumPy or JAX, any strides and byte order; real or boolean) by name.
-        metadata: What to say of them.
+        metadata: Their metadata.
 
     Raises:
         WeightsError: No tensors, a dtype that cannot be stored, NaN or infinite numbers, or

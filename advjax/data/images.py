@@ -84,7 +84,7 @@ def decode_image(data: bytes, name: str, channels: int = 3) -> UInt8[np.ndarray,
 
     Args:
         data: The whole file.
-        name: What error messages call it.
+        name: Its name in error messages.
         channels: 3 for RGB, 1 for luma.
 
     Returns:
@@ -263,7 +263,7 @@ def load_images(
 
     Args:
         paths: The files, in the order wanted.
-        preprocessing: What to do with each.
+        preprocessing: The steps for each image.
         channels: 3 for RGB, 1 for luma.
 
     Returns:
@@ -323,7 +323,7 @@ def list_images(folder: str | os.PathLike[str]) -> Sequence[Path]:
     Subfolders are searched, links to folders are not followed, hidden files are left out.
 
     Args:
-        folder: Where to look.
+        folder: The folder; its subfolders are searched, too.
 
     Returns:
         The paths, each beginning with `folder`.

@@ -82,8 +82,8 @@ def prepare(
 
     Args:
         image: 0..255, one or three channels.
-        preprocessing: What to do; see there.
-        name: What error messages call the image.
+        preprocessing: The steps; see there.
+        name: The image's name in error messages.
 
     Returns:
         The square, 0..255.

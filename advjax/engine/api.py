@@ -150,8 +150,8 @@ def attack_stream(
             If the memory is too small for a batch, it is halved, with a warning.
         target_ratio: A pair is done when its distance is this fraction of the initial one.
         until_label: A pair is done when the network gives it `Pair.label`, or else the guide's.
-        start: Where a pair starts: its source, or a random point of the box, drawn from `seed` and
-            the pair's index.
+        start: The starting point of a pair: "source", or "random", a point of the box drawn from
+            `seed` and the pair's index.
         seed: See `start`.
         trace: Keep the objective (of feature-opt, the squared distance) at each evaluation.
         ordered: Yield in the order of `pairs`; else as they finish.

@@ -26,7 +26,7 @@ def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> n
     Args:
         state: Of a zoo module; its leaves may be abstract.
         arrays: All of its parameters by name.
-        what: What error messages call the arrays.
+        what: The arrays' name in error messages.
 
     Raises:
         WeightsError: Missing (-), unexpected (+) or differently shaped arrays, by name.
@@ -51,7 +51,7 @@ def from_caffe(
 
     Args:
         module: The module, possibly abstract (`nnx.eval_shape`).
-        model: What `read_caffemodel` gave.
+        model: The model that `read_caffemodel` returned.
         file_name: From a layer's name in the module to the one in the file, where that is used.
 
     Returns:

@@ -37,7 +37,7 @@ class Network:
         layer: The default layer, which is attacked when none is named; the last one when None.
         output: The layer with the class probabilities or logits, if there is one.
         classes: The names of the classes, in the order of `output`.
-        preprocessing: How an image file becomes an input.
+        preprocessing: The steps from an image file to an input.
 
     Example:
         >>> def halves(images):

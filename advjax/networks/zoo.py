@@ -199,7 +199,7 @@ def convert(
         source: A `.caffemodel` or `.safetensors` file; None as in `load`.
         out: The file to write.
         mean: A `.binaryproto` file to keep in it.
-        **metadata: Fields of `WeightsMetadata` that the source does not tell (licence, source).
+        **metadata: Fields of `WeightsMetadata` that the source does not hold (licence, source).
 
     Returns:
         The arrays written, by name.

@@ -88,7 +88,7 @@ def cards(
         rows: Its columns.
         chosen: Indices into `rows`.
         store: The pictures; those of the chosen rows are added.
-        root: What image paths are relative to; as the run had it when None.
+        root: The folder that image paths start from; the run's own when None.
         mixed: Show each pair's layer and delta.
     """
     settings = data.settings

@@ -59,7 +59,7 @@ class RunDirectory:
 
     Attributes:
         path: The directory.
-        manifest: What manifest.json holds: `settings` (a resumed run must have the same),
+        manifest: The content of manifest.json: `settings` (a resumed run must have the same),
             `settings_sha256`, `pairs`, `classes`, `root`, `versions`, and its own `sha256`.
     """
 

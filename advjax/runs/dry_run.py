@@ -26,7 +26,7 @@ def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, A
     Args:
         job: The settings of the attacks.
         pairs: The pair list.
-        seconds: The time to measure, after compilation.
+        seconds: The time of the measurement, after compilation.
 
     Returns:
         `pairs`, `batches`, `images` (different ones), `bytes_in`, `bytes_out`, `rate` (evaluations
