@@ -30,7 +30,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if abs(value) >= 10**digits or value == int(value):
         text = f"{value:,.0f}"
     else:
-        text = f"{value:.{digits}g}"
+        text = f"{value:,.{digits}g}"
     return text.replace("-", MINUS, 1) if value < 0 else text
 
 
@@ -136,5 +136,5 @@ def descent(trace: Any, attack: str, *, squared: bool, rooted: bool = False) -> 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of installed packages, and Python's."""
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return found | {"python": platform.python_version()}
+    numbers = {name: importlib.metadata.version(name) for name in packages}
+    return numbers | {"python": platform.python_version()}

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from advjax.display import SMALL, TIMES, difference, magnification, squeeze_grey, to_uint8
+from advjax.display import (
+    SMALL,
+    TIMES,
+    difference,
+    magnification,
+    number,
+    squeeze_grey,
+    to_uint8,
+)
 from advjax.errors import AdvjaxError, ImageError
 from advjax.files import atomic_path
 
@@ -48,10 +56,10 @@ class Sheet:
             best first (three are shown); None for a network without classes.
         trace: Distance at each evaluation, from the source's own on; what is not finite is left
             out. None for a sheet without the plot.
-        trace_title: What the trace is of, where it is not the distance to the guide.
+        trace_title: The name of the trace if it is not the distance to the guide.
         names: Captions of source and guide, such as the names of their files; may be empty.
         attack: Name of the attack; may be empty.
-        verdict: What to say first, before the distances; may be empty.
+        verdict: The text before the distances; may be empty.
     """
 
     source: Shaped[np.ndarray, "h w c"]
@@ -81,7 +89,7 @@ def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
 
     Args:
         path: The PNG file.
-        sheet: What to show.
+        sheet: The content.
 
     Raises:
         ImageError: The three images differ in shape, or are not [h, w, 1 or 3] and finite.
@@ -226,7 +234,7 @@ def _text(
 
 
 def _header(page: "Axes", sheet: Sheet, room: float, trace: np.ndarray | None) -> None:
-    before, after = _figure(sheet.initial_distance), _figure(sheet.distance)
+    before, after = number(sheet.initial_distance, 4), number(sheet.distance, 4)
     title = f"Distance to the guide {before} → {after}"
     if sheet.initial_distance > 0:
         ratio = sheet.distance / sheet.initial_distance
@@ -239,13 +247,6 @@ def _header(page: "Axes", sheet: Sheet, room: float, trace: np.ndarray | None) -
     if trace is not None:
         setting.append(f"{np.isfinite(trace).sum()} evaluations")
     _text(page, MARGIN, 1.08, "  ·  ".join(filter(None, setting)), CAPTION, QUIET, room)
-
-
-def _figure(value: float) -> str:
-    """Return three or four significant digits, without an exponent where possible."""
-    if value < 1:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if 1000 <= value < 1e7 else f"{value:#.4g}"
 
 
 def _picture(axes: "Axes", picture: np.ndarray) -> None:
@@ -300,7 +301,7 @@ def _trace(axes: "Axes", sheet: Sheet, trace: np.ndarray) -> None:
         axes.plot([x], [y], "o", color=colour, markersize=8, clip_on=False, zorder=3)
         style = {"color": colour, "weight": weight, "size": TEXT, "va": "center"}
         offset = {"xytext": (9, 0), "textcoords": "offset points", "annotation_clip": False}
-        axes.annotate(_figure(y), (x, y), **offset, **style)
+        axes.annotate(number(y, 4), (x, y), **offset, **style)
     low, high = min(values.min(), last), max(values.max(), first)
     if low > 0 and high > 10 * low:
         axes.set_yscale("log")

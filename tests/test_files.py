@@ -112,3 +112,26 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
         assert target.read_bytes() in contents
     writer.join()
     assert listing(tmp_path) == ["f"]
+
+
+def test_a_lock_makes_its_folder_and_is_held_by_one_at_a_time(tmp_path):
+    pytest.importorskip("fcntl")
+    path, busy = tmp_path / "new" / ".lock", AdvjaxError("somebody is at work")
+    with files.locked(path, busy):
+        with pytest.raises(AdvjaxError, match="somebody is at work"), files.locked(path, busy):
+            pass
+        thread = threading.Thread(target=lambda: files.locked(path).__enter__(), daemon=True)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()  # it waits
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_lock_in_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(AdvjaxError, match=r"cannot write '.*lock'.*; choose another place"),
+        files.locked(tmp_path / "file" / "lock"),
+    ):
+        pass

@@ -156,9 +156,14 @@ BANK = ("--bank-images", "photos", "--bank", "bank")
 @pytest.mark.parametrize(
     ("table", "words", "message"),
     [
-        (["outside/s.png,photos/a/0.png,x,"], BANK, "line 2: guide 'photos/a/0.png' is no file"),
-        (["outside/s.png"], BANK, "line 2: guide None is no file"),
-        ([], BANK, "has no rows below its first line"),
+        (
+            ["outside/s.png,photos/a/0.png,x,"],
+            BANK,
+            "guide of row 1 of 'mistake.csv' is 'photos/a/0.png', no",
+        ),
+        (["outside/s.png,,x,"], BANK, "guide of row 1 of 'mistake.csv' is None, no file"),
+        (["outside/s.png"], BANK, "table 'mistake.csv' cannot be read"),
+        ([], BANK, "has no rows"),
         ([GOOD + "c"], BANK, "guide_classes[0] 'c' is not known"),
         (["outside/s.png,outside/s.png,outside/s.png,"], BANK, "guide 0 has no class in the bank"),
         (
@@ -227,9 +232,9 @@ def test_inputs_that_are_nothing_of_the_kind(run, folder):
     (folder / "binary.csv").write_bytes(b"\xff\xfe\x00")
     for name, message in (
         ("outside", "'outside' has no result.json of 'advjax attack'"),
-        ("nothing.csv", "'nothing.csv' cannot be read as CSV"),
-        ("binary.csv", "'binary.csv' cannot be read as CSV"),
-        (write(folder, "head.csv", head="source,target"), "has no column 'guide'; its first line"),
+        ("nothing.csv", "table 'nothing.csv' cannot be read"),
+        ("binary.csv", "table 'binary.csv' cannot be read"),
+        (write(folder, "head.csv", head="source,target"), "has no column 'guide'; its columns"),
     ):
         status, _, err = run(name, *BANK, *LENET)
         assert status == 2

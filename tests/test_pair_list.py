@@ -67,7 +67,7 @@ def test_a_list_is_the_same_whatever_file_holds_it(tmp_path):
     [
         ("source,guid\na,b\n", "'guid' is not known; did you mean 'guide'?"),
         ("source\na\n", "has no column 'guide'"),
-        ("source,guide\n", "lists no pair"),
+        ("source,guide\n", "has no rows"),
         ("source,guide\na,b\n,b\n", "source of row 2"),
         ("source,guide,delta\na,b,-1\n", "delta of row 1"),
         ("source,guide,delta\na,b,nan\n", "delta of row 1"),

@@ -55,7 +55,7 @@ def directory(tmp_path):
 @pytest.fixture
 def whole(directory):
     for block in directory.blocks(directory.pairs()):
-        directory.finish(block.number, table_of([row(int(place)) for place in block.places]))
+        directory.finish(block.number, table_of([row(int(place)) for place in block.indices]))
     return directory
 
 
@@ -66,7 +66,7 @@ def listing(directory):
 def test_blocks_hold_each_pair_once_and_one_layer():
     layers = np.array(["a", "b", "a", "a", "b", "a", "a"], object)
     blocks = cut(layers, 2)
-    assert [(b.number, b.layer, b.places.tolist()) for b in blocks] == [
+    assert [(b.number, b.layer, b.indices.tolist()) for b in blocks] == [
         (0, "a", [0, 2]),
         (1, "a", [3, 5]),
         (2, "a", [6]),
@@ -79,24 +79,24 @@ def test_rows_of_another_version_are_read_by_name(directory, monkeypatch, unfini
     """An older version had no trace; a newer one has a column that is not known here."""
     write = directory.keep if unfinished else directory.finish
     (block, *_) = directory.blocks(directory.pairs())
-    places = [int(place) for place in block.places][: 3 if unfinished else 4]
-    rows = table_of([row(place) for place in places[:-1]] + [row(places[-1], ERROR)])
-    older = rows.drop_columns(["trace"]).append_column("hue", pa.array([0.5] * len(places)))
+    indices = [int(place) for place in block.indices][: 3 if unfinished else 4]
+    rows = table_of([row(place) for place in indices[:-1]] + [row(indices[-1], ERROR)])
+    older = rows.drop_columns(["trace"]).append_column("hue", pa.array([0.5] * len(indices)))
     write(block.number, older)
     wrong, count, failed = verify(directory)
-    assert (wrong, count, failed) == ([], len(places), 1)
+    assert (wrong, count, failed) == ([], len(indices), 1)
     kept = directory.known(block.number, failed=False)
     assert kept is not None
     assert kept.schema.equals(SCHEMA)
-    assert kept["index"].to_pylist() == places[:-1]
+    assert kept["index"].to_pylist() == indices[:-1]
     assert kept["trace"].null_count == len(kept)
     # Retried and written again, the block has one schema.
-    directory.finish(block.number, pa.concat_tables([kept, table_of([row(places[-1])])]))
+    directory.finish(block.number, pa.concat_tables([kept, table_of([row(indices[-1])])]))
     data = RunData(directory)
-    assert [r["trace"] is None for r in data.rows(["trace"])] == [True] * (len(places) - 1) + [
+    assert [r["trace"] is None for r in data.rows(["trace"])] == [True] * (len(indices) - 1) + [
         False
     ]
-    assert data.table(["ratio", "trace"]).num_rows == len(places)
+    assert data.table(["ratio", "trace"]).num_rows == len(indices)
 
 
 def test_a_newer_format_is_refused(directory):
@@ -327,7 +327,7 @@ def test_directories_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "below", "/proc/advjax"):
         with (
-            pytest.raises(AdvjaxError, match="cannot be written"),
+            pytest.raises(AdvjaxError, match="cannot write"),
             lock.locked(type(tmp_path)(path)),
         ):
             pass

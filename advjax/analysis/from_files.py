@@ -1,6 +1,5 @@
 """Files to be measured: the images of each pair, from a table or the folders of attacks."""
 
-import csv
 import hashlib
 import json
 import os
@@ -49,9 +48,9 @@ def read_pair_files(
     """Read the files of each pair in `path`.
 
     Args:
-        path: A CSV file with the columns source, guide and adversarial (paths, relative to the
-            file), and, where known, source_class, guide_class, source_id and guide_id; or a folder
-            that `advjax attack` wrote, or one of such folders.
+        path: A CSV, TSV or Parquet file with the columns source, guide and adversarial (paths,
+            relative to the file), and, where known, source_class, guide_class, source_id and
+            guide_id; or a folder that `advjax attack` wrote, or one of such folders.
         images: Folders with the sources and guides of attacks, which note only names and SHA-256.
 
     Returns:
@@ -74,31 +73,21 @@ def read_pair_files(
 
 
 def _of_table(path: Path) -> list[PairFiles]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AdvjaxError(
-            f"{str(path)!r} cannot be read as CSV: {error}; give a table of {', '.join(NEEDED)}"
-        ) from error
-    if missing := [name for name in NEEDED if name not in names]:
-        raise AdvjaxError(
-            f"{str(path)!r} has no column {missing[0]!r}; its first line must name "
-            f"{', '.join(NEEDED)}, and may name {', '.join(KNOWN[3:])}"
-        )
-    if not rows:
-        raise AdvjaxError(f"{str(path)!r} has no rows below its first line; give one for each pair")
+    import pyarrow as pa  # here: `import advjax` must not import it
+
+    from advjax.data.tables import read_table
+
+    columns = pa.schema([(name, pa.string()) for name in KNOWN])
+    rows = read_table(path, "table", columns, NEEDED, others=True).to_pylist()
     pair_files = []
-    for number, row in enumerate(rows, 2):
+    for number, row in enumerate(rows, 1):
         files = [path.parent / (row[name] or "") for name in NEEDED]
         for name, file in zip(NEEDED, files, strict=True):
             if not file.is_file():
                 raise AdvjaxError(
-                    f"{str(path)!r}, line {number}: {name} {row[name]!r} is no file; paths are "
+                    f"{name} of row {number} of {str(path)!r} is {row[name]!r}, no file; paths are "
                     "relative to the table"
                 )
-        # An empty field says nothing.
         known = {name: row.get(name) or None for name in KNOWN[3:]}
         pair_files.append(PairFiles(files[0], files[1], files[2])._replace(**known))
     return pair_files

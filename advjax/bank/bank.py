@@ -1,4 +1,4 @@
-"""A feature bank on disk: what its files are, and reading them back.
+"""A feature bank on disk: its files, and functions that read them.
 
 A bank is a folder: `manifest.json` (whose activations, of what), `images.json` (ids and labels, row
 by row) and `features/LAYER.safetensors` for each layer, with one tensor of the layer's name
@@ -57,7 +57,7 @@ class Bank:
         return len(self.ids)
 
     def features(self, layer: str) -> Float[np.ndarray, "n d"]:
-        """The activations at a layer, flattened, memory-mapped and read-only.
+        """Return the activations at a layer, flattened, memory-mapped and read-only.
 
         Raises:
             UnknownName: A layer that the bank does not hold.
@@ -67,7 +67,7 @@ class Bank:
         return _mapped(features_path(self.path, layer), layer)
 
     def rows(self, label: int | str) -> Int[np.ndarray, "m"]:
-        """The rows of a class, given by number or name.
+        """Return the rows of a class, given by number or name.
 
         Raises:
             BankError: The bank has no labels, or no such number.
@@ -87,7 +87,7 @@ class Bank:
         return np.flatnonzero(self.labels == label)
 
     def row(self, id: str) -> int:
-        """The row of an image, or -1 where it is not one of the bank's."""
+        """Return the row of an image, or -1 if it is not one of the bank's."""
         return self._row_of.get(id, -1)
 
     @functools.cached_property
@@ -96,7 +96,7 @@ class Bank:
 
 
 def open_bank(path: str | os.PathLike[str], net: Network | None = None) -> Bank:
-    """Opens a bank that `build_bank` made; nothing is computed.
+    """Open a bank that `build_bank` made; compute nothing.
 
     Args:
         path: The bank's folder.
@@ -149,7 +149,7 @@ def open_bank(path: str | os.PathLike[str], net: Network | None = None) -> Bank:
 
 
 def check_same(path: Path, manifest: dict[str, Any], key: dict[str, Any]) -> None:
-    """Refuses a bank of something else, naming the first thing that differs."""
+    """Refuse a bank of something else; the error names the first difference."""
     what = {"weights": "other weights", "image_files": "other image files"}
     for name, value in key.items():
         if manifest.get(name) == value:
@@ -163,25 +163,25 @@ def check_same(path: Path, manifest: dict[str, Any], key: dict[str, Any]) -> Non
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no such file."""
+    """Read a JSON object; return None where there is no such file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise damaged(path.parent, f"{path.name} cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise damaged(path.parent, f"{path.name} is not a JSON object")
-    return found
+    return content
 
 
 def damaged(path: Path, what: str) -> BankError:
-    """The error for a bank that only deleting helps."""
+    """Return the error for a damaged bank, which must be built again."""
     return BankError(f"bank {str(path)!r} is damaged ({what}); delete it and build it again")
 
 
 def features_path(out: Path, layer: str) -> Path:
-    """The file of a layer; "fire9/concat" is kept as `fire9%2Fconcat.safetensors`."""
+    """Return the file of a layer; that of "fire9/concat" is `fire9%2Fconcat.safetensors`."""
     return out / "features" / f"{urllib.parse.quote(layer, safe='')}.safetensors"
 
 
@@ -196,9 +196,9 @@ def _check_features(path: Path, layer: str, shape: tuple[int, int]) -> None:
 
 
 def header(layer: str, count: int, shape: Sequence[int]) -> bytes:
-    """The head of a safetensors file of `count` rows of a layer.
+    """Return the head of a safetensors file of `count` rows of a layer.
 
-    Its rows follow as they are, so that a file can be written, and gone on with, row by row.
+    The rows follow it as they are, so that a file can be written, and continued, row by row.
     """
     size = int(np.prod(shape))
     tensor = {"dtype": "F32", "shape": [count, size], "data_offsets": [0, 4 * count * size]}
@@ -208,7 +208,7 @@ def header(layer: str, count: int, shape: Sequence[int]) -> bytes:
 
 
 def _mapped(file: Path, layer: str) -> Float[np.ndarray, "n d"]:
-    """The rows of a file, memory-mapped: safetensors' own reader would copy them all."""
+    """Return the rows of a file, memory-mapped: safetensors' own reader would copy them all."""
     with open(file, "rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if size > _LONGEST:

@@ -1,4 +1,4 @@
-"""Building a feature bank: batch after batch, to be gone on with after an interruption."""
+"""The builder of feature banks: batch after batch, continued after an interruption."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ from advjax.errors import AdvjaxError
 from advjax.networks.identity import network_key
 from advjax.networks.network import Network
 
-NOTED = 20  # seconds between two notes of how far the work has come
+NOTED = 20  # seconds between two notes of the progress
 READERS = 4  # threads that decode image files
 _NO_LABEL = -1
 _LOCK = ".lock"
@@ -50,10 +50,10 @@ def build_bank(
     batch_size: int = 32,
     progress: bool = True,
 ) -> Bank:
-    """Computes the activations of image files and keeps them; what is there already stays.
+    """Compute the activations of image files and keep them; layers that are there already stay.
 
-    The same call again returns the bank at once; after an interruption it goes on where the last
-    one stopped; with further layers it computes these alone.
+    The same call again returns the bank at once. After an interruption it goes on where the last
+    one stopped. With further layers it computes these alone.
 
     Args:
         net: The network; its `preprocessing` reads the files.
@@ -71,7 +71,7 @@ def build_bank(
     Raises:
         ImageError: No images, or the first that cannot be read; the work so far is kept.
         UnknownName: A layer that the network does not have.
-        BankError: `out` holds something else, or another process is building there.
+        BankError: `out` holds something else, or another process builds a bank there.
         AdvjaxError: A wrong `batch_size` or `labels`, activations that are not finite, or a disk
             that is full.
 
@@ -93,7 +93,8 @@ def build_bank(
     key = _key_of(net, paths, ids, classes)
     out = Path(out)
     if not set(names) <= set(_kept_layers(out, key)):
-        with _alone(out):
+        busy = BankError(f"another process is building the bank {str(out)!r}; wait for it")
+        with files.locked(out / _LOCK, busy):
             kept = _kept_layers(out, key)
             wanted = [name for name in dict.fromkeys(names) if name not in kept]
             if not wanted:  # another process was faster
@@ -112,7 +113,7 @@ def build_bank(
 
 
 def bank_name(net: Network, images: str | os.PathLike[str]) -> str:
-    """A name for the folder of a bank of these images: another network or file, another name.
+    """Return a folder's name for a bank; another network or other files give another name.
 
     Raises:
         ImageError: No images.
@@ -134,7 +135,7 @@ def _compute(
     batch_size: int,
     progress: bool,
 ) -> None:
-    """Writes the rows of the layers' files one after the other, noting now and then how far."""
+    """Write the rows of the layers' files one after the other, and note the progress."""
     from tqdm import tqdm
 
     count, shapes = len(paths), {name: net.layers[name] for name in layers}
@@ -145,7 +146,7 @@ def _compute(
         opened = {}
         for name, shape in shapes.items():
             file, head = features_path(out, name), header(name, count, shape)
-            with _writing(file):
+            with files.writing(file):
                 file.parent.mkdir(exist_ok=True)
                 # Not a memory map: on a full disk that would kill the process, this raises.
                 opened[name] = stack.enter_context(open(file, "r+b" if done else "wb", 0))
@@ -155,7 +156,7 @@ def _compute(
 
         def keep() -> None:
             for name, file in opened.items():
-                with _writing(features_path(out, name)):
+                with files.writing(features_path(out, name)):
                     os.fsync(file.fileno())
             files.write_text(out / PROGRESS, json.dumps(note | {"done": done}))
 
@@ -165,13 +166,13 @@ def _compute(
         try:
             noted = time.monotonic()
             for batch, real in _batches(net, paths[done:], batch_size):
-                # Highest precision: neighbours are told apart by the last digits of distances.
+                # Highest precision: the order of neighbours depends on the last digits.
                 with jax.default_matmul_precision("highest"):
-                    found = net(batch, layers)
-                rows = {name: _flat(found[name][:real]) for name in layers}
+                    activations = net(batch, layers)
+                rows = {name: _flat(activations[name][:real]) for name in layers}
                 _check_finite(net, rows, paths[done : done + real])
                 for name in layers:
-                    with _writing(features_path(out, name)):
+                    with files.writing(features_path(out, name)):
                         _write(opened[name], rows[name].data)
                 done += real
                 bar.update(real)
@@ -186,14 +187,14 @@ def _compute(
 
 
 def _done(out: Path, note: dict[str, Any], count: int) -> int:
-    """How many rows an earlier call has left of exactly this work."""
+    """Return the number of rows that an earlier call left of exactly this work."""
     before = read_json(out / PROGRESS) or {}
     done = before.pop("done", 0)
     if before != note or not isinstance(done, int) or not 0 <= done <= count:
         return 0
     for name, shape in note["layers"].items():
-        file, least = features_path(out, name), len(header(name, count, shape))
-        if not file.is_file() or file.stat().st_size < least + done * _row_bytes(shape):
+        file, head = features_path(out, name), header(name, count, shape)
+        if not file.is_file() or file.stat().st_size < len(head) + done * _row_bytes(shape):
             return 0
     return done
 
@@ -213,7 +214,7 @@ def _check_finite(net: Network, rows: Mapping[str, np.ndarray], paths: list[Path
 
 
 def _batches(net: Network, paths: list[Path], batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """(images, how many are real): the files decoded in threads, two batches ahead.
+    """Yield (images, number of real ones): the files decoded in threads, two batches ahead.
 
     The last batch is filled up with its last image, so that it needs no program of its own.
     """
@@ -233,7 +234,7 @@ def _batches(net: Network, paths: list[Path], batch_size: int) -> Iterator[tuple
 
 
 def _images(images, labels) -> tuple[list[Path], list[str], list[str | None]]:
-    """The files, their ids, and the names of their classes."""
+    """Return the files, their ids, and the names of their classes."""
     if isinstance(images, str | os.PathLike):
         folder = Path(images)
         paths = list(list_images(folder))
@@ -259,17 +260,17 @@ def _images(images, labels) -> tuple[list[Path], list[str], list[str | None]]:
 
 
 def _key_of(net: Network, paths, ids, classes) -> dict[str, Any]:
-    """All that decides the rows: the network, and the files by name, size and class."""
+    """Return all on which the rows depend: the network, and the files by name, size and class."""
     digest = hashlib.sha256()
     for path, id, name in zip(paths, ids, classes, strict=True):
-        # A file that is missing is reported by whoever reads it.
+        # A file that is missing is reported by its reader.
         size = path.stat().st_size if path.is_file() else -1
         digest.update(json.dumps([id, size, name]).encode())
     return network_key(net) | {"image_files": digest.hexdigest()}
 
 
 def _kept_layers(out: Path, key: dict[str, Any]) -> dict[str, list[int]]:
-    """The layers that a bank in `out` holds already.
+    """Return the layers that a bank in `out` holds already.
 
     Raises:
         BankError: There is something else in `out`.
@@ -296,29 +297,7 @@ def _row_bytes(shape: Sequence[int]) -> int:
 
 
 def _write(file: Any, content: bytes | memoryview) -> None:
-    """Writes all of it: one call may take a part only, as when the disk is nearly full."""
+    """Write all of it: one call may take a part only, as when the disk is nearly full."""
     left = memoryview(content).cast("B")
     while left:
         left = left[file.write(left) :]
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AdvjaxError(
-            f"cannot write {str(path)!r}: {reason}; make room or choose another place"
-        ) from error
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Makes the folder and holds its lock, which ends with the process, however it ends."""
-    busy = BankError(f"another process is building the bank {str(out)!r}; wait for it")
-    with contextlib.ExitStack() as stack:
-        with _writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked(out / _LOCK, busy))
-        yield

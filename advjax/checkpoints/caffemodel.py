@@ -172,21 +172,21 @@ def read_caffemodel(path: str | os.PathLike[str]) -> CaffeModel:
     format = "V1" if net.layers else "V2"
     layers = []
     for index, layer in enumerate(net.layers or net.layer):
-        place = f"{where}, layer {index}"
-        name = _text(layer.name, f"{place}: its name")
-        place = f"{place} ({name!r})"
+        what = f"{where}, layer {index}"
+        name = _text(layer.name, f"{what}: its name")
+        what = f"{what} ({name!r})"
         if format == "V2":
-            type = _text(layer.type, f"{place}: its type")
+            type = _text(layer.type, f"{what}: its type")
         else:
             type = _V1_TYPES.get(layer.type, f"V1LayerType({layer.type})")
         if layer.blobs and not name:
-            raise WeightsError(f"{place} has blobs but no name; the file is damaged")
+            raise WeightsError(f"{what} has blobs but no name; the file is damaged")
         blobs = []
         for number, blob in enumerate(layer.blobs):
             axes = _WEIGHT_AXES.get(type, 1) if number == 0 else 1
-            blobs.append(_array(blob, axes, f"{place}, blob {number}"))
-        bottoms = tuple(_text(bottom, f"{place}: a bottom") for bottom in layer.bottom)
-        tops = tuple(_text(top, f"{place}: a top") for top in layer.top)
+            blobs.append(_array(blob, axes, f"{what}, blob {number}"))
+        bottoms = tuple(_text(bottom, f"{what}: a bottom") for bottom in layer.bottom)
+        tops = tuple(_text(top, f"{what}: a top") for top in layer.top)
         layers.append(CaffeLayer(name, type, bottoms, tops, tuple(blobs)))
     return CaffeModel(_text(net.name, f"{where}: the network's name"), format, tuple(layers))
 
@@ -248,8 +248,8 @@ def _array(blob: Any, axes: int, what: str) -> np.ndarray:
 
     Args:
         blob: The message.
-        axes: How many axes remain when a legacy shape's leading ones are dropped.
-        what: What to call it in an error.
+        axes: The number of axes that remain when a legacy shape's leading ones are dropped.
+        what: Its name in errors.
     """
     legacy = [blob.num, blob.channels, blob.height, blob.width]
     if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):

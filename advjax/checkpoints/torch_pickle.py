@@ -40,7 +40,7 @@ class _Dict(dict[str, Any]):
 
 
 class _Function(NamedTuple):
-    """A function that a pickle may call; immutable, so that no pickle can change what it does."""
+    """A function that a pickle may call; immutable, so that no pickle can change it."""
 
     name: str
 

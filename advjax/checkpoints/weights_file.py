@@ -1,4 +1,4 @@
-"""The project's own weights files: safetensors, with where the weights come from in the header."""
+"""The project's own weights files: safetensors whose header names the source of the weights."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ class WeightsMetadata:
         source: The address or name of the file that the weights were converted from.
         sha256: SHA-256 of that source file, hexadecimal.
         licence: The licence of the weights.
-        preprocessing: How images become the network's input (mean, scale, order of channels, ...):
+        preprocessing: The steps from images to the network's input (mean, scale, channels, ...):
             any JSON value.
         classes: The names of the output's classes, in order; None when they are not known.
     """
@@ -55,7 +55,7 @@ def save_weights(
     Args:
         path: The file to write.
         tensors: Arrays (NumPy or JAX, any strides and byte order; real or boolean) by name.
-        metadata: What to say of them.
+        metadata: Their metadata.
 
     Raises:
         WeightsError: No tensors, a dtype that cannot be stored, NaN or infinite numbers, or
@@ -162,14 +162,14 @@ def load_weights(
 
 
 def check_fit(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str
+    expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
     """Raise one error that lists every way in which tensors do not fit a network.
 
     Args:
         expected: The shapes that the network needs, by name.
-        found: The shapes that are there, by name.
-        what: What is being loaded, for the message ("weights 'x.safetensors' for caffenet").
+        actual: The shapes that are there, by name.
+        what: The thing that is loaded, for the message ("weights 'x.safetensors' for caffenet").
 
     Raises:
         WeightsError: Missing (-) or unexpected (+) names, or wrong shapes; at most six of each are
@@ -182,12 +182,12 @@ def check_fit(
         advjax.errors.WeightsError: caffenet does not fit: missing -fc8.bias (1000,); unexpected \
 +fc9.bias (1000,); choose the network that the weights were made for
     """
-    missing = [f"-{name} {tuple(expected[name])}" for name in expected if name not in found]
-    extra = [f"+{name} {tuple(found[name])}" for name in found if name not in expected]
+    missing = [f"-{name} {tuple(expected[name])}" for name in expected if name not in actual]
+    extra = [f"+{name} {tuple(actual[name])}" for name in actual if name not in expected]
     wrong = [
-        f"{name} {tuple(found[name])} where {tuple(shape)} is needed"
+        f"{name} {tuple(actual[name])} where {tuple(shape)} is needed"
         for name, shape in expected.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in actual and tuple(actual[name]) != tuple(shape)
     ]
     kinds = (("missing", missing), ("unexpected", extra), ("wrong shape", wrong))
     problems = [f"{kind} {_some(items)}" for kind, items in kinds if items]
@@ -210,7 +210,7 @@ def _check_finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
 
 
 def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, str]) -> str:
-    """SHA-256 over the header's text, the tensors' names, dtypes and shapes, and their bytes."""
+    """Hash (SHA-256) the header's text, the tensors' names, dtypes and shapes, and their bytes."""
     names = sorted(arrays)
     described = [[name, arrays[name].dtype.str, arrays[name].shape] for name in names]
     digest = hashlib.sha256(json.dumps([header, described], sort_keys=True).encode())

@@ -84,7 +84,7 @@ def decode_image(data: bytes, name: str, channels: int = 3) -> UInt8[np.ndarray,
 
     Args:
         data: The whole file.
-        name: What error messages call it.
+        name: Its name in error messages.
         channels: 3 for RGB, 1 for luma.
 
     Returns:
@@ -199,7 +199,7 @@ def _load_deep_colour(
 ) -> tuple[np.ndarray, int]:
     """Load 16-bit RGB or RGBA with both bytes.
 
-    Pillow keeps the high bytes alone; told the other byte order, it keeps the low ones.
+    Pillow keeps the high bytes alone. With the other byte order it keeps the low ones.
     """
     little = rawmode[-1] == "L" or (rawmode[-1] == "N" and sys.byteorder == "little")
     image.load()
@@ -230,7 +230,7 @@ def _on_white(samples: np.ndarray, top: int) -> np.ndarray:
 
 
 def _luma(samples: np.ndarray) -> np.ndarray:
-    """ITU-R BT.601 luma [h, w, 1], in Pillow's fixed point: the weights sum to 2**16."""
+    """Return ITU-R BT.601 luma [h, w, 1], in Pillow's fixed point: the weights sum to 2**16."""
     weights = np.array([19595, 38470, 7471], np.uint32)
     luma = (samples.astype(np.uint32) @ weights + 2**15) >> 16
     return luma.astype(samples.dtype)[..., None]
@@ -259,11 +259,11 @@ def _upright(image: np.ndarray, orientation: object) -> np.ndarray:
 def load_images(
     paths: Iterable[str | os.PathLike[str]], preprocessing: Preprocessing, channels: int = 3
 ) -> UInt8[np.ndarray, "n crop crop c"]:
-    """Read and prepares image files.
+    """Read and prepare image files.
 
     Args:
         paths: The files, in the order wanted.
-        preprocessing: What to do with each.
+        preprocessing: The steps for each image.
         channels: 3 for RGB, 1 for luma.
 
     Returns:
@@ -323,7 +323,7 @@ def list_images(folder: str | os.PathLike[str]) -> Sequence[Path]:
     Subfolders are searched, links to folders are not followed, hidden files are left out.
 
     Args:
-        folder: Where to look.
+        folder: The folder; its subfolders are searched, too.
 
     Returns:
         The paths, each beginning with `folder`.
@@ -341,13 +341,13 @@ def list_images(folder: str | os.PathLike[str]) -> Sequence[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"folder {str(folder)!r} is not a directory; give a folder of images")
-    found = [
+    paths = [
         Path(where, name)
         for where, _, names in os.walk(folder)
         for name in names
         if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
     ]
-    if not found:
+    if not paths:
         known = " ".join(EXTENSIONS)
         raise ImageError(f"folder {str(folder)!r} holds no image; known extensions: {known}")
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+    return sorted(paths, key=lambda path: path.relative_to(folder).parts)

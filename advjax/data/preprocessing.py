@@ -78,12 +78,12 @@ class Preprocessing:
 def prepare(
     image: UInt8[np.ndarray, "h w c"], preprocessing: Preprocessing, name: str = "image"
 ) -> UInt8[np.ndarray, "crop crop c"]:
-    """Resize an image and cuts its centre.
+    """Resize an image and cut out its centre.
 
     Args:
         image: 0..255, one or three channels.
-        preprocessing: What to do; see there.
-        name: What error messages call the image.
+        preprocessing: The steps; see there.
+        name: The image's name in error messages.
 
     Returns:
         The square, 0..255.

@@ -30,7 +30,7 @@ def resolve(
     layer_weights: Sequence[float] | None = None,
     solver: Solver | ScipyLBFGSB | None = None,
 ) -> tuple[Attack, Any]:
-    """Return the attack on this network and its solver, everything filled in and checked.
+    """Return the attack on this network, and its solver, with all settings filled in and checked.
 
     Args:
         net: The network.
@@ -64,7 +64,7 @@ def choose_smoothing(
     """Return the smoothing of a solve; "auto" is the attack's if the solver accepts it.
 
     Raises:
-        AdvjaxError: Not a smoothing, or one that the attack or the solver cannot have.
+        AdvjaxError: `smoothing` is no smoothing, or the attack or the solver allows none.
     """
     if smoothing == "auto":
         accepts = getattr(solver, "accepts_smoothing", False)
@@ -90,7 +90,7 @@ def make_plan(
     devices: Sequence[Any] | None = None,
     smoothing: Smoothing | None = None,
 ) -> Plan:
-    """Return the plan for an attack and a solver that `resolve` gave."""
+    """Return the plan for an attack and a solver that `resolve` returned."""
     return Plan(
         function=net.function,
         with_params=net.params is not None,
@@ -128,9 +128,9 @@ def attack_stream(
 ) -> Iterator[PairResult]:
     """Attack a stream of pairs of any length, `batch_size` at a time, in constant memory.
 
-    A pair's result does not depend on the other pairs, on its index in the stream (with the start
-    at the source) or on its lane. Ctrl-C ends the stream with KeyboardInterrupt once the pairs that
-    are finished have been yielded.
+    A pair's result does not depend on the other pairs or on its lane. It depends on its index in
+    the stream only if `start` is "random". Ctrl-C ends the stream with KeyboardInterrupt, after the
+    finished pairs have been yielded.
 
     Args:
         net: The network.
@@ -147,24 +147,24 @@ def attack_stream(
         solver: See `advjax.solvers`; the attack's `default_solver` when None: of feature-opt
             `advjax.SignMomentum()`, of feature-linear `advjax.ProjectedLBFGS()`, of label-opt the
             same with 100 evaluations for each c. The fast gradients take none.
-        batch_size: Lanes, over all devices; "auto": as many as the devices' memory holds. A batch
-            that turns out too large is halved, with a warning.
+        batch_size: Number of lanes, over all devices; "auto": as many as the devices' memory holds.
+            If the memory is too small for a batch, it is halved, with a warning.
         target_ratio: A pair is done when its distance is this fraction of the initial one.
-        until_label: A pair is done when the network gives it its label, or else the guide's.
-        start: Where a pair starts: its source, or a random point of the box, drawn from `seed` and
-            the pair's index.
+        until_label: A pair is done when the network gives it `Pair.label`, or else the guide's.
+        start: The starting point of a pair: "source", or "random", a point of the box drawn from
+            `seed` and the pair's index.
         seed: See `start`.
         trace: Keep the objective (of feature-opt, the squared distance) at each evaluation.
         ordered: Yield in the order of `pairs`; else as they finish.
         precision: Of matrix products while solving: "highest" (float32), "tensorfloat32" or
             "bfloat16". Reported distances are evaluated again at "highest".
-        devices: Where the lanes live; the first local device when None.
+        devices: The devices that hold the lanes; the first local device when None.
         smoothing: `advjax.Smoothing` of the gradient's kinks over the budget; None: exact
             gradients; "auto": that of the attack (feature-opt has one) if the solver has no line
-            search. Values, distances and stopping rules are of the network itself always.
+            search. Values, distances and stopping rules always use the network itself.
         progress: Show a bar on standard error; None: if it is a terminal. Or a function that is
-            called with a `Progress` after each chunk; if it returns True, the stream ends once the
-            pairs that are finished have been yielded.
+            called with a `Progress` after each chunk; if it returns True, the stream ends after the
+            finished pairs have been yielded.
 
     Yields:
         One result per pair.
@@ -242,7 +242,7 @@ def _in_order(results: Iterator[PairResult]) -> Iterator[PairResult]:
 def _progress(
     budget: int, total: int | None, progress: bool | ProgressCallback | None
 ) -> tuple[ProgressCallback, Callable[[], None]]:
-    """Return the functions to call after each chunk and at the end: a bar of evaluations."""
+    """Return two functions of a progress bar: one to call after each chunk, one at the end."""
     if callable(progress):
         return progress, (lambda: None)
     if progress is False:

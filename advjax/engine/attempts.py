@@ -1,4 +1,4 @@
-"""Pairs that are solved several times: a finished one goes through the lanes with a new target."""
+"""Pairs that are solved several times: after each attempt a pair may get a new target."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,10 +30,10 @@ def solve_attempts(
     callback: ProgressCallback,
     solve: Solve,
 ) -> Iterator[PairResult]:
-    """Solve each pair until its attack has no next target, the lanes never waiting.
+    """Solve each pair until its attack has no next target.
 
-    The next attempt on a pair goes before the pairs that have not begun. The attempts that are left
-    when these have run out go through the engine once more.
+    The next attempt on a pair enters the lanes before the pairs that have not begun, so that no
+    lane waits. Attempts that follow after the last of these pairs go through the engine again.
     """
     fresh = prepared(stream, pairs)
     again: deque[Problem] = deque()

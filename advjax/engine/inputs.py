@@ -17,10 +17,10 @@ from advjax.networks.network import Network
 
 
 def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
-    """Return the pair with its images read, everything in it fit for the plan's attack.
+    """Read the images of a pair, check that the plan's attack can use it, and return it.
 
     Raises:
-        AdvjaxError: It is not; the message calls it `name`.
+        AdvjaxError: The attack cannot use it; the message calls the pair `name`.
     """
     try:
         pair = Pair(*pair)
@@ -58,14 +58,14 @@ def check_target_ratio(attack: Attack, ratio: float | None, name: str = "target_
 
 
 def image_batch(net: Network, name: str, images: Any) -> np.ndarray:
-    """Check images [n, h, w, c]; a single one becomes a batch of one."""
+    """Check images [n, h, w, c] and return them; a single image becomes a batch of one."""
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     images = images[None] if images.shape == net.input_shape else images
     return np.asarray(net.check_images(images, name))
 
 
 def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> Sequence[Any]:
-    """Return the guide of each of `count` sources."""
+    """Return a list of the guides, one for each of `count` sources."""
     if guides is None:
         return [None] * count
     if isinstance(guides, Mapping):
@@ -80,7 +80,7 @@ def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> 
 
 
 def one_or_each(name: str, given: Any, count: int) -> list[Any]:
-    """Return one value for each pair, of one value for all or one for each."""
+    """Return one value for each pair; `given` is one value for all, or one for each."""
     values = list(np.atleast_1d(np.asarray(given, object)))
     if len(values) not in (1, count):
         raise AdvjaxError(
@@ -92,10 +92,10 @@ def one_or_each(name: str, given: Any, count: int) -> list[Any]:
 def check_activations(
     net: Network, layers: tuple[str, ...], name: str, given: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Return the activations of one image as float32 by layer, of all layers that are given.
+    """Check the given activations of one image, and return them as float32, by layer.
 
     Raises:
-        UnknownName: A layer that the network does not have.
+        UnknownName: The network has no such layer.
         AdvjaxError: One of `layers` is missing, a shape is wrong or a value is not finite.
     """
     net.check_layers(tuple(given))

@@ -30,19 +30,20 @@ class InversionResult(NamedTuple):
 def invert(
     net: Network, targets: Any, *, progress: bool | None = None, **settings: Any
 ) -> InversionResult:
-    """Reconstruct images from activations, drawn to natural ones by two priors.
+    """Reconstruct images from activations; two priors make them look natural.
 
-    Minimises ||phi(I) - phi_0||^2 / ||phi_0||^2 + a R_alpha(I) + v R_V^beta(I) over 0 <= I <= 255
-    from random pixels (Mahendran and Vedaldi, CVPR 2015, eq. 5); see `advjax.Inversion`.
+    Each image I minimises ||phi(I) - phi_0||^2 / ||phi_0||^2 + a R_alpha(I) + v R_V^beta(I) over
+    0 <= I <= 255, from random pixels (Mahendran and Vedaldi, CVPR 2015, eq. 5). See
+    `advjax.Inversion`.
 
     Args:
         net: The network.
-        targets: Whose activations: images [n, h, w, c], 0..255, or one; [n, k, h, w, c] for means
-            over k images; or the activations, a dict of [n, ...] by layer.
+        targets: Images [n, h, w, c], 0..255, whose activations are inverted, or one image; or
+            [n, k, h, w, c], for means over k images; or activations, a dict of [n, ...] by layer.
         progress: Show a bar on standard error; None: if it is a terminal.
         **settings: `layer` (the network's default layer when None), those of `advjax.Inversion`
             (`variation`, `alpha_weight`, `jitter`, ...) and of `advjax.attack_stream` (`solver`,
-            `batch_size`, `start`, `seed`, `trace`, ...), where `start` is "random" unless said.
+            `batch_size`, `start`, `seed`, `trace`, ...); the default of `start` is "random".
 
     Returns:
         The reconstructions.

@@ -26,7 +26,7 @@ Occupants = list[Problem | None]
 def solve(
     stream: Stream, pairs: Iterator[Pair], batch_size: int | None, callback: ProgressCallback
 ) -> Iterator[PairResult]:
-    """Solve all pairs: fill free lanes, advance, take out finished lanes, report; again."""
+    """Solve all pairs: fill free lanes, advance, take out finished pairs, report, and repeat."""
     problems = prepared(stream, pairs)
     waiting = list(itertools.islice(problems, 1))
     if not waiting:
@@ -99,10 +99,10 @@ def solve(
 
 
 def _enough(occupants: Occupants, devices: int, exhausted: bool) -> np.ndarray:
-    """Return the number of ended lanes at which each device ends its chunk.
+    """Return, for each device, the number of ended lanes at which it ends its chunk.
 
-    A device ends when an eighth of its lanes can be filled again; at the end of the stream, when
-    nothing is left to fill them with, when all are done.
+    A device ends its chunk when an eighth of its lanes can be filled again. At the end of the
+    stream no pair is left to fill them, and the device ends when all its lanes are done.
     """
     per_device = len(occupants) // devices
     if exhausted:
@@ -112,10 +112,10 @@ def _enough(occupants: Occupants, devices: int, exhausted: bool) -> np.ndarray:
 
 
 def _lanes_that_fit(stream: Stream, target: Any) -> int:
-    """Return how many lanes one device's free memory holds, by the compiled program's account.
+    """Return the number of lanes for which one device's free memory suffices.
 
-    A power of two, at most MAX_LANES, and on a CPU at most MAX_LANES_CPU: beyond that more lanes
-    make nothing faster there.
+    The compiled program says how much memory a lane takes. The number is a power of two, at most
+    MAX_LANES, and on a CPU at most MAX_LANES_CPU, because more lanes make nothing faster there.
     """
     device = stream.plan.devices[0]
     maximum = MAX_LANES_CPU if device.platform == "cpu" else MAX_LANES
@@ -142,7 +142,7 @@ def _lanes_that_fit(stream: Stream, target: Any) -> int:
 def solve_on_host(
     stream: Stream, pairs: Iterator[Pair], batch_size: int | None, callback: ProgressCallback
 ) -> Iterator[PairResult]:
-    """Solve one pair after the other through SciPy; objective and gradient are compiled."""
+    """Solve one pair after the other with SciPy; objective and gradient are compiled."""
     solver = stream.plan.solver
     steps = 0
     for done, problem in enumerate(prepared(stream, pairs)):

@@ -1,7 +1,7 @@
-"""The compiled programs of an attack: here the engine vmaps, jits and shards.
+"""The compiled programs of an attack: this module vmaps, jits and shards.
 
-A chunk takes some steps of every lane and comes back early when enough lanes are done. On several
-devices each has its part of the lanes (`jax.shard_map`) and a loop of its own: no collectives.
+A chunk takes some steps of every lane, and ends early when enough lanes are done. Each of several
+devices has its part of the lanes (`jax.shard_map`) and a loop of its own, without collectives.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ NO_LABEL = -1
 
 
 class Lanes(NamedTuple):
-    """Everything on the device, lane by lane."""
+    """The arrays on the device; the first axis of each is the lane."""
 
     state: Any
     box: Box
@@ -38,7 +38,7 @@ class Lanes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that decides the compiled programs; equal plans share them."""
+    """The settings on which the compiled programs depend; equal plans share programs."""
 
     function: Callable[..., Any]
     with_params: bool
@@ -53,7 +53,7 @@ class Plan:
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a plan, and the devices they run on."""
+    """The compiled functions of a plan, and the devices on which they run."""
 
     mesh: Mesh
     empty: Callable[..., Lanes]
@@ -78,7 +78,7 @@ def programs_of(plan: Plan) -> Programs:
     def evaluations(params, x, target, scale, count):
         """Compute scaled objectives, gradients and labels (or NO_LABEL) of flat images.
 
-        `count` is each lane's evaluations so far; the width of its kinks depends on them alone.
+        `count` is each lane's number of evaluations so far. The smoothing's width depends on it.
         """
         width = plan.smoothing and plan.smoothing.width(count / solver.max_evaluations)
 
@@ -100,7 +100,7 @@ def programs_of(plan: Plan) -> Programs:
         return values, gradients, labels
 
     def evaluation(params, x, target, scale, count):
-        """Do the same for one image."""
+        """Compute the same for one image."""
         one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, scale, count))
         return jax.tree.map(lambda leaf: leaf[0], evaluations(params, *one))
 

@@ -11,10 +11,10 @@ from advjax.solvers import Status
 
 
 class Pair(NamedTuple):
-    """One attack to do: images [h, w, c] as the network takes them.
+    """The source and the guide of one attack: images [h, w, c] as the network takes them.
 
-    The guide may also be several images [k, h, w, c], whose activations are averaged, or the
-    activations themselves, a dict of one array for each layer; an attack on labels needs none.
+    The guide may also be several images [k, h, w, c], whose activations are averaged. Or it is the
+    activations themselves, a dict of one array for each layer. An attack on labels needs no guide.
     """
 
     source: np.ndarray
@@ -40,7 +40,7 @@ ProgressCallback = Callable[[Progress], bool | None]
 
 
 class PairResult(NamedTuple):
-    """The result of one pair; distances are the attack's, at `highest` precision."""
+    """The result of one pair; its distances are computed by the attack at `highest` precision."""
 
     index: int  # of the pair in the stream, from 0
     adversarial: Float[np.ndarray, "h w c"]

@@ -1,4 +1,4 @@
-"""The work of the host on each pair: prepare it for its lane, and measure its result."""
+"""The host's work on each pair: the preparation for its lane, and the measurement of its result."""
 
 import contextlib
 import hashlib
@@ -91,10 +91,10 @@ class Stream:
         return features
 
     def guide_features(self, guides: Sequence[Any]) -> list[tuple[Features | None, int | None]]:
-        """Do as `features`, but once for each distinct guide among the latest ones.
+        """Compute the activations and labels of guides; the latest guides are not computed again.
 
-        Several images of one guide give the mean of their activations and the most frequent of
-        their labels. Activations that are given are taken as they are.
+        A guide of several images has the mean of their activations and the most frequent of their
+        labels. A guide that is given as activations is returned as it is.
         """
         keys = [
             hashlib.blake2b(g.tobytes(), digest_size=16).digest()
@@ -162,7 +162,7 @@ class Stream:
         return problems
 
     def distance(self, features: Features, guide: Features | None) -> float:
-        """Measure one image's activations against the guide's; NaN without a guide."""
+        """Return the distance of one image's activations to the guide's; NaN without a guide."""
         return float("nan") if guide is None else float(self.attack.distance(features, guide)[0])
 
     def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
@@ -187,7 +187,7 @@ class Stream:
         )
 
     def goals(self, problem: Problem) -> tuple[np.float32, np.float32, np.int32]:
-        """Return the objective's scale, and the value and the label at which the pair is done."""
+        """Return the objective's scale, and the value and the label that end the pair."""
         initial = problem.initial
         scale = INITIAL / initial if initial and np.isfinite(initial) else 1.0
         threshold = -np.inf
@@ -218,7 +218,8 @@ class Stream:
     ) -> Iterator[PairResult]:
         """Yield results from the solver's answers: `best` [b, pixels], the others [b, ...].
 
-        `values` are the scaled objectives at `best`; without them, the minimum of a full trace.
+        `values` are the scaled objectives at `best`. Without them the result's objective is the
+        minimum of its trace.
         """
         images = best[: len(problems)].reshape(-1, *self.net.input_shape)
         rounded = [round_into(image, p.box) for image, p in zip(images, problems, strict=True)]
@@ -262,7 +263,7 @@ def _mean(several: Sequence[Labelled]) -> Labelled:
 
 
 def prepared(stream: Stream, pairs: Iterator[Any]) -> Iterator[Problem]:
-    """Yield problems in the order of the pairs, prepared by blocks; problems pass unchanged."""
+    """Yield the problems of pairs in their order, prepared by blocks; yield problems unchanged."""
     numbered = enumerate(pairs)
     for index, first in numbered:
         if isinstance(first, Problem):
@@ -272,7 +273,7 @@ def prepared(stream: Stream, pairs: Iterator[Any]) -> Iterator[Problem]:
 
 
 def read_ahead(net: Network, plan: Plan, pairs: Iterable[Any], limit: int) -> Iterator[Pair]:
-    """Decode and check pairs in a thread, at most `limit` of them ahead of their use."""
+    """Read and check pairs in a thread, which is at most `limit` pairs ahead, and yield them."""
     ready: queue.Queue[Any] = queue.Queue(limit)
     stop = threading.Event()
     end = object()

@@ -1,4 +1,4 @@
-"""What the paper measures, as pure functions over a leading batch axis."""
+"""The measures of the paper, as pure functions over a leading batch axis."""
 
 from advjax.metrics.angles import angular_consistency as angular_consistency
 from advjax.metrics.classes import ClassStatistics as ClassStatistics

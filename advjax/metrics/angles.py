@@ -1,4 +1,4 @@
-"""Is it an inlier, without a model? Directions to the neighbours (Sabour et al., section 4.2)."""
+"""Angular consistency: a test for inliers without a model (Sabour et al., section 4.2)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ def angular_consistency(
     guide: Float[ArrayLike, "b d"],
     reference: Float[ArrayLike, "b r d"],
 ) -> Float[Array, "b m"]:
-    """Omega(z, g) = mean over x of <x - z, x - g> / (|x - z| |x - g|) (section 4.2, Figure 4c, f).
+    """Compute Omega(z, g) = mean_x <x - z, x - g> / (|x - z| |x - g|) (section 4.2, Figure 4c, f).
 
-    It is 1 at the guide; the further a point lies outside, the more its view of the neighbours
-    narrows to one direction, and the smaller it gets. Within 1e-5 of float64.
+    It is 1 at the guide. The further a point lies outside, the more its view of the neighbours
+    narrows to one direction, and the smaller Omega gets. Within 1e-5 of float64.
 
     Args:
         z: m points for each guide: the adversarial, near and far neighbours.
@@ -48,7 +48,7 @@ def angular_consistency(
 
 
 def _add(carry, x):
-    """One reference point at a time: (b, m, d) numbers are held, not (b, m, r, d)."""
+    """Add one reference point: (b, m, d) numbers are held, not (b, m, r, d)."""
     cosines, count, z, g = carry
     to_z, to_g = x[:, None, :] - z, x - g
     along = _product("bmd,bd->bm", to_z, to_g)

@@ -1,7 +1,7 @@
-"""What the figures of Sabour et al., section 4.1, need to know of a class, once for all its pairs.
+"""Statistics of a class for section 4.1 of Sabour et al., computed once for all its pairs.
 
-The same numbers as `neighbour_scores`, `mean_nearest_distance` and `mean_pairwise_distance`, for
-classes that need not fit on the device.
+They are the numbers of `neighbour_scores`, `mean_nearest_distance` and `mean_pairwise_distance`,
+for classes that need not fit on the device.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from advjax.metrics.neighbours import MEMORY, knn_blocks, power_of_two, squared_
 
 
 class ClassStatistics(NamedTuple):
-    """Of the images of a class, at one layer.
+    """The statistics of a class's images at one layer.
 
     Attributes:
         scores: Each image's mean distance to its k nearest others: the population of rank r_k.
@@ -36,11 +36,11 @@ def class_statistics(
     rows: Int[np.ndarray, "m"] | None = None,
     memory: int = MEMORY,
 ) -> ClassStatistics:
-    """A class's scores and mean distances, a block against a block at a time.
+    """Compute a class's scores and mean distances, a block against a block at a time.
 
     Args:
         features: Activations, memory-mapped or not.
-        k: How many neighbours a score is the mean of; the paper takes 3.
+        k: Number of neighbours whose mean distance is a score; the paper takes 3.
         rows: The class's rows, rising; all when None.
         memory: Bytes on the device for two blocks and what is computed of them.
 
@@ -52,8 +52,8 @@ def class_statistics(
         AdvjaxError: A class of fewer than k + 1 images.
 
     Example:
-        >>> found = class_statistics(np.array([[0.0], [1.0], [3.0]], np.float32), k=2)
-        >>> found.scores.tolist(), found.mean_pairwise
+        >>> statistics = class_statistics(np.array([[0.0], [1.0], [3.0]], np.float32), k=2)
+        >>> statistics.scores.tolist(), statistics.mean_pairwise
         ([2.0, 1.5, 2.5], 2.0)
     """
     rows = np.arange(len(features)) if rows is None else np.asarray(rows)
@@ -71,9 +71,9 @@ def class_statistics(
         own = rows[start : start + size]
         block = _filled(features[own], size)
         exclude = _filled(own, size)[:, None]
-        found = knn_blocks(block, features, k, rows=rows, exclude=exclude, memory=memory)
-        scores.append(found.distances[: len(own)].mean(-1))
-        nearest.append(found.distances[: len(own), 0])
+        near = knn_blocks(block, features, k, rows=rows, exclude=exclude, memory=memory)
+        scores.append(near.distances[: len(own)].mean(-1))
+        nearest.append(near.distances[: len(own), 0])
         for other in range(start, n, size):
             theirs = rows[other : other + size]
             total = _sum_of_distances(
@@ -89,13 +89,13 @@ def class_statistics(
 
 @jax.jit
 def _sum_of_distances(x: Array, y: Array, of_x, of_y, same) -> Float[Array, ""]:
-    """The sum of |x_i - y_j| over the first `of_x` and `of_y` rows, without i = j of one block."""
+    """Sum |x_i - y_j| over the first `of_x` and `of_y` rows, without i = j of one block."""
     i, j = jnp.arange(x.shape[0])[:, None], jnp.arange(y.shape[0])[None, :]
     counted = (i < of_x) & (j < of_y) & ~(same & (i == j))
     return jnp.where(counted, jnp.sqrt(squared_distances(x, y)), 0).sum(-1).sum()
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """`size` rows: the last one again, so that a short block needs no program of its own."""
+    """Repeat the last row up to `size` rows, so that a short block needs no program of its own."""
     missing = size - len(rows)
     return rows if not missing else np.concatenate([rows, np.repeat(rows[-1:], missing, 0)])

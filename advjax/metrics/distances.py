@@ -1,4 +1,4 @@
-"""How near, in a layer's own units: the three ratios of Sabour et al., section 4.1, Figure 3."""
+"""Distances at a layer, and the three ratios of Sabour et al., section 4.1, Figure 3."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -9,7 +9,7 @@ from advjax.metrics.neighbours import knn, squared_distances
 
 
 def euclidean(x: Real[ArrayLike, "b *layer"], y: Real[ArrayLike, "b *layer"]) -> Float[Array, "b"]:
-    """d(x, y) = |x - y|_2 over the flattened layer, row by row.
+    """Compute d(x, y) = |x - y|_2 over the flattened layer, row by row.
 
     In float32, within a relative 1e-6 of float64 up to 290,400 units.
 
@@ -37,7 +37,7 @@ def distance_ratio(
     source: Real[ArrayLike, "b *layer"],
     guide: Real[ArrayLike, "b *layer"],
 ) -> Float[Array, "b"]:
-    """d(a, g) / d(s, g): 0 at the guide, 1 at the source (section 4.1, Figure 3a).
+    """Compute d(a, g) / d(s, g): 0 at the guide, 1 at the source (section 4.1, Figure 3a).
 
     Under 0.5 the adversarial is nearer to the guide than to the source, whatever the way it took.
 
@@ -65,7 +65,7 @@ def nearest_ratio(
     guide: Real[ArrayLike, "b *layer"],
     mean_nearest: Float[ArrayLike, "b"],
 ) -> Float[Array, "b"]:
-    """d(a, g) / mean nearest-neighbour distance in the guide's class (section 4.1, Figure 3b).
+    """Divide d(a, g) by the mean nearest distance in the guide's class (section 4.1, Figure 3b).
 
     Under 1 the adversarial is nearer to the guide than training images of that class are to their
     nearest neighbours.
@@ -87,7 +87,7 @@ def pairwise_ratio(
     source: Real[ArrayLike, "b *layer"],
     mean_pairwise: Float[ArrayLike, "b"],
 ) -> Float[Array, "b"]:
-    """d(a, s) / mean pairwise distance in the source's class (section 4.1, Figure 3c).
+    """Divide d(a, s) by the mean pairwise distance in the source's class (section 4.1, Figure 3c).
 
     Over 1 the adversarial is further from the source than two images of that class are on average.
 
@@ -104,7 +104,7 @@ def pairwise_ratio(
 
 
 def mean_pairwise_distance(features: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
-    """The mean of d(x, y) over the pairs of different images of a class.
+    """Compute the mean of d(x, y) over the pairs of different images of a class.
 
     By the Gram matrix of the centred features, in float32: within a relative 1e-4 of float64. A
     pair of near duplicates is the worst case; its own distance is off by up to about 1e-3 of the
@@ -128,7 +128,7 @@ def mean_pairwise_distance(features: Float[ArrayLike, "n d"]) -> Float[Array, ""
 
 
 def mean_nearest_distance(features: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
-    """The mean, over a class, of the Euclidean distance to the nearest other image of it.
+    """Compute the mean distance of a class's images to their nearest other image of the class.
 
     Each image is left out of its own search by its row, never by a distance of zero; the distances
     are computed from differences, within a relative 1e-5 of float64.

@@ -1,4 +1,4 @@
-"""How visible the change is. Pixels are 0..255; give the rounded images for the figures of uint8.
+"""Measures of a visible change. Pixels are 0..255; for the figures of uint8 give rounded images.
 
 The library that has these for JAX, dm-pix, agrees, but its SSIM takes three and a half times as
 long on a CPU, and it would be one more dependency for the few lines below.
@@ -17,7 +17,7 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def max_change(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) -> Float[Array, "b"]:
-    """|x - y|_inf, in pixel levels: what delta bounds (Sabour et al., equation 2).
+    """Compute |x - y|_inf in pixel levels, which delta bounds (Sabour et al., equation 2).
 
     Example:
         >>> max_change(jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), 10.0))
@@ -28,7 +28,7 @@ def max_change(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) -> 
 
 
 def mean_change(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) -> Float[Array, "b"]:
-    """The mean of |x - y| over pixels and channels, in pixel levels.
+    """Compute the mean of |x - y| over pixels and channels, in pixel levels.
 
     Example:
         >>> mean_change(jnp.zeros((1, 1, 2, 1)), jnp.array([[[[4.0], [0.0]]]]))
@@ -39,7 +39,7 @@ def mean_change(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) ->
 
 
 def psnr(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) -> Float[Array, "b"]:
-    """Peak signal-to-noise ratio, 10 log10(255^2 / mean (x - y)^2), in decibels.
+    """Compute the peak signal-to-noise ratio, 10 log10(255^2 / mean (x - y)^2), in decibels.
 
     Returns:
         Infinite for equal images. Within 1e-4 of float64.
@@ -53,16 +53,16 @@ def psnr(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) -> Float[
 
 
 def ssim(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) -> Float[Array, "b"]:
-    """Structural similarity, the mean over the image and its channels.
+    """Compute the structural similarity, as the mean over the image and its channels.
 
     Wang, Bovik, Sheikh and Simoncelli, *Image Quality Assessment: From Error Visibility to
-    Structural Similarity*, IEEE Trans. Image Processing 13(4), 2004, equation 13: at every place
+    Structural Similarity*, IEEE Trans. Image Processing 13(4), 2004, equation 13: at every pixel
     where the window of 11 x 11 (Gaussian, sigma 1.5) lies inside the image
 
         (2 m_x m_y + C1) (2 s_xy + C2) / ((m_x^2 + m_y^2 + C1) (s_x^2 + s_y^2 + C2))
 
     with the weighted means m, variances s^2 and covariance s_xy, C1 = (0.01 * 255)^2 and
-    C2 = (0.03 * 255)^2. Each channel for itself, as scikit-image does with `gaussian_weights=True,
+    C2 = (0.03 * 255)^2. Channels are separate, as in scikit-image with `gaussian_weights=True,
     sigma=1.5, use_sample_covariance=False`; within 1e-5 of it in float64.
 
     Args:
@@ -70,7 +70,7 @@ def ssim(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) -> Float[
         y: The same shape.
 
     Returns:
-        At most 1, for equal images.
+        At most 1, which equal images have.
 
     Raises:
         AdvjaxError: Smaller images.
@@ -93,15 +93,15 @@ def ssim(x: Real[ArrayLike, "b h w c"], y: Real[ArrayLike, "b h w c"]) -> Float[
 
 
 def _blur(x: Float[Array, "b h w c"]) -> Float[Array, "b h-10 w-10 c"]:
-    """The Gaussian window as two banded matrices, one for each axis."""
+    """Apply the Gaussian window as two banded matrices, one for each axis."""
     rows, columns = _band(x.shape[1]), _band(x.shape[2])
     # At `highest`: the variances are small differences of these.
     return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def _band(size: int) -> Float[np.ndarray, "size-10 size"]:
-    places = np.arange(size)[None, :] - np.arange(size - 2 * RADIUS)[:, None] - RADIUS
-    weights = np.where(np.abs(places) <= RADIUS, np.exp(-0.5 * (places / SIGMA) ** 2), 0)
+    offsets = np.arange(size)[None, :] - np.arange(size - 2 * RADIUS)[:, None] - RADIUS
+    weights = np.where(np.abs(offsets) <= RADIUS, np.exp(-0.5 * (offsets / SIGMA) ** 2), 0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 

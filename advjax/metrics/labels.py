@@ -1,4 +1,4 @@
-"""What the network calls it (Sabour et al., section 3: 95 % take the guide's label)."""
+"""The network's labels (Sabour et al., section 3: 95 % take the guide's label)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -8,7 +8,7 @@ from advjax.errors import AdvjaxError
 
 
 def top_label(outputs: Float[ArrayLike, "b classes"]) -> Int[Array, "b"]:
-    """The class with the largest output; the first of equal ones.
+    """Return the class with the largest output; the first of equal ones.
 
     Args:
         outputs: Probabilities or logits.

@@ -1,4 +1,4 @@
-"""Is it an inlier? Likelihood under a local linear Gaussian model (Sabour et al., section 4.2).
+"""Likelihood under a local linear Gaussian model: a test for inliers (Sabour et al., section 4.2).
 
 The model is probabilistic PCA (Tipping and Bishop, *Probabilistic Principal Component Analysis*,
 J. R. Statist. Soc. B 61, 1999): x ~ N(mean, C), C = W W^T + sigma^2 I with W of q columns. Of C
@@ -51,7 +51,7 @@ class ReferenceSets(NamedTuple):
 
 
 def fit_ppca(points: Float[ArrayLike, "b n d"], components: int = COMPONENTS) -> PPCA:
-    """The maximum-likelihood PPCA (Tipping and Bishop 1999, equations 7 and 8).
+    """Fit PPCA by maximum likelihood (Tipping and Bishop 1999, equations 7 and 8).
 
     With l_1 >= l_2 >= ... the eigenvalues of the sample covariance (divided by n), the variances
     are l_1 .. l_q and sigma^2 = (l_{q+1} + ... + l_d) / (d - q): the mean over all the directions
@@ -93,16 +93,16 @@ def fit_ppca(points: Float[ArrayLike, "b n d"], components: int = COMPONENTS) ->
     drift = _product("bqd,bpd->bqp", v, v)
     v = 1.5 * v - 0.5 * _product("bqp,bpd->bqd", drift, v)
     scores = _product("bnd,bqd->bnq", x, v)
-    rest = jnp.square(x - _product("bnq,bqd->bnd", scores, v)).sum(-1).sum(-1)
+    residual = jnp.square(x - _product("bnq,bqd->bnd", scores, v)).sum(-1).sum(-1)
     # Residuals, or a direction to begin with, that are nothing but the rounding of the points.
-    least = (8 * jnp.finfo(jnp.float32).eps) ** 2 * scale
-    nothing = (rest <= least) | (lengths[:, -1] ** 2 <= least)
-    noise = jnp.where(nothing, jnp.nan, rest / (n * (d - components)))
+    minimum = (8 * jnp.finfo(jnp.float32).eps) ** 2 * scale
+    nothing = (residual <= minimum) | (lengths[:, -1] ** 2 <= minimum)
+    noise = jnp.where(nothing, jnp.nan, residual / (n * (d - components)))
     return PPCA(mean, v, jnp.square(scores).mean(1), noise)
 
 
 def _principal(x: Float[Array, "b n d"]) -> tuple[Float[Array, "b n d"], Float[Array, "b n"]]:
-    """The right singular vectors and the singular values of centred points, falling.
+    """Return the right singular vectors and the singular values of centred points, falling.
 
     The eigenvectors of the Gram matrix mix the small singular vectors with rounding errors of the
     large ones. Turned by them the points are nearly orthogonal rows y_i, largest first, whose
@@ -115,7 +115,7 @@ def _principal(x: Float[Array, "b n d"]) -> tuple[Float[Array, "b n d"], Float[A
     square = jnp.square(y).sum(-1)
     gap = square[:, :, None] - square[:, None, :]
     turn = gram / jnp.where(gap == 0, jnp.inf, gap)
-    # Two lengths too near to be told apart span the same plane in any case.
+    # Two lengths too near to be distinguished span the same plane in any case.
     y = y + _product("bnm,bmd->bnd", jnp.where(jnp.abs(turn) < TURN, turn, 0), y)
     # 0 / 0 where the points span too little: those models get NaN as their noise.
     length = jnp.sqrt(jnp.maximum(jnp.square(y).sum(-1), jnp.finfo(jnp.float32).tiny))
@@ -123,7 +123,7 @@ def _principal(x: Float[Array, "b n d"]) -> tuple[Float[Array, "b n d"], Float[A
 
 
 def move_to(model: PPCA, guide: Float[ArrayLike, "b d"]) -> PPCA:
-    """The model with its mean moved to the guide (section 4.2).
+    """Return the model with its mean moved to the guide (section 4.2).
 
     The principal subspace of a guide's neighbours is a secant plane: nearly parallel to the
     tangent plane, but off the guide.
@@ -137,11 +137,11 @@ def move_to(model: PPCA, guide: Float[ArrayLike, "b d"]) -> PPCA:
 
 
 def mahalanobis(model: PPCA, x: Float[ArrayLike, "b m d"]) -> Float[Array, "b m"]:
-    """(x - mean)^T C^-1 (x - mean), by Woodbury's identity.
+    """Compute (x - mean)^T C^-1 (x - mean), by Woodbury's identity.
 
-    With V's orthonormal rows it is sum_i <v_i, z>^2 / variance_i + |r|^2 / sigma^2, z = x - mean
-    and r the part of z outside the subspace, computed as a vector: |z|^2 less the part inside would
-    lose its digits. Within a relative 1e-3 of float64.
+    With V's orthonormal rows it is sum_i <v_i, z>^2 / variance_i + |r|^2 / sigma^2. Here z = x -
+    mean, and r is the part of z outside the subspace, computed as a vector, because the difference
+    of |z|^2 and the part inside would lose its digits. Within a relative 1e-3 of float64.
 
     Args:
         model: b models.
@@ -160,7 +160,7 @@ def mahalanobis(model: PPCA, x: Float[ArrayLike, "b m d"]) -> Float[Array, "b m"
 
 
 def log_likelihood(model: PPCA, x: Float[ArrayLike, "b m d"]) -> Float[Array, "b m"]:
-    """L(x) = -(d log 2 pi + log det C + (x - mean)^T C^-1 (x - mean)) / 2, in nats.
+    """Compute L(x) = -(d log 2 pi + log det C + (x - mean)^T C^-1 (x - mean)) / 2, in nats.
 
     Tipping and Bishop 1999, equation 4, for one point; log det C is the sum of the log variances
     and (d - q) log sigma^2. The constants grow with d: in float32 at 290,400 dimensions they round
@@ -183,10 +183,10 @@ def log_likelihood(model: PPCA, x: Float[ArrayLike, "b m d"]) -> Float[Array, "b
 def delta_log_likelihood(
     model: PPCA, x: Float[ArrayLike, "b m d"], guide: Float[ArrayLike, "b d"]
 ) -> Float[Array, "b m"]:
-    """L(x) - L(g) under the model moved to the guide (section 4.2, Figure 4); at most 0.
+    """Compute L(x) - L(g) under the model moved to the guide (section 4.2, Figure 4); at most 0.
 
-    The constants cancel, and the guide is the mean: -(x - g)^T C^-1 (x - g) / 2 is left, computed
-    as such.
+    The constants cancel, and the guide is the mean, so that the difference is
+    -(x - g)^T C^-1 (x - g) / 2. It is computed by this formula.
 
     Args:
         model: b models of the guides' `ReferenceSets.reference`.
@@ -210,18 +210,18 @@ def reference_sets(
     reference: int = 15,
     far: tuple[int, int] = (40, 50),
 ) -> ReferenceSets:
-    """Splits the neighbours of a guide as section 4.2 does.
+    """Split the neighbours of a guide as section 4.2 does.
 
     N_ref is 15 random ones of N20(g), N_c the other 5, and N_f = N50(g) without N40(g).
 
     Args:
         neighbours: The guides' neighbours, nearest first, 50 or more; the paper finds them by
             cosine distance, the guide left out.
-        key: `jax.random.key(seed)`, or a key for each guide, which makes its sets its own,
-            whatever the batch.
-        near: How many count as near.
-        reference: How many of them the model is made of.
-        far: Those beyond the first number, up to the second.
+        key: `jax.random.key(seed)`, or a key for each guide; then its sets do not depend on the
+            batch.
+        near: Number of neighbours that count as near.
+        reference: Number of the near ones from which the model is made.
+        far: (m, n): the neighbours m + 1 to n count as far.
 
     Raises:
         AdvjaxError: Fewer neighbours than asked for, or numbers out of order.
@@ -234,7 +234,8 @@ def reference_sets(
     neighbours = jnp.asarray(neighbours)
     if not 0 < reference <= near <= far[0] < far[1]:
         raise AdvjaxError(
-            f"reference, near and far are {reference}, {near}, {far}; each must be the next's most"
+            f"reference, near and far are {reference}, {near}, {far}; "
+            "give reference <= near <= far[0] < far[1]"
         )
     if neighbours.ndim != 2 or neighbours.shape[1] < far[1]:
         raise AdvjaxError(

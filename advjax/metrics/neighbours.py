@@ -44,7 +44,7 @@ def knn(
     metric: Metric = "euclidean",
     exclude: Int[ArrayLike, "q e"] | None = None,
 ) -> Neighbours:
-    """The k nearest points of each query, exactly; pure, for use inside compiled programs.
+    """Find the k nearest points of each query, exactly; pure, for use inside compiled programs.
 
     Distances are within a relative 1e-5 of float64; two neighbours whose distances differ by less
     may stand in the other order. A vector of zeros has cosine distance 1 to everything.
@@ -52,13 +52,13 @@ def knn(
     Args:
         queries: Activations, float32.
         points: Those to search, float32, n of at least k; q x n numbers are held.
-        k: How many.
+        k: Number of neighbours.
         metric: "euclidean" or "cosine".
         exclude: Rows of `points` that are no neighbours of that query (the query itself where it
             is one of the points); -1 for none.
 
     Returns:
-        With distance inf and index -1 where `exclude` (or NaN) leaves fewer than k.
+        The neighbours, with distance inf and index -1 where `exclude` (or NaN) leaves fewer than k.
 
     Raises:
         AdvjaxError: Fewer than k points, or shapes that do not fit.
@@ -91,14 +91,14 @@ def knn_blocks(
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Neighbours:
-    """`knn` over points that need not fit in memory, in one pass.
+    """Find neighbours as `knn` does, in one pass over points that need not fit in memory.
 
     The device holds the queries, two blocks and the running result, whatever the number of points.
 
     Args:
         queries: Activations, float32.
         points: An array, memory-mapped or not, or an iterable of blocks of rows.
-        k: How many.
+        k: Number of neighbours.
         metric: "euclidean" or "cosine".
         exclude: As in `knn`.
         rows: Search these rows of an array alone (a class, say); indices and `exclude` are rows of
@@ -107,7 +107,7 @@ def knn_blocks(
         progress: Show a bar on standard error.
 
     Returns:
-        NumPy arrays.
+        The neighbours, as NumPy arrays.
 
     Raises:
         AdvjaxError: A query with fewer than k neighbours or with NaN, or shapes that do not fit.
@@ -145,11 +145,11 @@ def knn_blocks(
             jax.block_until_ready(previous)
             bar.update(int((ids >= 0).sum()))
     distances, indices = (np.asarray(part) for part in _finish(top, metric))
-    found = (indices >= 0).sum(1)
-    if (found < k).any():
-        query = int((found < k).argmax())
+    counts = (indices >= 0).sum(1)
+    if (counts < k).any():
+        query = int((counts < k).argmax())
         raise AdvjaxError(
-            f"k is {k}, but query {query} has {found[query]} neighbours among these points, less "
+            f"k is {k}, but query {query} has {counts[query]} neighbours among these points, less "
             "those excluded; lower k or take a class with more images"
         )
     return Neighbours(distances, indices)  # pyright: ignore[reportArgumentType]
@@ -158,7 +158,7 @@ def knn_blocks(
 def squared_distances(
     x: Float[ArrayLike, "q d"], y: Float[ArrayLike, "n d"]
 ) -> Float[Array, "q n"]:
-    """|x - y|^2 = |x|^2 + |y|^2 - 2 <x, y>, about the mean of x, for every x and y.
+    """Compute |x - y|^2 = |x|^2 + |y|^2 - 2 <x, y>, about the mean of x, for every x and y.
 
     Fast, and off by up to some 1e-6 sqrt(d) (|x|^2 + |y|^2) of the centred vectors, so that near
     neighbours lose their digits.
@@ -173,14 +173,14 @@ def squared_distances(
 
 
 def power_of_two(count: int) -> int:
-    """The least power of two that is no less than `count`, or 1."""
+    """Return the smallest power of two that is no less than `count`, or 1."""
     return 1 << max(0, count - 1).bit_length()
 
 
 def _by_products(
     x: Float[Array, "q d"], y: Float[Array, "n d"]
 ) -> tuple[Float[Array, "q n"], Float[Array, "q n"]]:
-    """|x - y|^2 by a matrix product, and a bound of its error.
+    """Return |x - y|^2 by a matrix product, and a bound of its error.
 
     Rounding errors of a sum of d terms add up like a random walk: sqrt(d) eps instead of the worst
     case d eps (Higham and Mary 2019); the factor 4 makes going past it unlikely beyond doubt.
@@ -194,7 +194,7 @@ def _by_products(
 
 
 def _unit(x: Float[Array, "n d"], side: int) -> Float[Array, "n d+2"]:
-    """Vectors of length 1, whose |u - v|^2 is twice the cosine distance.
+    """Return vectors of length 1, whose |u - v|^2 is twice the cosine distance.
 
     A vector of zeros gets a direction of its own, at a right angle to every other: one among the
     queries (side 0), one among the points (side 1).
@@ -206,7 +206,7 @@ def _unit(x: Float[Array, "n d"], side: int) -> Float[Array, "n d+2"]:
 
 
 def _exact(query: Float[Array, "d"], points: Float[Array, "n d"]) -> Float[Array, "n"]:
-    """|x - y|^2 from the differences, infinite for NaN."""
+    """Return |x - y|^2 from the differences, infinite for NaN."""
     square = jnp.square(points - query[None, :]).sum(-1)
     return jnp.where(jnp.isnan(square), jnp.inf, square)
 
@@ -224,7 +224,7 @@ def _merge(
     exclude: Int[Array, "q e"],
     metric: Metric,
 ) -> Neighbours:
-    """The nearest k of those so far and a block; the distances are squared (of units: cosine).
+    """Return the nearest k of those so far and a block; distances are squared (of units: cosine).
 
     Args:
         top: The nearest so far.
@@ -255,12 +255,12 @@ def _merge(
             distances, indices = jax.lax.sort((distances, indices), num_keys=2)
             return Neighbours(distances[:k], indices[:k])
 
-        found = nearest(block[near], ids[near], lower[near])
+        best = nearest(block[near], ids[near], lower[near])
         if candidates == n:
-            return found
-        # Whoever is no candidate is at least as far as the last candidate's bound.
-        certain = lower[near[-1]] >= found.distances[-1]
-        return jax.lax.cond(certain, lambda: found, lambda: nearest(block, ids, lower))
+            return best
+        # A point that is no candidate is at least as far as the last candidate's bound.
+        certain = lower[near[-1]] >= best.distances[-1]
+        return jax.lax.cond(certain, lambda: best, lambda: nearest(block, ids, lower))
 
     # One query after the other: under vmap `cond` would search every block in full.
     return jax.lax.map(one, (top, queries, lower, near))
@@ -276,7 +276,7 @@ def _finish(top: Neighbours, metric: Metric) -> Neighbours:
 
 
 def _of_rows(points, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ids, block) of an array's rows, `size` at a time."""
+    """Yield (ids, block) of an array's rows, `size` at a time."""
     for start in range(0, len(rows), size):
         ids = rows[start : start + size]
         first, last = int(ids[0]), int(ids[-1])
@@ -286,7 +286,7 @@ def _of_rows(points, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, 
 
 
 def _of_blocks(blocks, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ids, block) of an iterable of blocks, its rows counted through, at most `size` at a time."""
+    """Yield (ids, block) of blocks whose rows are numbered through, at most `size` at a time."""
     first = largest = 0
     for block in blocks:
         for start in range(0, len(block), size):
@@ -297,7 +297,7 @@ def _of_blocks(blocks, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _padded(ids: np.ndarray, block, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both with `size` rows, so that a short last block needs no program of its own."""
+    """Pad both to `size` rows, so that a short last block needs no program of its own."""
     block, missing = np.asarray(block, np.float32), size - len(ids)
     if missing:
         block = np.concatenate([block, np.zeros((missing, *block.shape[1:]), np.float32)])

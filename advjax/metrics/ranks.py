@@ -11,7 +11,7 @@ from advjax.metrics.neighbours import Neighbours, knn
 
 
 class Neighbourhood(NamedTuple):
-    """How an adversarial lies among a class's images, beside the guide (section 4.1, Table 1).
+    """The neighbours and ranks of adversarial and guide in a class (section 4.1, Table 1).
 
     Attributes:
         common: |N_k(a) & N_k(g)|.
@@ -27,7 +27,7 @@ class Neighbourhood(NamedTuple):
 
 
 def intersection(x: Int[ArrayLike, "b k"], y: Int[ArrayLike, "b k"]) -> Int[Array, "b"]:
-    """|N(x) & N(y)|, the number of common neighbours (section 4.1, Table 1).
+    """Count the common neighbours, |N(x) & N(y)| (section 4.1, Table 1).
 
     Args:
         x: Rows of neighbours, each at most once in a row; -1 for none.
@@ -47,9 +47,9 @@ def percentile_rank(
     population: Float[ArrayLike, "n"],
     exclude: Int[ArrayLike, "b"] | Int[ArrayLike, "b e"] | None = None,
 ) -> Float[Array, "b"]:
-    """100 (number below + half the number equal) / number, within a population (section 4.1).
+    """Compute 100 (number below + half the number equal) / number in a population (section 4.1).
 
-    The rank r_K of the paper when the scores are mean distances to K nearest neighbours: it
+    It is the rank r_K of the paper when the scores are mean distances to K nearest neighbours. It
     depends on their order alone, not on the layer's units.
 
     Args:
@@ -59,7 +59,7 @@ def percentile_rank(
             none.
 
     Returns:
-        0..100; NaN for a score of NaN, or where nobody is left.
+        0..100; NaN for a score of NaN, or where `exclude` leaves no row.
 
     Example:
         >>> percentile_rank(jnp.array([2.5]), jnp.array([1.0, 2.0, 3.0, 4.0]))
@@ -78,11 +78,11 @@ def percentile_rank(
 
 
 def neighbour_scores(features: Float[ArrayLike, "n d"], k: int = 3) -> Float[Array, "n"]:
-    """Each image's mean Euclidean distance to the k nearest others of its class (section 4.1).
+    """Compute each image's mean distance to the k nearest others of its class (section 4.1).
 
     Args:
         features: The class's activations, n of at least k + 1.
-        k: How many neighbours; the paper takes 3.
+        k: Number of neighbours; the paper takes 3.
 
     Raises:
         AdvjaxError: Fewer than k + 1 images.
@@ -106,7 +106,7 @@ def neighbourhood(
     guide_row: Int[ArrayLike, "b"],
     k: int = 3,
 ) -> Neighbourhood:
-    """Common neighbours, and ranks within the guides' class (section 4.1, Table 1).
+    """Compute common neighbours, and ranks within the guides' class (section 4.1, Table 1).
 
     The guide is left out of its own and the adversarial's neighbours, and of those they are ranked
     among. The other images' scores stay as they are: the guide counts as a neighbour of theirs.
@@ -117,7 +117,7 @@ def neighbourhood(
         features: The training images of that class, n of at least k + 1.
         population: Their `neighbour_scores`.
         guide_row: The guides' rows among them; -1 for a guide that is not one of them.
-        k: How many neighbours; the paper takes 3.
+        k: Number of neighbours; the paper takes 3.
 
     Raises:
         AdvjaxError: Fewer than k + 1 images.
@@ -125,8 +125,8 @@ def neighbourhood(
     Example:
         >>> points = jnp.array([[0.0], [1.0], [3.0], [7.0], [8.0]])
         >>> scores = neighbour_scores(points, k=2)
-        >>> found = neighbourhood([[0.6]], [[0.0]], points, scores, jnp.array([0]), k=2)
-        >>> found.common.tolist(), found.rank_guide.tolist(), found.rank_adversarial.tolist()
+        >>> near = neighbourhood([[0.6]], [[0.0]], points, scores, jnp.array([0]), k=2)
+        >>> near.common.tolist(), near.rank_guide.tolist(), near.rank_adversarial.tolist()
         ([2], [25.0], [0.0])
     """
     features, guide_row = jnp.asarray(features, jnp.float32), jnp.asarray(guide_row)
@@ -143,7 +143,7 @@ def compare_neighbours(
     population: Float[ArrayLike, "n"],
     exclude: Int[ArrayLike, "b"] | Int[ArrayLike, "b e"],
 ) -> Neighbourhood:
-    """`neighbourhood` of neighbours that are known already, as from `knn_blocks`.
+    """Compute `neighbourhood` from neighbours that are known already, as from `knn_blocks`.
 
     Args:
         adversarial: The k nearest of each adversarial, within the guide's class.

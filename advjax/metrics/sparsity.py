@@ -1,4 +1,4 @@
-"""Which units are active: paths opened and closed (Sabour et al., section 4.3, Table 2)."""
+"""The active units: paths opened and closed (Sabour et al., section 4.3, Table 2)."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -8,7 +8,7 @@ from advjax.errors import AdvjaxError
 
 
 def active_share(activations: Real[ArrayLike, "b *layer"]) -> Float[Array, "b"]:
-    """The share of units that are not zero, 0..1.
+    """Compute the fraction of units that are not zero, 0..1.
 
     Example:
         >>> active_share(jnp.array([[0.0, 2.0, 0.0, 1.0]]))
@@ -21,7 +21,7 @@ def active_share(activations: Real[ArrayLike, "b *layer"]) -> Float[Array, "b"]:
 def active_change(
     adversarial: Real[ArrayLike, "b *layer"], source: Real[ArrayLike, "b *layer"]
 ) -> Float[Array, "b"]:
-    """Delta S: the adversarial's share of non-zero units less the source's, -1..1.
+    """Compute Delta S: the adversarial's fraction of non-zero units less the source's, -1..1.
 
     Section 4.3, Table 2, which gives percent. A layer without ReLU has no zeros, and no change.
 
@@ -39,14 +39,14 @@ def active_change(
 def active_overlap(
     adversarial: Real[ArrayLike, "b *layer"], source: Real[ArrayLike, "b *layer"]
 ) -> Float[Array, "b"]:
-    """I/U = |active(a) & active(s)| / |active(a) | active(s)|, 0..1 (section 4.3, Table 2).
+    """Compute I/U = |active(a) & active(s)| / |active(a) | active(s)| (section 4.3, Table 2).
 
     Args:
         adversarial: Activations of one layer, any shape after the batch axis.
         source: The same shape.
 
     Returns:
-        The share (the table gives percent); 1 where neither has an active unit.
+        The fraction, 0..1 (the table gives percent); 1 where neither has an active unit.
 
     Raises:
         AdvjaxError: The shapes differ.

@@ -1,4 +1,4 @@
-"""What is known of a network before it has weights: its module, pixels and file formats."""
+"""The row of a network in the zoo, known before it has weights: module, pixels, file formats."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,13 +20,13 @@ class Architecture:
         input_shape: (height, width, channels).
         layer: The layer that the paper attacks, or the one that plays its part.
         output: The layer with the class probabilities.
-        classes: How many.
-        vocabulary: Where the names of the classes come from: "imagenet", "cifar10", "digits", or
-            None where only the weights' own list would tell.
+        classes: The number of classes.
+        vocabulary: The source of the classes' names: "imagenet", "cifar10", "digits", or
+            None where only the weights' own list has them.
         order: "BGR", "RGB" or "grey": the channels that the weights expect.
         mean: One number per channel, in `order`, in pixels.
-        scale: What the centred pixels are multiplied by.
-        preprocessing: How a file becomes an input image.
+        scale: The factor on the centred pixels.
+        preprocessing: The steps from a file to an input image.
         file_name: The name of a layer in a `.caffemodel`, where it differs from the blob's.
     """
 

@@ -32,7 +32,7 @@ class CaffeNet(nnx.Module):
         classes: Outputs of the last layer.
         last: Its name.
         pool_first: CaffeNet pools, then normalises; AlexNet the other way round.
-        bias: What the biases of conv2, conv4, conv5, fc6 and fc7 start from.
+        bias: The initial biases of conv2, conv4, conv5, fc6 and fc7.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> n
     Args:
         state: Of a zoo module; its leaves may be abstract.
         arrays: All of its parameters by name.
-        what: What error messages call the arrays.
+        what: The arrays' name in error messages.
 
     Raises:
         WeightsError: Missing (-), unexpected (+) or differently shaped arrays, by name.
@@ -51,7 +51,7 @@ def from_caffe(
 
     Args:
         module: The module, possibly abstract (`nnx.eval_shape`).
-        model: What `read_caffemodel` gave.
+        model: The model that `read_caffemodel` returned.
         file_name: From a layer's name in the module to the one in the file, where that is used.
 
     Returns:
@@ -68,12 +68,12 @@ def from_caffe(
     blobs = {layer.name: layer.blobs for layer in model.layers if layer.blobs}
     arrays = {}
     for name, layer in module.layers.items():
-        found = blobs.pop(name, None) or blobs.pop(file_name(name), None)
-        if found is None:
+        own = blobs.pop(name, None) or blobs.pop(file_name(name), None)
+        if own is None:
             continue
-        fields = ["kernel", "bias", *map(str, range(2, len(found)))]
-        arrays |= {f"{name}.{field}": array for field, array in zip(fields, found, strict=False)}
-        kernel = found[0]
+        fields = ["kernel", "bias", *map(str, range(2, len(own)))]
+        arrays |= {f"{name}.{field}": array for field, array in zip(fields, own, strict=False)}
+        kernel = own[0]
         if isinstance(layer, InnerProduct):
             shape = layer.input_shape
             if len(shape) == 3 and kernel.ndim == 2 and kernel.shape[1] == np.prod(shape):
@@ -82,7 +82,7 @@ def from_caffe(
             arrays[f"{name}.kernel"] = kernel.T
         elif kernel.ndim == 4:
             arrays[f"{name}.kernel"] = kernel.transpose(2, 3, 1, 0)
-    unused = {f"{name}.{i}": blob for name, found in blobs.items() for i, blob in enumerate(found)}
+    unused = {f"{name}.{i}": blob for name, rest in blobs.items() for i, blob in enumerate(rest)}
     return arrays | unused
 
 
@@ -114,9 +114,9 @@ def to_caffe(module: Any, name: str) -> CaffeModel:
 def orthonormal(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Replace every kernel by an orthonormal one of its shape; keep the biases (Table S2).
 
-    A kernel is taken as a matrix (inputs of a unit, units) with a gaussian's entries; what remains
-    of it without its singular values, U V', has the Haar distribution, and so has the Q of its QR
-    decomposition with positive diagonal, which is had in a tenth of the time. Columns are
+    A kernel is taken as a matrix (inputs of a unit, units) with a gaussian's entries. Without its
+    singular values it is U V', which has the Haar distribution. The Q of its QR decomposition with
+    positive diagonal has the same distribution and takes a tenth of the time. Columns are
     orthonormal, or rows where there are fewer of them.
 
     Example:

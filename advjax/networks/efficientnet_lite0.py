@@ -50,7 +50,7 @@ STAGES = (
 
 
 def same_padding(size: int, window: int, stride: int) -> Padding:
-    """TensorFlow's SAME: what is missing to ceil(size / stride) windows, the odd zero at the end.
+    """Return TensorFlow's SAME padding for ceil(size / stride) windows, the odd zero at the end.
 
     Example:
         >>> same_padding(224, 3, 2), same_padding(112, 3, 1)

@@ -1,4 +1,4 @@
-"""The identity of a network: the keys by which banks and runs know that it is the same one."""
+"""The identity of a network: the keys by which banks and runs recognise it."""
 
 import dataclasses
 import hashlib

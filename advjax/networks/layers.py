@@ -42,7 +42,7 @@ def convolution(
     padding: Padding = 0,
     groups: int = 1,
 ) -> Float[Array, "b p q o"]:
-    """Cross-correlation with zero padding, as Caffe's Convolution without its bias.
+    """Compute a cross-correlation with zero padding, as Caffe's Convolution without its bias.
 
     Args:
         x: Input.
@@ -103,7 +103,7 @@ _unit_stride.defvjp(_unit_stride_forward, _unit_stride_backward)
 
 
 def _space_to_depth_convolution(x, kernel, stride, pads):
-    """The same convolution with stride 1 on blocks of stride x stride pixels laid into channels.
+    """Convolve with stride 1 on blocks of stride x stride pixels that are laid into channels.
 
     Strided, its input gradient is a convolution over an input dilated with zeros, and its few input
     channels fill no vector register: 90 ms against 26 for both directions of CaffeNet's conv1.
@@ -139,7 +139,7 @@ def depthwise_convolution(
     stride: int = 1,
     padding: Padding = 0,
 ) -> Float[Array, "b p q c"]:
-    """Convolution of every channel with its own filter, as a sum of shifted products.
+    """Convolve every channel with its own filter, as a sum of shifted products.
 
     Equal to `convolution` with as many groups as channels, for which XLA's CPU kernel is naive.
 
@@ -163,7 +163,7 @@ def _products(x, kernel, stride):
 
 
 def _taps(x, window, stride):
-    """For each place (i, j) of the window, what it sees of x."""
+    """Yield, for each entry (i, j) of the window, the values of x under it."""
     rows, columns = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], window, strict=True))
     for i, j in itertools.product(*map(range, window)):
         yield (i, j), _window(_window(x, 1, i, rows, stride), 2, j, columns, stride)
@@ -174,7 +174,7 @@ def _depthwise_forward(x, kernel, stride, pads):
 
 
 def _depthwise_backward(stride, pads, saved, ct):
-    """Both gradients are sums of shifted products too; autodiff would pad each tap to full size."""
+    """Return both gradients by shifted products; autodiff would pad each tap to full size."""
     x, kernel = saved
     ct = lax.optimization_barrier(ct)
     sides = [
@@ -195,7 +195,7 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _window(x, axis, offset, count, stride):
-    """x[offset], x[offset + stride], ...: `count` of them along `axis`."""
+    """Return `count` entries x[offset], x[offset + stride], ... along `axis`."""
     return lax.slice_in_dim(x, offset, offset + (count - 1) * stride + 1, stride, axis)
 
 
@@ -227,7 +227,7 @@ def _pool(x, window, stride, padding, fill, combine: Callable[[Array, Array], Ar
 def max_pool(
     x: Float[Array, "b h w c"], window: int, stride: int, padding: int = 0
 ) -> Float[Array, "b p q c"]:
-    """Caffe's max pooling: ceil mode, windows clipped to the image.
+    """Apply Caffe's max pooling: ceil mode, windows clipped to the image.
 
     The gradient goes to one entry of a window, also when several are largest, as in Caffe.
 
@@ -243,7 +243,7 @@ def max_pool(
 def average_pool(
     x: Float[Array, "b h w c"], window: int, stride: int, padding: int = 0
 ) -> Float[Array, "b p q c"]:
-    """Caffe's average pooling: ceil mode; the divisor is the window clipped to the padded image.
+    """Apply Caffe's average pooling: ceil mode; the divisor is the window in the padded image.
 
     Example:
         >>> average_pool(jnp.ones((1, 4, 4, 1)), 3, 2, 1)[0, :, :, 0]
@@ -271,7 +271,7 @@ def _inverse_power(x, beta):
 def lrn_across_channels(
     x: Float[Array, "b h w c"], size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1
 ) -> Float[Array, "b h w c"]:
-    """Local response normalisation, ACROSS_CHANNELS: x / (k + alpha / size * sum x^2)^beta.
+    """Normalise responses, ACROSS_CHANNELS: x / (k + alpha / size * sum x^2)^beta.
 
     The sum runs over the `size` channels around each one (Krizhevsky et al. 2012, section 3.3, but
     with alpha divided by the window, as Caffe does).
@@ -291,7 +291,7 @@ def lrn_across_channels(
 def lrn_within_channel(
     x: Float[Array, "b h w c"], size: int = 3, alpha: float = 1.0, beta: float = 0.75
 ) -> Float[Array, "b h w c"]:
-    """Local response normalisation, WITHIN_CHANNEL: x / (1 + alpha * mean x^2)^beta.
+    """Normalise responses, WITHIN_CHANNEL: x / (1 + alpha * mean x^2)^beta.
 
     The mean is Caffe's average pooling over a size x size window with stride 1; k is always 1.
 
@@ -368,7 +368,7 @@ class InnerProduct(nnx.Module):
 
 
 def fill(rng: Generator, shape: tuple[int, ...], std: float | None) -> Float[Array, "..."]:
-    """Caffe's gaussian filler, or for std None its xavier: uniform within sqrt(3 / fan in).
+    """Fill as Caffe's gaussian filler, or for std None its xavier: uniform within sqrt(3 / fan in).
 
     Drawn on the host: the same numbers on every device, and nothing to compile. Without a
     generator, zeros.

@@ -23,7 +23,7 @@ Transform = Callable[[Array], Array]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """Images in pixels in, named activations out; what every attack and metric works on.
+    """A function from images in pixels to named activations, on which attacks and metrics work.
 
     Bounds and preprocessing belong to the network: `function` takes pixels, 0..255, and brings them
     to whatever it was trained on (channel order, mean, scale) itself.
@@ -37,7 +37,7 @@ class Network:
         layer: The default layer, which is attacked when none is named; the last one when None.
         output: The layer with the class probabilities or logits, if there is one.
         classes: The names of the classes, in the order of `output`.
-        preprocessing: How an image file becomes an input.
+        preprocessing: The steps from an image file to an input.
 
     Example:
         >>> def halves(images):

@@ -71,7 +71,7 @@ class SqueezeNet(nnx.Module):
 
 
 def _file_name(name: str) -> str:
-    """Return the names of the trained file that is most widely kept, where they differ."""
+    """Return the layer's name in the usual trained file, which differs for some layers."""
     if name == "conv10":
         return "conv_final"
     return (

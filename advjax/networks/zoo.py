@@ -61,7 +61,7 @@ def load(
     mean: str | os.PathLike[str] | np.ndarray | None = None,
     resize: bool = False,
 ) -> Network:
-    """Build a network of the zoo and gives it weights.
+    """Build a network of the zoo and give it weights.
 
     Args:
         name: "caffenet", "squeezenet", "efficientnet_lite0", ...: a key of `ARCHITECTURES`.
@@ -199,7 +199,7 @@ def convert(
         source: A `.caffemodel` or `.safetensors` file; None as in `load`.
         out: The file to write.
         mean: A `.binaryproto` file to keep in it.
-        **metadata: Fields of `WeightsMetadata` that the source does not tell (licence, source).
+        **metadata: Fields of `WeightsMetadata` that the source does not hold (licence, source).
 
     Returns:
         The arrays written, by name.
@@ -240,15 +240,15 @@ def self_check(net: Network) -> str:
     if spec is None or not spec.submodule_search_locations:
         return "self-check: not made (its photograph comes with scikit-image: advjax[demo])"
     image = net.read(Path(spec.submodule_search_locations[0], "data", "coffee.png"))
-    (found,) = net(image[None], net.output).values()
-    probabilities = np.asarray(found)[0]
+    (outputs,) = net(image[None], net.output).values()
+    probabilities = np.asarray(outputs)[0]
     names = net.classes or tuple(map(str, range(len(probabilities))))
     top = [f"{names[i]} {probabilities[i]:.0%}" for i in np.argsort(-probabilities)[:5]]
     return "self-check: a cup of coffee is " + ", ".join(top)
 
 
 def mean_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Caffe's mean image [h, w, c], in the file's channel order, from a `.binaryproto` file."""
+    """Read Caffe's mean image [h, w, c], in the file's channel order, from a `.binaryproto`."""
     try:
         return read_binaryproto(path).transpose(1, 2, 0)
     except WeightsError as error:

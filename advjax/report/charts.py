@@ -44,7 +44,7 @@ def histogram(values: Float[np.ndarray, "n"], label: str) -> Markup:
     """Draw a histogram with its median marked.
 
     Args:
-        values: What is not finite is left out.
+        values: The numbers; those that are not finite are left out.
         label: Of the axis.
 
     Returns:

@@ -81,14 +81,14 @@ def cards(
     root: str | os.PathLike[str] | None,
     mixed: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Yield what `page.html` shows of each chosen row, in their order.
+    """Yield the values that `page.html` shows of each chosen row, in their order.
 
     Args:
         data: The run.
         rows: Its columns.
-        chosen: Places in `rows`.
+        chosen: Indices into `rows`.
         store: The pictures; those of the chosen rows are added.
-        root: What image paths are relative to; as the run had it when None.
+        root: The folder that image paths start from; the run's own when None.
         mixed: Show each pair's layer and delta.
     """
     settings = data.settings
@@ -102,25 +102,25 @@ def cards(
         preprocessing=None if made is None else Preprocessing(**made),
     )
     reader = Reader(net, data.directory.manifest["root"] if root is None else root)
-    place_of = {int(rows["index"][row]): place for place, row in enumerate(chosen)}
+    row_of = {int(rows["index"][row]): row for row in chosen}
     pictures: dict[int, list[int | None]] = {}
-    wanted = ds.field("index").isin(list(place_of))
+    wanted = ds.field("index").isin(list(row_of))
     scan = data.dataset().to_batches(
         columns=["index", "adversarial_png"], filter=wanted, batch_size=64
     )
     for batch in scan:
         for record in batch.to_pylist():
-            row = chosen[place_of[record["index"]]]
+            row = row_of[record["index"]]
             adversarial = decode_image(
                 record["adversarial_png"], f"adversarial {record['index']}", shape[-1]
             )
-            source, source_place = store.read(reader, rows["source"][row])
-            _, guide_place = store.read(reader, rows["guide"][row])
+            source, of_source = store.read(reader, rows["source"][row])
+            _, of_guide = store.read(reader, rows["guide"][row])
             change = None
             if source is not None:
                 factor = magnification(rows["delta"][row])
                 change = store.add(difference(adversarial, source, factor), 65)
-            pictures[record["index"]] = [source_place, guide_place, store.add(adversarial), change]
+            pictures[record["index"]] = [of_source, of_guide, store.add(adversarial), change]
     for row in chosen:
         yield _card(data.classes, rows, row, pictures[int(rows["index"][row])], store, mixed)
 

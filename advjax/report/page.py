@@ -118,7 +118,7 @@ def _template() -> Any:
 
 
 def _rows(data: RunData) -> Rows:
-    """Return the columns that figures are made of."""
+    """Return the columns from which figures are made."""
     names = ["index", "id", "source", "guide", "layer", "delta", "status", "error", "evaluations"]
     names += ["initial_distance", "distance", "source_label", "guide_label"]
     for end in ("", "_uint8"):

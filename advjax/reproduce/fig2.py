@@ -13,8 +13,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-import advjax
 from advjax import solvers
+from advjax.engine.invert import invert
 from advjax.files import atomic_path
 from advjax.networks.identity import network_key
 from advjax.reproduce.experiments import Experiment, Experiments
@@ -77,7 +77,7 @@ def inverted(
     digest = hashlib.sha256(json.dumps(settings).encode() + images.tobytes()).hexdigest()[:16]
     path = Path(s.out, "inversions", f"{layer.replace('/', '-')}-{digest}.safetensors")
     if not path.is_file():
-        result = advjax.invert(
+        result = invert(
             net,
             images,
             layer=layer,

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def open_run(path: str | os.PathLike[str]) -> "RunData":
-    """Opens what `advjax run --out PATH` has written, finished or not, and reads nothing yet.
+    """Open the run that `advjax run --out PATH` wrote, finished or not; read nothing yet.
 
     Args:
         path: The run's directory.

@@ -1,6 +1,6 @@
 """Runs past one machine: JAX's multi-process runtime, and Ray.
 
-With JAX each process does its share of the blocks and writes its own shards. With Ray an actor on
+With JAX each process attacks its part of the blocks and writes its own shards. With Ray an actor on
 each device takes one block after the other; this process, which began the run, writes the shards.
 Either way no device waits for another.
 """
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from advjax.errors import AdvjaxError
 from advjax.runs import directory as directories
-from advjax.runs.driver import Outcome, open_or_create, stop_requests, what_is_left
+from advjax.runs.driver import Outcome, open_or_create, remaining, stop_requests
 from advjax.runs.lock import locked
 from advjax.runs.pair_list import PairList
 from advjax.runs.pipeline import SAVED, Job, Tally, Task, attack_blocks
@@ -30,15 +30,15 @@ ASKED = 1.0  # seconds between two messages of a worker
 def join_processes(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> tuple[int, int]:
-    """Meets the other processes in JAX's multi-process runtime; to be called before JAX is used.
+    """Meet the other processes in JAX's multi-process runtime; call this before JAX is used.
 
     Args:
         coordinator: HOST:PORT of process 0; on Slurm and TPU pods it need not be given.
-        processes: How many there are, likewise.
-        process: Which one this is, likewise.
+        processes: Number of processes, likewise.
+        process: This process's number, from 0, likewise.
 
     Returns:
-        This process's index, and how many there are.
+        This process's number, and the number of processes.
 
     Raises:
         AdvjaxError: The others cannot be reached.
@@ -46,7 +46,7 @@ def join_processes(
     try:
         jax.distributed.initialize(coordinator, processes, process)
         index, count = jax.process_index(), jax.process_count()
-        # Nothing more is to be said: who dies must not take the others along, nor keep them.
+        # Left at once: a process that dies must not end the others, nor make them wait.
         jax.distributed.shutdown()
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -67,16 +67,16 @@ def run_on_ray(
     progress: bool | None = None,
     save_every: float = SAVED,
 ) -> Outcome:
-    """As `advjax.runs.driver.run`, on a Ray cluster; needs the extra `ray`.
+    """Do the work of `advjax.runs.driver.run` on a Ray cluster; needs the extra `ray`.
 
     A worker that is lost is replaced, and its blocks are done by others.
 
     Args:
-        job: How; `batch_size` is each worker's.
+        job: The settings of the attacks; `batch_size` is each worker's.
         pairs: The pair list; every worker must be able to read the images.
         out: The directory, which this process alone writes.
         address: Of the cluster, as `ray.init` takes it; "local" starts one on this machine.
-        workers: How many; one for each GPU of the cluster when None, or else for each CPU.
+        workers: Number of workers. None: one for each GPU of the cluster, or for each CPU.
         retry_failed: See `run`.
         progress: See `run`.
         save_every: See `run`.
@@ -93,8 +93,8 @@ def run_on_ray(
     with locked(out):
         directory = open_or_create(job, pairs, out)
         directory.clean()
-        left = what_is_left(directory, pairs, (0, 1), retry_failed)
-        if not left.tasks:
+        left = remaining(directory, pairs, (0, 1), retry_failed)
+        if not left.blocks:
             return Outcome(left.pairs, left.done, left.failed, 0, True)
         begun = not ray.is_initialized()
         if begun:
@@ -106,7 +106,7 @@ def run_on_ray(
         display = Display(note, left.pairs, left.done, left.failed, job.budget, progress)
         tasks = [
             Task(block, directory.known(block.number, failed=not retry_failed))
-            for block in left.tasks
+            for block in left.blocks
         ]
         try:
             with stop_requests() as stop, contextlib.closing(display):
@@ -128,7 +128,7 @@ def run_on_ray(
 
 
 class Desk:
-    """Hands out blocks and takes in rows; an actor, so that it is everywhere within reach."""
+    """The actor that hands out blocks and takes in rows; every worker can reach it."""
 
     def __init__(self, tasks: list[Task]):
         self.tasks = deque(tasks)
@@ -138,7 +138,7 @@ class Desk:
         self.stopping = False
 
     def take(self, worker: str) -> Task | None:
-        """The next block, if there is one."""
+        """Return the next block, or None."""
         if self.stopping or not self.tasks:
             return None
         task = self.tasks.popleft()
@@ -146,39 +146,39 @@ class Desk:
         return task
 
     def put(self, worker: str, kind: str, number: int, rows: pa.Table) -> None:
-        """Rows of a block, for the directory's `finish` or `keep`."""
+        """Take rows of a block, for the directory's `finish` or `keep`."""
         if kind == "finish":
             self.taken[worker].pop(number, None)
         self.rows.append((kind, number, rows))
 
-    def tell(self, worker: str, tally: Tally) -> bool:
-        """How far a worker is; the answer is whether it should stop."""
+    def report(self, worker: str, tally: Tally) -> bool:
+        """Take the progress of a worker; return True if it should stop."""
         self.tallies[worker] = tally
         return self.stopping
 
     def lost(self, worker: str) -> None:
-        """The blocks of a worker that is no more are to be done again."""
+        """Put the blocks of a worker that died back into the queue."""
         self.tasks.extendleft(self.taken.pop(worker, {}).values())
         at = self.tallies.get(worker)
         if at is not None:
             self.tallies[worker] = at._replace(running=0, active=0.0)
 
     def drain(self, stop: bool) -> tuple[list[tuple[str, int, pa.Table]], list[Tally], int]:
-        """Rows that came since the last time, how far each worker is, blocks nobody has taken."""
+        """Return the rows since the last call, each worker's progress, and the blocks not taken."""
         self.stopping = self.stopping or stop
         rows, self.rows = self.rows, []
         return rows, list(self.tallies.values()), len(self.tasks)
 
 
 class Worker:
-    """Attacks blocks as long as the desk has any; an actor that has a device for itself."""
+    """An actor with a device of its own, which attacks blocks until the desk has none."""
 
     def __init__(self, job: Job, pairs: PairList, desk: Any, name: str, save_every: float):
         self.job, self.pairs, self.desk, self.name = job, pairs, desk, name
         self.save_every, self.before = save_every, Tally(0, 0, 0, 0.0)
 
     def work(self) -> None:
-        """Returns when there is no block left."""
+        """Attack blocks until there is none left."""
         ray: Any = importlib.import_module("ray")
 
         def tasks():
@@ -195,7 +195,7 @@ class Worker:
             if time.monotonic() - asked < ASKED:
                 return False
             asked = time.monotonic()
-            return ray.get(self.desk.tell.remote(self.name, tally))
+            return ray.get(self.desk.report.remote(self.name, tally))
 
         attack_blocks(
             self.job,
@@ -206,7 +206,7 @@ class Worker:
             watch=watch,
             save_every=self.save_every,
         )
-        ray.get(self.desk.tell.remote(self.name, Tally(0, 0, 0, 0.0)))
+        ray.get(self.desk.report.remote(self.name, Tally(0, 0, 0, 0.0)))
 
 
 class _Crew:
@@ -246,7 +246,7 @@ class _Crew:
         self.futures[worker.work.remote()] = name, worker
 
     def at_work(self) -> bool:
-        """Whether there is anything to wait for; waits a little for it.
+        """Wait a little for workers that end; return False when there is nothing to wait for.
 
         Raises:
             AdvjaxError: A worker failed for a reason of its own, or too many were lost.
@@ -277,17 +277,17 @@ class _Crew:
         return True
 
     def stop(self) -> bool:
-        """Asks the workers to end; whether they have."""
+        """Ask the workers to end; return True when all have ended."""
         self.stopping = True
         return not self.futures
 
     def receive(self, directory: directories.RunDirectory) -> None:
-        """Writes the rows that have come."""
+        """Write the rows that have come."""
         rows, self.tallies, self.waiting = self.ray.get(self.desk.drain.remote(self.stopping))
         for kind, number, table in rows:
             if number not in self.missing:
                 continue  # done twice: its first worker was given up too early
-            failed = table["status"].to_pylist().count(directories.ERROR)
+            failed = directories.count_failed(table)
             self.made[number] = len(table) - self.known[number][0], failed - self.known[number][1]
             if kind == "keep":
                 directory.keep(number, table)
@@ -296,7 +296,7 @@ class _Crew:
                 del self.missing[number]
 
     def tally(self) -> Tally:
-        """How far all of them are: rows that are written, evaluations that are under way."""
+        """Return the progress of all workers together."""
         running = sum(t.running for t in self.tallies)
         active = sum(t.active for t in self.tallies) / max(len(self.futures), 1)
         rows = sum(rows for rows, _ in self.made.values())
@@ -304,13 +304,13 @@ class _Crew:
         return Tally(rows, failed, running, min(active, 1.0))
 
     def dismiss(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         for _, worker in [*self.futures.values(), *self.idle]:
             self.ray.kill(worker)
 
 
 def _counted(rows: pa.Table | None) -> tuple[int, int]:
-    """Rows, and failures among them."""
+    """Return the number of rows, and of failures among them."""
     if rows is None:
         return 0, 0
-    return len(rows), rows["status"].to_pylist().count(directories.ERROR)
+    return len(rows), directories.count_failed(rows)

@@ -1,9 +1,9 @@
 """The directory of a run: a manifest, the pair list, and Parquet shards that are whole or absent.
 
 The pair list is cut into blocks, each of one layer; a shard holds one block's rows. It is written
-under a temporary name, synced and renamed, and its name carries the beginning of its SHA-256: what
-has a shard's name is whole, and damage after that is found. A shard's bytes depend on nothing but
-its block, so that a run resumed any number of times leaves the files of an undisturbed one.
+under a temporary name, synced and renamed, and its name carries the beginning of its SHA-256. So a
+file with a shard's name is whole, and later damage is detected. A shard's bytes depend on nothing
+but its block: a run resumed any number of times leaves the same files as an undisturbed one.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ MANIFEST, PAIRS, SHARDS, UNFINISHED, LOCK = (
     *("manifest.json", "pairs.parquet", "shards", "unfinished", ".lock"),
 )
 _SHARD = re.compile(r"part-(\d+)-([0-9a-f]{16})\.parquet")
-_REST = re.compile(r"part-(\d+)\.parquet")
+_PARTIAL = re.compile(r"part-(\d+)\.parquet")
 
 
 class RunError(AdvjaxError):
@@ -46,11 +46,11 @@ class RunError(AdvjaxError):
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Pairs that share a shard: their places in the pair list, and their layer."""
+    """Pairs that share a shard: their indices in the pair list, and their layer."""
 
     number: int
     layer: str
-    places: Int[np.ndarray, "b"]
+    indices: Int[np.ndarray, "b"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class RunDirectory:
 
     Attributes:
         path: The directory.
-        manifest: What manifest.json holds: `settings` (a resumed run must have the same),
+        manifest: The content of manifest.json: `settings` (a resumed run must have the same),
             `settings_sha256`, `pairs`, `classes`, `root`, `versions`, and its own `sha256`.
     """
 
@@ -67,46 +67,46 @@ class RunDirectory:
     manifest: Mapping[str, Any]
 
     def pairs(self) -> PairList:
-        """The pair list.
+        """Read the pair list.
 
         Raises:
-            RunError: It is not the one the run began with.
+            RunError: It is not the one with which the run began.
         """
         try:
             table = pq.read_table(self.path / PAIRS)
-            found = PairList(table, Path(self.manifest["root"]))
-            same = found.sha256() == self.manifest["settings"]["pairs"]
+            pairs = PairList(table, Path(self.manifest["root"]))
+            same = pairs.sha256() == self.manifest["settings"]["pairs"]
         except (OSError, KeyError, pa.ArrowException) as error:
             raise RunError(f"{str(self.path / PAIRS)!r} cannot be read ({error})") from error
         if not same:
             raise RunError(f"{str(self.path / PAIRS)!r} has been changed since the run began")
-        return found
+        return pairs
 
     def blocks(self, pairs: PairList) -> list[Block]:
-        """The pair list cut into blocks."""
+        """Return the pair list cut into blocks."""
         settings = self.manifest["settings"]
         layers = pairs.table["layer"].fill_null(settings["layer"]).to_numpy(zero_copy_only=False)
         return cut(layers, settings["shard_size"])
 
     def shards(self) -> dict[int, Path]:
-        """The shards that are there, by block."""
-        found: dict[int, Path] = {}
+        """Return the path of each block's shard, where there is one."""
+        paths: dict[int, Path] = {}
         for path in sorted(self.path.glob(f"{SHARDS}/part-*.parquet")):
             if match := _SHARD.fullmatch(path.name):
-                found[int(match[1])] = path
-        return found
+                paths[int(match[1])] = path
+        return paths
 
     def unfinished(self) -> dict[int, Path]:
-        """Files with rows of blocks that have no shard."""
+        """Return the path of each block's kept rows, for blocks without a shard."""
         whole = self.shards()
-        found = {}
+        paths = {}
         for path in sorted(self.path.glob(f"{UNFINISHED}/part-*.parquet")):
-            if (match := _REST.fullmatch(path.name)) and int(match[1]) not in whole:
-                found[int(match[1])] = path
-        return found
+            if (match := _PARTIAL.fullmatch(path.name)) and int(match[1]) not in whole:
+                paths[int(match[1])] = path
+        return paths
 
     def known(self, block: int, *, failed: bool = True) -> pa.Table | None:
-        """The rows of a block that are kept, with or without those that failed.
+        """Return the rows of a block that are on disk, with or without those that failed.
 
         Raises:
             RunError: The shard is damaged.
@@ -118,17 +118,17 @@ class RunDirectory:
             # Not named by its content: it is replaced all the time. Parquet's own checksums serve,
             # and a damaged one is as none.
             with contextlib.suppress(OSError, pa.ArrowException):
-                rows = _read(self._rest(block).read_bytes())
+                rows = _read(self._partial(block).read_bytes())
         if rows is not None and not failed:
             rows = rows.filter(pc.not_equal(rows["status"], ERROR))
         return rows
 
     def keep(self, block: int, rows: pa.Table) -> None:
-        """Keeps rows of a block that is not whole yet."""
-        _write(self._rest(block), self._content(block, rows))
+        """Write rows of a block that is not whole yet."""
+        _write(self._partial(block), self._content(block, rows))
 
     def finish(self, block: int, rows: pa.Table) -> None:
-        """Writes a block's shard; one that is there already is replaced."""
+        """Write a block's shard; one that is there already is replaced."""
         content = self._content(block, rows)
         name = f"part-{block:05d}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
         old = self._shard(block)
@@ -140,16 +140,16 @@ class RunDirectory:
             old.unlink()
         _write(self.path / SHARDS / name, content)
         with contextlib.suppress(FileNotFoundError):
-            self._rest(block).unlink()
+            self._partial(block).unlink()
 
     def _shard(self, block: int) -> Path | None:
         return next((self.path / SHARDS).glob(f"part-{block:05d}-*.parquet"), None)
 
-    def _rest(self, block: int) -> Path:
+    def _partial(self, block: int) -> Path:
         return self.path / UNFINISHED / f"part-{block:05d}.parquet"
 
     def _content(self, block: int, rows: pa.Table) -> bytes:
-        # Sorted and in one piece: the bytes must not tell in what order the rows came.
+        # Sorted and in one piece: the bytes must not depend on the order in which the rows came.
         rows = rows.sort_by("index").combine_chunks()
         note = {"advjax.run": self.manifest["settings_sha256"], "advjax.block": str(block)}
         stream = io.BytesIO()
@@ -167,7 +167,7 @@ class RunDirectory:
         return stream.getvalue()
 
     def clean(self) -> None:
-        """Removes what a process that was killed has left; nobody else may be at work."""
+        """Remove the files that a killed process left; no other process may be at work."""
         for folder in (self.path, self.path / SHARDS, self.path / UNFINISHED):
             for path in folder.glob(".*.part*"):
                 path.unlink()
@@ -178,23 +178,23 @@ class RunDirectory:
                 path.unlink()
 
     def tidy(self) -> None:
-        """Removes the directory of unfinished blocks, when there are none."""
+        """Remove the directory of unfinished blocks if there are none."""
         if not self.unfinished():
             shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
 
 
 def cut(layers: np.ndarray, size: int) -> list[Block]:
-    """Blocks of at most `size` pairs, each of one layer, in the order of the list."""
+    """Return blocks of at most `size` pairs, each of one layer, in the order of the list."""
     blocks = []
     for layer in dict.fromkeys(layers.tolist()):
-        places = np.flatnonzero(layers == layer)
-        for begin in range(0, len(places), size):
-            blocks.append(Block(len(blocks), layer, places[begin : begin + size]))
+        indices = np.flatnonzero(layers == layer)
+        for begin in range(0, len(indices), size):
+            blocks.append(Block(len(blocks), layer, indices[begin : begin + size]))
     return blocks
 
 
 def read_shard(path: Path) -> pa.Table:
-    """The rows of a shard.
+    """Read the rows of a shard.
 
     Raises:
         RunError: Its bytes are not those that were written.
@@ -215,13 +215,13 @@ def read_shard(path: Path) -> pa.Table:
 def create(
     path: Path, settings: Mapping[str, Any], info: Mapping[str, Any], pairs: PairList
 ) -> RunDirectory:
-    """A new run's directory, which must be empty or absent."""
+    """Create the directory of a new run, which must be empty or absent."""
     if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RunError(f"out {str(path)!r} is not empty and holds no run; name a new directory")
     stream = io.BytesIO()
     pq.write_table(pairs.table, stream, compression="ZSTD")
     _write(path / PAIRS, stream.getvalue())
-    with writing(path):
+    with files.writing(path):
         (path / SHARDS).mkdir(exist_ok=True)
     manifest = {
         "format": FORMAT,
@@ -236,7 +236,7 @@ def create(
 
 
 def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
-    """The run in a directory, None where there is none.
+    """Open the run in a directory; return None where there is none.
 
     Raises:
         RunError: Its manifest is damaged or was edited, or another version's.
@@ -244,8 +244,8 @@ def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
     path = Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        rest = {name: value for name, value in manifest.items() if name != "sha256"}
-        same = manifest["sha256"] == _digest(rest)
+        signed = {name: value for name, value in manifest.items() if name != "sha256"}
+        same = manifest["sha256"] == _digest(signed)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -264,7 +264,7 @@ def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
 
 
 def check_same(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
-    """Refuses other settings than the run was begun with, naming each.
+    """Refuse settings that differ from those of the run; the error names each.
 
     Raises:
         RunError: They differ.
@@ -284,7 +284,7 @@ def check_same(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
 
 
 def verify(directory: RunDirectory) -> tuple[list[str], int, int]:
-    """What is wrong with a run's files, how many rows it has, and how many of these failed."""
+    """Return the faults of a run's files, its number of rows, and of failures among them."""
     wrong, rows, failed = [], 0, 0
     try:
         pairs = directory.pairs()
@@ -301,43 +301,48 @@ def verify(directory: RunDirectory) -> tuple[list[str], int, int]:
                 wrong.append(f"{str(path)!r} is no shard of a run")
             continue
         try:
-            found = read_shard(path)
+            table = read_shard(path)
         except RunError as error:
             wrong.append(str(error))
             continue
         number = int(match[1])
         block = blocks.get(number)
-        note = found.schema.metadata or {}
+        note = table.schema.metadata or {}
         if note.get(b"advjax.run", b"").decode() != directory.manifest["settings_sha256"]:
             wrong.append(f"shard {str(path)!r} is of another run")
-        elif block is None or not _are_rows_of(found, block, pairs):
+        elif block is None or not _are_rows_of(table, block, pairs):
             wrong.append(f"shard {str(path)!r} does not hold the pairs of its block")
         elif number in seen:
             wrong.append(f"shard {str(path)!r} is the second one of its block")
         else:
-            rows += len(found)
-            failed += pc.sum(pc.equal(found["status"], ERROR)).as_py() or 0
+            rows += len(table)
+            failed += count_failed(table)
         seen.add(number)
     for number, path in directory.unfinished().items():
         try:
-            found = _read(path.read_bytes())
+            table = _read(path.read_bytes())
         except (OSError, pa.ArrowException) as error:
             wrong.append(f"{str(path)!r} is damaged ({error}); its pairs will be done again")
             continue
-        if number in blocks and not set(found["index"].to_pylist()) <= set(
-            blocks[number].places.tolist()
+        if number in blocks and not set(table["index"].to_pylist()) <= set(
+            blocks[number].indices.tolist()
         ):
             wrong.append(f"{str(path)!r} does not hold pairs of its block")
             continue
-        rows += len(found)
-        failed += pc.sum(pc.equal(found["status"], ERROR)).as_py() or 0
+        rows += len(table)
+        failed += count_failed(table)
     return wrong, rows, failed
 
 
+def count_failed(rows: pa.Table) -> int:
+    """Return the number of rows whose pair could not be attacked."""
+    return pc.sum(pc.equal(rows["status"], ERROR)).as_py() or 0
+
+
 def _are_rows_of(rows: pa.Table, block: Block, pairs: PairList) -> bool:
-    ids = pairs.table["id"].take(pa.array(block.places))
+    ids = pairs.table["id"].take(pa.array(block.indices))
     return (
-        rows["index"].to_pylist() == block.places.tolist()
+        rows["index"].to_pylist() == block.indices.tolist()
         and rows["id"].to_pylist() == ids.to_pylist()
     )
 
@@ -364,7 +369,7 @@ def by_schema(rows: pa.Table) -> pa.Table:
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
-    """The names of Parquet's columns, for its writer."""
+    """Return the names of Parquet's columns, for its writer."""
     return [
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
         for field in schema
@@ -381,7 +386,7 @@ def _write(path: Path, content: bytes) -> None:
                 "and give the same command again"
             ) from error
         raise
-    with writing(path):
+    with files.writing(path):
         # The new name, too, must outlive a power cut.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -392,15 +397,3 @@ def _write(path: Path, content: bytes) -> None:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What the system says against writing there, as an error for people."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AdvjaxError(
-            f"out {str(path)!r} cannot be written ({reason}); choose another directory"
-        ) from error

@@ -1,8 +1,6 @@
-"""The driver of a run: what is missing is done, what is there stays."""
+"""The driver of a run: it attacks the pairs that have no row, and keeps the rows that are there."""
 
 import contextlib
-import importlib.metadata
-import platform
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,22 +11,22 @@ import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from advjax.display import versions
 from advjax.errors import AdvjaxError
 from advjax.runs import directory as directories
-from advjax.runs.directory import Block, RunDirectory, RunError
+from advjax.runs.directory import Block, RunDirectory, RunError, count_failed
 from advjax.runs.lock import locked, locked_share
 from advjax.runs.pair_list import PairList
 from advjax.runs.pipeline import SAVED, Job, Tally, Task, attack_blocks
 from advjax.runs.progress import Display
-from advjax.runs.schema import ERROR
 
 PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
 
 
 class Outcome(NamedTuple):
-    """What a run has come to."""
+    """The state of a run after a call, in numbers of pairs."""
 
-    pairs: int  # in the pair list (of a cluster's process: its share)
+    pairs: int  # in the pair list, or in this process's share of it
     done: int  # that have a row
     failed: int  # of these, pairs that could not be attacked
     new: int  # rows made by this call
@@ -44,18 +42,18 @@ def run(
     progress: bool | None = None,
     save_every: float = SAVED,
 ) -> Outcome:
-    """Attacks every pair that has no row yet in the run's directory.
+    """Attack every pair that has no row yet in the run's directory.
 
     Ctrl-C and SIGTERM end it after the present chunk, with everything finished written.
 
     Args:
-        job: How.
+        job: The settings of the attacks.
         pairs: The pair list.
-        out: The directory; made when missing, gone on with when it holds this very run.
-        retry_failed: Do the pairs that failed again.
+        out: The directory; made when missing, continued when it holds this very run.
+        retry_failed: Attack the pairs that failed again.
         progress: None: a bar on a terminal, a line a minute elsewhere.
-        save_every: Seconds between two savings of blocks that are not whole; what a killed process
-            may lose.
+        save_every: Seconds between two savings of blocks that are not whole. A killed process loses
+            at most the work of so many seconds.
 
     Raises:
         RunError: The directory holds another run, is damaged, or another process works there.
@@ -77,21 +75,21 @@ def run(
 def run_share(
     job: Job, pairs: PairList, out: Path, index: int, count: int, **options: Any
 ) -> Outcome:
-    """As `run`, for one of `count` processes, on any machines that see the directory.
+    """Do the part of `run` that belongs to one of `count` processes, which share a directory.
 
-    Each does every `count`-th block and writes its own shards; they do not talk to each other.
+    Each attacks every `count`-th block and writes its own shards; they need no other connection.
 
     Args:
-        job: How.
+        job: The settings of the attacks.
         pairs: The pair list.
         out: The directory.
-        index: Which process, from 0.
-        count: How many there are.
+        index: The number of this process, from 0.
+        count: The number of processes.
         **options: `retry_failed`, `progress` and `save_every`, as in `run`.
 
     Raises:
         RunError: As in `run`.
-        AdvjaxError: As in `run`, or an index that cannot be.
+        AdvjaxError: As in `run`, or an index that is not in 0..count - 1.
     """
     if not 0 <= index < count:
         raise AdvjaxError(f"share is {index} of {count}; give 0 to {count - 1} of {count}")
@@ -105,7 +103,7 @@ def run_share(
 
 
 def open_or_create(job: Job, pairs: PairList, out: Path) -> RunDirectory:
-    """The run's directory, which must be this run's or empty."""
+    """Return the run's directory, which must be this run's or empty."""
     for layer in [job.layer, *pairs.table["layer"].unique().drop_null().to_pylist()]:
         job.check(layer)
     settings = job.settings(pairs)
@@ -117,13 +115,12 @@ def open_or_create(job: Job, pairs: PairList, out: Path) -> RunDirectory:
 
 
 def about(job: Job, pairs: PairList) -> dict[str, Any]:
-    """What a manifest says besides the settings; a resumed run may differ in it."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Return the part of a manifest in which a resumed run may differ."""
     devices = jax.local_devices()
     return {
         "root": str(pairs.root.resolve()),
         "classes": None if job.net.classes is None else list(job.net.classes),
-        "versions": versions | {"python": platform.python_version()},
+        "versions": versions(PACKAGES),
         "devices": f"{len(devices)} {devices[0].platform} {devices[0].device_kind}",
     }
 
@@ -138,19 +135,19 @@ def work_through(
     progress: bool | None = None,
     save_every: float = SAVED,
 ) -> Outcome:
-    """Does what is missing of one share of the blocks; the caller holds the lock.
+    """Attack the pairs without a row of one share of the blocks; the caller holds the lock.
 
     Args:
-        job: How.
+        job: The settings of the attacks.
         pairs: The pair list.
         directory: The directory.
-        share: (p, n): every n-th block from the p-th on.
+        share: (p, n): every n-th block from the p-th on, p from 0.
         retry_failed: See `run`.
         progress: See `run`.
         save_every: See `run`.
     """
-    left = what_is_left(directory, pairs, share, retry_failed)
-    if not left.tasks:
+    left = remaining(directory, pairs, share, retry_failed)
+    if not left.blocks:
         return Outcome(left.pairs, left.done, left.failed, 0, True)
     note = directory.path / directories.UNFINISHED / f"progress-{share[0]}.json"
     # Of many processes that share a terminal or a log, the first one speaks.
@@ -158,7 +155,7 @@ def work_through(
     display = Display(note, left.pairs, left.done, left.failed, job.budget, shown)
 
     def tasks() -> Iterator[Task]:
-        for block in left.tasks:
+        for block in left.blocks:
             yield Task(block, directory.known(block.number, failed=not retry_failed))
 
     with stop_requests() as stop, contextlib.closing(display):
@@ -182,63 +179,63 @@ def work_through(
     return left.outcome(last, whole)
 
 
-class Left(NamedTuple):
-    """What there is to do of a share of a run."""
+class Remaining(NamedTuple):
+    """The blocks of a share that are still to be attacked, and the state so far."""
 
     pairs: int  # of the share
-    done: int  # of these, those that have a row that stays
-    failed: int  # of the done ones
-    tasks: list[Block]
+    done: int  # that have a row, and keep it
+    failed: int  # of these, pairs that could not be attacked
+    blocks: list[Block]
 
     def outcome(self, last: Tally, whole: bool) -> Outcome:
-        """With what was done since."""
+        """Return the state after the work that `last` counts."""
         return Outcome(
             self.pairs, self.done + last.rows, self.failed + last.failed, last.rows, whole
         )
 
 
-def what_is_left(
+def remaining(
     directory: RunDirectory, pairs: PairList, share: tuple[int, int], retry_failed: bool
-) -> Left:
-    """The blocks that have no shard, or, to be retried, one with failures.
+) -> Remaining:
+    """Return the blocks that have no shard; with `retry_failed` also those with failures.
 
     Raises:
         RunError: A shard that is truncated.
     """
     blocks = directory.blocks(pairs)[share[0] :: share[1]]
-    there, rests = count_rows(directory)
+    whole, partial = count_rows(directory)
     numbers = {block.number for block in blocks}
-    counts = [count for number, count in (there | rests).items() if number in numbers]
+    counts = [count for number, count in (whole | partial).items() if number in numbers]
     done, failed = sum(c.rows for c in counts), sum(c.failed for c in counts)
     if retry_failed:
         done, failed = done - failed, 0
-        there = {number: count for number, count in there.items() if not count.failed}
-    tasks = [block for block in blocks if block.number not in there]
-    return Left(sum(len(block.places) for block in blocks), done, failed, tasks)
+        whole = {number: count for number, count in whole.items() if not count.failed}
+    left = [block for block in blocks if block.number not in whole]
+    return Remaining(sum(len(block.indices) for block in blocks), done, failed, left)
 
 
 class Count(NamedTuple):
-    """Of a file's rows."""
+    """The number of rows in a file, and of failures among them."""
 
     rows: int
     failed: int
 
 
 def count_rows(directory: RunDirectory) -> tuple[dict[int, Count], dict[int, Count]]:
-    """Rows and failures of each shard, and of each unfinished block.
+    """Count the rows and failures of each shard, and of each unfinished block.
 
     Raises:
         RunError: A shard that is truncated.
     """
 
     def count(path: Path) -> Count:
-        status = pq.read_table(path, columns=["status"])["status"]
-        return Count(len(status), status.to_pylist().count(ERROR))
+        rows = pq.read_table(path, columns=["status"])
+        return Count(len(rows), count_failed(rows))
 
-    there, rests = {}, {}
+    whole, partial = {}, {}
     for number, path in directory.shards().items():
         try:
-            there[number] = count(path)
+            whole[number] = count(path)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise RunError(
                 f"shard {str(path)!r} is damaged; delete it and give the run's command again "
@@ -246,13 +243,13 @@ def count_rows(directory: RunDirectory) -> tuple[dict[int, Count], dict[int, Cou
             ) from error
     for number, path in directory.unfinished().items():
         with contextlib.suppress(OSError, pa.ArrowException, KeyError):
-            rests[number] = count(path)
-    return there, rests
+            partial[number] = count(path)
+    return whole, partial
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second one ends the process as usual."""
+    """Yield an event that the first Ctrl-C or SIGTERM sets; the second one ends the process."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

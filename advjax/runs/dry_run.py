@@ -1,4 +1,4 @@
-"""What a run would take, from a short measurement."""
+"""The cost of a run, estimated from a short measurement."""
 
 import itertools
 import math
@@ -21,16 +21,16 @@ LOOKED_AT = 200  # images whose files' size is looked up
 
 
 def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, Any]:
-    """Attacks for some seconds, writes nothing, and says what the whole would take.
+    """Attack for some seconds, write nothing, and estimate the time and space of the whole run.
 
     Args:
-        job: How.
+        job: The settings of the attacks.
         pairs: The pair list.
-        seconds: How long to measure, after compilation.
+        seconds: The time of the measurement, after compilation.
 
     Returns:
         `pairs`, `batches`, `images` (different ones), `bytes_in`, `bytes_out`, `rate` (evaluations
-        a second) and `seconds`: the most the run takes, as no pair needs more than its budget.
+        a second) and `seconds`: the maximum, as no pair takes more evaluations than its budget.
 
     Raises:
         AdvjaxError: No pair that can be read.
@@ -42,23 +42,23 @@ def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, A
     layers = pairs.table["layer"].fill_null(job.layer).to_pylist()
     (layer, _), *_ = [max(((n, layers.count(n)) for n in set(layers)), key=lambda x: x[1])]
     spread = np.random.default_rng(0).permutation(len(pairs))
-    places = [int(place) for place in spread if layers[place] == layer]
+    indices = [int(index) for index in spread if layers[index] == layer]
     begun: list[tuple[float, int]] = []
     budget = job.budget
 
     def feed():
         failures, good = 0, 0
-        for place in itertools.cycle(places):
-            (entry,) = pairs.table.slice(place, 1).to_pylist()
+        for index in itertools.cycle(indices):
+            (entry,) = pairs.table.slice(index, 1).to_pylist()
             try:
                 images = reader(entry["source"]), reader(entry["guide"])
             except AdvjaxError:
                 failures += 1
-                if not good and failures == min(len(places), 100):
+                if not good and failures == min(len(indices), 100):
                     raise
                 continue
             good += 1
-            yield Pair(*images, entry["delta"], index=place)
+            yield Pair(*images, entry["delta"], index=index)
 
     def look(at: Progress) -> bool:
         # The first look comes after compilation.
@@ -87,18 +87,18 @@ def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, A
     }
 
 
-def describe(found: dict[str, Any], job: Job) -> str:
-    """Describe it for people."""
+def describe(estimate: dict[str, Any], job: Job) -> str:
+    """Describe an estimate of `dry_run` for people."""
     devices = jax.local_devices()
     what = f"{len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}"
     return "\n".join(
         [
-            f"{found['pairs']:,} pairs of {found['images']:,} images, "
-            f"{found['batches']:,} batches of {job.batch_size}",
-            f"in: {_bytes(found['bytes_in'])} of image files; "
-            f"out: about {_bytes(found['bytes_out'])}",
-            f"time: at most {duration(found['seconds'])} on {what} here "
-            f"({found['rate']:.4g} evaluations a second, {job.budget} a pair)",
+            f"{estimate['pairs']:,} pairs of {estimate['images']:,} images, "
+            f"{estimate['batches']:,} batches of {job.batch_size}",
+            f"in: {_bytes(estimate['bytes_in'])} of image files; "
+            f"out: about {_bytes(estimate['bytes_out'])}",
+            f"time: at most {duration(estimate['seconds'])} on {what} here "
+            f"({estimate['rate']:.4g} evaluations a second, {job.budget} a pair)",
         ]
     )
 

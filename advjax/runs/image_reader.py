@@ -1,4 +1,4 @@
-"""Reading the images that a pair list names, from files or from tfds data sets in array_record.
+"""The images that a pair list names, read from files or from tfds data sets in array_record.
 
 `tensorflow_datasets` reads such sets without TensorFlow; images are taken undecoded and decoded as
 files are (`advjax.data.images`).
@@ -20,20 +20,20 @@ from advjax.errors import AdvjaxError, ImageError, UnknownName
 from advjax.networks.network import Network
 
 TFDS = "tfds:"
-KEPT_BYTES = 256 * 2**20  # of the latest images: pair lists name most of them more than once
+KEPT_BYTES = 256 * 2**20  # of the latest images: pair lists name many images several times
 
 
 class Reader:
-    """Gives the images that a list names, ready for a network; threads may share one."""
+    """A reader of the images that a list names, ready for a network; threads may share one."""
 
     def __init__(self, net: Network, root: str | os.PathLike[str]):
         self.net, self.root = net, Path(root)
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._most = max(1, KEPT_BYTES // int(np.prod(net.input_shape)))
+        self._maximum = max(1, KEPT_BYTES // int(np.prod(net.input_shape)))
         self._lock = threading.Lock()
 
     def __call__(self, name: str) -> np.ndarray:
-        """The image [h, w, c], uint8.
+        """Return the image [h, w, c], uint8.
 
         Raises:
             ImageError: It cannot be read.
@@ -45,17 +45,17 @@ class Reader:
         image = self._read(name)
         with self._lock:
             self._kept[name] = image
-            while len(self._kept) > self._most:
+            while len(self._kept) > self._maximum:
                 self._kept.popitem(last=False)
         return image
 
     def latest(self, count: int) -> list[np.ndarray]:
-        """The images read last."""
+        """Return the `count` images that were read last."""
         with self._lock:
             return list(self._kept.values())[-count:]
 
     def size(self, name: str) -> int:
-        """Bytes of the image's file, 0 where there is none."""
+        """Return the size of the image's file in bytes, 0 where there is none."""
         if name.startswith(TFDS):
             try:
                 return len(tfds_bytes(name))
@@ -74,7 +74,7 @@ class Reader:
 
 
 class LazyImages(Sequence):
-    """The images of a list, read when they are asked for."""
+    """The images of a list; each is read when it is asked for."""
 
     def __init__(self, reader: Reader, names: list[str]):
         self.reader, self.names = reader, names
@@ -87,35 +87,35 @@ class LazyImages(Sequence):
 
 
 def tfds_images(where: str) -> tuple[list[str], list[str | None]]:
-    """Names `tfds:SET:SPLIT#FILE`, and classes, of every image of `tfds:SET:SPLIT`.
+    """Return the names `tfds:SET:SPLIT#FILE`, and the classes, of all images of `tfds:SET:SPLIT`.
 
     FILE is the record's own file name; its number where the set has none.
     """
-    found = _tfds(where)
-    return [f"{where}#{key}" for key in found.places], list(found.classes)
+    opened = _tfds(where)
+    return [f"{where}#{key}" for key in opened.records], list(opened.classes)
 
 
 def tfds_bytes(name: str) -> bytes:
-    """The undecoded image that `tfds:SET:SPLIT#FILE` names.
+    """Return the undecoded image that `tfds:SET:SPLIT#FILE` names.
 
     Raises:
         ImageError: The set has no such file.
     """
     where, _, key = name.partition("#")
-    found = _tfds(where)
-    if key not in found.places:
+    opened = _tfds(where)
+    if key not in opened.records:
         raise ImageError(f"image {name!r} is not in the data set; make the list anew")
-    return found.source[found.places[key]][found.image]
+    return opened.source[opened.records[key]][opened.image]
 
 
 class _Tfds:
-    def __init__(self, source: Any, image: str, places: dict[str, int], classes: list[str | None]):
-        self.source, self.image, self.places, self.classes = source, image, places, classes
+    def __init__(self, source: Any, image: str, records: dict[str, int], classes: list[str | None]):
+        self.source, self.image, self.records, self.classes = source, image, records, classes
 
 
 @functools.cache
 def _tfds(where: str) -> _Tfds:
-    """A data set opened, its file names read."""
+    """Open a data set and read its file names."""
     import tensorflow_datasets as tfds
 
     name, _, split = where.removeprefix(TFDS).rpartition(":")
@@ -147,12 +147,12 @@ def _tfds(where: str) -> _Tfds:
         ) from error
     labels = features.get("label")
     classes: list[str | None] = []
-    places: dict[str, int] = {}
-    for place, record in enumerate(source):
+    records: dict[str, int] = {}
+    for number, record in enumerate(source):
         key = next((record[n] for n in ("file_name", "image/filename", "id") if n in record), None)
         key = key.decode(errors="replace") if isinstance(key, bytes) else key
-        places[str(place if key is None or str(key) in places else key)] = place
+        records[str(number if key is None or str(key) in records else key)] = number
         label = record.get("label")
         names = getattr(labels, "int2str", None)
         classes.append(None if label is None else names(int(label)) if names else str(label))
-    return _Tfds(source, image, places, classes)
+    return _Tfds(source, image, records, classes)

@@ -1,4 +1,4 @@
-"""Who may work in a run's directory: locks that end with their process, however it ends."""
+"""The locks of a run's directory; a lock ends with its process, however that ends."""
 
 import contextlib
 import time
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from advjax import files
-from advjax.runs.directory import LOCK, RunError, open_directory, writing
+from advjax.runs.directory import LOCK, RunError, open_directory
 
 
 def busy(path: Path) -> RunError:
-    """What is said to the second process in a directory."""
+    """Return the error for the second process in a directory."""
     return RunError(
         f"another process is at work in {str(path)!r}; wait for it, or see how far it is with "
         f"'advjax run status {path}'"
@@ -20,15 +20,13 @@ def busy(path: Path) -> RunError:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Makes the directory and holds its lock, which ends with the process, however it ends.
+    """Make the directory and hold its lock, which ends with the process, however that ends.
 
     Raises:
-        RunError: Another process holds it, or the directory cannot be written.
+        RunError: Another process holds it.
+        AdvjaxError: The directory cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked(path / LOCK, busy(path)))
+    with files.locked(path / LOCK, busy(path)):
         yield
 
 
@@ -36,14 +34,14 @@ def locked(path: Path) -> Iterator[None]:
 def locked_share(
     path: Path, index: int, count: int, prepare: Callable[[], None], wait: float = 60.0
 ) -> Iterator[None]:
-    """As `locked`, for one of `count` processes that work in the directory together.
+    """Hold the lock of one of `count` processes that work in the directory together.
 
     Args:
         path: The directory.
-        index: Which of them, from 0; each has a lock of its own, too.
-        count: How many.
-        prepare: Called by whoever comes while nobody is at work, before all others go on.
-        wait: Seconds to wait for another one's `prepare`.
+        index: The number of this process, from 0; each has a lock of its own, too.
+        count: The number of processes.
+        prepare: Called by a process that comes while no other is at work; the others wait for it.
+        wait: Maximum seconds to wait for `prepare` of another process.
 
     Raises:
         RunError: This share, another number of shares, or an undivided run is at work.
@@ -58,7 +56,7 @@ def locked_share(
         return True
 
     with contextlib.ExitStack() as stack:
-        with writing(path):
+        with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(path / LOCK, "a"))
             own = stack.enter_context(open(path / f"{LOCK}-{index}-of-{count}", "a"))
@@ -86,7 +84,7 @@ def locked_share(
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process is at work in a run's directory."""
+    """Return True if a process is at work in a run's directory."""
     try:
         import fcntl
 

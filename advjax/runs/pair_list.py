@@ -1,4 +1,4 @@
-"""The pair list of a run: which source goes with which guide.
+"""The pair list of a run: its sources, each with a guide.
 
 A list is an Arrow table with the columns `COLUMNS`. Images are named by paths, relative to the
 list's root, or, of a tfds data set, as `tfds:NAME:SPLIT#FILE` (see `advjax.runs.image_reader`).
@@ -17,10 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
-import pyarrow.parquet
 from jaxtyping import Int
 
+from advjax.data import tables
 from advjax.data.images import list_images
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.runs.image_reader import TFDS, tfds_images
@@ -29,15 +28,15 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported; type ch
 
 COLUMNS = pa.schema(
     [
-        ("id", pa.string()),  # unique; the place in the list when not given
+        ("id", pa.string()),  # unique; the index in the list when not given
         ("source", pa.string()),
         ("guide", pa.string()),
-        ("label", pa.string()),  # whatever the rows should be found by; null when not given
+        ("label", pa.string()),  # the user's own, to select rows by; null when not given
         ("layer", pa.string()),  # null: the run's own
         ("delta", pa.float64()),  # null: the run's own
     ]
 )
-MOST_PAIRS = 100_000_000  # of a list, all of which is held in memory
+MAX_PAIRS = 100_000_000  # of a list, all of which is held in memory
 PAPER_SOURCES, PAPER_GUIDES = 20, 3000
 
 Pairing = Literal["all", "paper", "random"]
@@ -49,7 +48,7 @@ class PairList:
 
     Attributes:
         table: One row a pair, with the columns of `COLUMNS`.
-        root: What relative paths are relative to.
+        root: The folder that relative paths start from.
     """
 
     table: pa.Table
@@ -59,7 +58,7 @@ class PairList:
         return len(self.table)
 
     def sha256(self) -> str:
-        """Hexadecimal digest of the list, whatever file it came from."""
+        """Return the SHA-256 of the list's rows in hexadecimal digits, whatever file held them."""
         digest = hashlib.sha256()
         for name in COLUMNS.names:
             for chunk in self.table[name].combine_chunks().to_pylist(), [name]:
@@ -69,7 +68,7 @@ class PairList:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images to make pairs of: their names, and each one's class where it is known."""
+    """Images from which pairs are made: their names, and the class of each, or None."""
 
     names: list[str]
     classes: list[str | None]
@@ -83,7 +82,7 @@ def make_pair_list(
     count: int | None = None,
     seed: int = 0,
 ) -> PairList:
-    r"""The list that the command line's words stand for.
+    r"""Make the pair list of `advjax run`'s arguments.
 
     Args:
         pairs: A .csv, .tsv or .parquet file with the columns source and guide, and optionally id,
@@ -93,8 +92,8 @@ def make_pair_list(
         pairing: "all" sources with all guides; "paper": 20 random sources with 3,000 random guides
             (Sabour et al., section 4), fewer where there are not as many; "random": `count` pairs,
             all different.
-        count: For "random".
-        seed: For "paper" and "random".
+        count: The number of pairs, for "random" alone.
+        seed: The seed of "paper" and "random".
 
     Raises:
         AdvjaxError: Files or folders that cannot be read or make no pair.
@@ -114,7 +113,7 @@ def make_pair_list(
         )
     if count is not None and count < 1:
         raise AdvjaxError(f"count is {count}; give 1 or more pairs")
-    if guides is None and Path(pairs).suffix.lower() in (".csv", ".tsv", ".parquet"):
+    if guides is None and Path(pairs).suffix.lower() in tables.SUFFIXES:
         if pairing != "all":
             raise AdvjaxError(
                 f"pairing {pairing!r} makes pairs of two folders; {pairs!r} lists them already"
@@ -142,42 +141,14 @@ def make_pair_list(
 
 
 def read_list(path: str | os.PathLike[str]) -> PairList:
-    """A list in a CSV, TSV or Parquet file; relative paths are relative to the file's folder.
+    """Read a list in a CSV, TSV or Parquet file; relative paths start from the file's folder.
 
     Raises:
-        AdvjaxError: A file that cannot be read, wrong columns, or a row that cannot be.
+        AdvjaxError: A file that cannot be read, wrong columns, or a wrong value in a row.
     """
     path = Path(path)
-    try:
-        if path.suffix.lower() == ".parquet":
-            found = pyarrow.parquet.read_table(path)
-        else:
-            tab = path.suffix.lower() == ".tsv"
-            found = pyarrow.csv.read_csv(
-                path,
-                parse_options=pyarrow.csv.ParseOptions(delimiter="\t" if tab else ","),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=COLUMNS, null_values=[""], strings_can_be_null=True
-                ),
-            )
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise AdvjaxError(f"pairs {str(path)!r} cannot be read ({reason})") from error
-    for name in found.column_names:
-        if name not in COLUMNS.names:
-            raise UnknownName(f"column of {str(path)!r}", name, COLUMNS.names)
-    for name in ("source", "guide"):
-        if name not in found.column_names:
-            raise AdvjaxError(f"pairs {str(path)!r} has no column {name!r}; give source and guide")
-    if len(found) == 0:
-        raise AdvjaxError(f"pairs {str(path)!r} lists no pair; give one row or more")
-    given = {}
-    for field in COLUMNS:
-        if field.name in found.column_names:
-            try:
-                given[field.name] = found[field.name].cast(field.type).combine_chunks()
-            except pa.ArrowException as error:
-                raise AdvjaxError(f"column {field.name!r} of {str(path)!r}: {error}") from error
+    table = tables.read_table(path, "pairs", COLUMNS, ("source", "guide"))
+    given = {name: table[name].combine_chunks() for name in table.column_names}
     for name in ("source", "guide"):
         _check(path, name, pc.fill_null(pc.equal(given[name], ""), True), "is empty; name an image")
     if "delta" in given:
@@ -197,7 +168,7 @@ def read_list(path: str | os.PathLike[str]) -> PairList:
 
 
 def find_images(where: str) -> Images:
-    """The images of a folder or of a tfds data set.
+    """Return the images of a folder or of a tfds data set.
 
     Raises:
         AdvjaxError: There are none.
@@ -219,7 +190,7 @@ def find_images(where: str) -> Images:
 def all_pairs(
     sources: Images, guides: Images, apart: bool
 ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"]]:
-    """Rows and columns of every pair: each source with each guide but itself.
+    """Return the rows and columns of every pair: each source with each guide but itself.
 
     Args:
         sources: The rows.
@@ -227,10 +198,10 @@ def all_pairs(
         apart: Leave out the pairs of one class.
     """
     size = len(sources.names) * len(guides.names)
-    if size > MOST_PAIRS:
+    if size > MAX_PAIRS:
         raise AdvjaxError(
             f"{len(sources.names):,} sources with {len(guides.names):,} guides are {size:,} pairs, "
-            f"more than {MOST_PAIRS:,}; give pairing 'random' and a count, or smaller folders"
+            f"more than {MAX_PAIRS:,}; give pairing 'random' and a count, or smaller folders"
         )
     rows, columns = np.divmod(np.arange(size), len(guides.names))
     good = _allowed(sources, guides, apart)(rows, columns)
@@ -240,7 +211,7 @@ def all_pairs(
 def random_pairs(
     sources: Images, guides: Images, count: int, rng: np.random.Generator, apart: bool
 ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"]]:
-    """As `all_pairs`, but `count` of them, all different, in random order."""
+    """Return `count` pairs of those of `all_pairs`, all different, in random order."""
     allowed = _allowed(sources, guides, apart)
     size = len(sources.names) * len(guides.names)
     if size <= max(4 * count, 1_000_000):
@@ -262,7 +233,7 @@ def random_pairs(
 
 
 def _allowed(sources: Images, guides: Images, apart: bool):
-    """Which pairs may be, as a function of rows and columns."""
+    """Return a function of rows and columns that is True for the pairs that are allowed."""
 
     def numbers(left: Sequence[Any], right: Sequence[Any]):
         known = {name: number for number, name in enumerate(dict.fromkeys([*left, *right]))}
@@ -282,7 +253,7 @@ def _allowed(sources: Images, guides: Images, apart: bool):
 
 
 def _some(images: Images, count: int, rng: np.random.Generator) -> Images:
-    """At most `count` of the images, drawn at random, in their order."""
+    """Return at most `count` of the images, drawn at random, in their order."""
     if len(images.names) <= count:
         return images
     chosen = np.sort(rng.permutation(len(images.names))[:count])

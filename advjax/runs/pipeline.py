@@ -45,22 +45,22 @@ THREADS = max(2, min(8, (os.cpu_count() or 2) // 2))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
-    """How every pair of a run is attacked; see `advjax.attack_stream`.
+    """The settings with which every pair of a run is attacked; see `advjax.attack_stream`.
 
     Attributes:
         net: The network.
         attack: A name, or any attack that `advjax.attack` takes.
         layer: The layer, or several, for the pairs that name none; the network's default layer when
             None. Several are joined by "+" in the column `layer`.
-        delta: For the pairs that name none.
+        delta: The half-width of the box, in levels of 255, for the pairs that name none.
         solver: The minimiser; the attack's default when None.
-        smoothing: Of the gradient's kinks; None: exact gradients; "auto": the attack's.
+        smoothing: Of the gradient's kinks; None: exact gradients; "auto": the attack's own.
         batch_size: Lanes, over all devices of a process.
-        target_ratio: A pair is done at this share of its initial distance.
+        target_ratio: A pair is done at this fraction of its initial distance.
         until_label: A pair is done when it takes the guide's label.
         start: "source" or "random".
-        seed: For random starts; a pair's start depends on its place in the pair list alone.
-        precision: Of matrix products while solving.
+        seed: The seed of random starts; a pair's start depends on it and the pair's index alone.
+        precision: The precision of matrix products while solving.
         trace: Keep the distance at each evaluation.
         keep_float32: Keep the adversarial before rounding, too.
         shard_size: Pairs in a shard.
@@ -97,17 +97,17 @@ class Job:
 
     @functools.cached_property
     def resolved(self) -> tuple[Attack, Any]:
-        """The attack on this network and its solver."""
+        """The attack on this network, and its solver."""
         return resolve(self.net, self.attack, self.layer, None, self.solver)
 
     @property
     def budget(self) -> int:
-        """The number of evaluations that a pair takes at most."""
+        """The maximum number of evaluations of a pair."""
         attack, solver = self.resolved
         return solver.max_evaluations * attack.attempts
 
     def settings(self, pairs: PairList) -> dict[str, Any]:
-        """Return everything that decides the rows, for JSON."""
+        """Return all settings on which the rows depend, as JSON values."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del plain["net"]
         if not isinstance(self.attack, str):
@@ -127,7 +127,7 @@ class Job:
         return {**network_key(self.net), "pairs": pairs.sha256(), **plain}
 
     def check(self, layer: str | None = None) -> None:
-        """Raise, before any work, what the engine refuses."""
+        """Raise the errors of settings that the engine refuses, before any work."""
         self.stream((), layer)
 
     def stream(
@@ -157,19 +157,19 @@ class Job:
 
 
 class Task(NamedTuple):
-    """A block to be done, and the rows of it that are known."""
+    """A block to be attacked, and its rows that are known."""
 
     block: Block
     known: pa.Table | None = None
 
 
 class Tally(NamedTuple):
-    """How far the work is."""
+    """The progress of the work."""
 
     rows: int  # made since it began
     failed: int  # of these
     running: int  # evaluations, so far, of the pairs in the lanes
-    active: float  # share of the lanes that have a pair
+    active: float  # fraction of the lanes that have a pair
 
 
 Watch = Callable[[Tally], bool | None]
@@ -186,20 +186,20 @@ def attack_blocks(
     watch: Watch = lambda tally: None,
     save_every: float = SAVED,
 ) -> tuple[bool, Tally]:
-    """Attacks the pairs of blocks, which must come layer by layer.
+    """Attack the pairs of blocks, which must come layer by layer.
 
     Args:
-        job: How.
+        job: The settings of the attacks.
         pairs: The pair list.
-        tasks: The blocks; drawn from another thread, only as they are needed.
+        tasks: The blocks; taken by another thread, each when it is needed.
         finish: Called with a block's rows, in any order, when all are there.
         keep: Called now and then, and at the end, with the rows of blocks that are not whole.
-        watch: Called after each chunk; when it answers true the work ends, after what is finished
-            has been handed to `finish` or `keep`.
+        watch: Called after each chunk with the progress. When it returns True the work ends; all
+            rows that are ready go to `finish` or `keep` first.
         save_every: Seconds between two calls of `keep` for all blocks.
 
     Returns:
-        Whether all blocks are done, and how far the work is at the end.
+        True if all blocks are done, and the progress at the end.
     """
     reader, stopped = Reader(job.net, pairs.root), False
     with _Collector(job, finish, keep, save_every) as collector:
@@ -231,7 +231,7 @@ def _feed(
     items: dict[int, Item],
     collector: "_Collector",
 ) -> Iterator[Pair]:
-    """Pairs with their images; a pair that has none that can be read goes to the collector."""
+    """Yield pairs with their images; a pair whose images cannot be read goes to the collector."""
     pool = ThreadPoolExecutor(THREADS, "advjax-images")
     count = itertools.count()
 
@@ -245,20 +245,20 @@ def _feed(
             collector.fail(item, error)
             return
         items[next(count)] = item._replace(source=source)
-        yield Pair(source, guide, item.delta, index=item.place)
+        yield Pair(source, guide, item.delta, index=item.index)
 
     ahead: deque[tuple[Item, Future]] = deque()
     try:
         for task in tasks:
             block = task.block
-            entries = pairs.table.take(pa.array(block.places)).to_pylist()
+            entries = pairs.table.take(pa.array(block.indices)).to_pylist()
             done = set() if task.known is None else set(task.known["index"].to_pylist())
             collector.begin(task)
-            for place, entry in zip(block.places.tolist(), entries, strict=True):
-                if place in done:
+            for index, entry in zip(block.indices.tolist(), entries, strict=True):
+                if index in done:
                     continue
                 delta = job.delta if entry["delta"] is None else entry["delta"]
-                item = Item(block.number, place, entry, block.layer, delta)
+                item = Item(block.number, index, entry, block.layer, delta)
                 ahead.append((item, pool.submit(read, item)))
                 if len(ahead) > AHEAD:
                     yield from ready(*ahead.popleft())
@@ -277,7 +277,7 @@ _NOTHING, _END = object(), object()
 
 
 class _Collector:
-    """Encodes results and puts the rows of each block together, beside the main path."""
+    """A thread and a pool that encode results and gather the rows of each block."""
 
     def __init__(self, job: Job, finish: Write, keep: Write, save_every: float):
         self.job, self.finish, self.keep, self.save_every = job, finish, keep, save_every
@@ -302,27 +302,27 @@ class _Collector:
             self.check()
 
     def check(self) -> None:
-        """Raises what went wrong while writing, in the caller's thread."""
+        """Raise, in the caller's thread, the error that writing met."""
         if self._error is not None:
             raise self._error
 
     def begin(self, task: Task) -> None:
-        """A block whose rows will come."""
+        """Begin a block; its rows come later."""
         self._queue.put(task)
 
     def put(self, item: Item, result: PairResult) -> None:
-        """A result; waits when many are waiting."""
+        """Take a result; wait while too many are waiting."""
         self._wait()
         self.check()
         self._pool.submit(self._encode, item, result)
 
     def fail(self, item: Item, error: BaseException) -> None:
-        """A pair that could not be attacked."""
+        """Take a pair that could not be attacked."""
         self._wait()
         self._queue.put(_Row(item.block, failed_row(item, error)))
 
     def _wait(self) -> None:
-        """Until a result can be taken, or nothing is taken any more."""
+        """Wait until a result can be taken, or the collector has ended."""
         while not self._slots.acquire(timeout=0.2):
             if not self._thread.is_alive():
                 return
@@ -367,7 +367,7 @@ class _Collector:
             return
         task, rows = self._open[number]
         known = 0 if task.known is None else len(task.known)
-        if known + len(rows) == len(task.block.places):
+        if known + len(rows) == len(task.block.indices):
             del self._open[number]
             self._changed.discard(number)
             self.finish(number, _joined(task.known, rows))

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line a minute elsewhere, a file for other shells."""
+"""A run's progress: a bar on a terminal, a line a minute elsewhere, a file for other shells."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ LOGGED, NOTED = 60.0, 5.0  # seconds between two lines without a terminal, two n
 
 
 class Display:
-    """Shows and notes how far the work is; it writes nothing when `bar` is False.
+    """The progress of the work, shown and noted in a file.
 
     Args:
         note: The file for `advjax run status`; removed at the end.
-        total: Pairs of this process.
-        done: Of these, what earlier processes have done.
-        failed: Of the done ones.
-        budget: Evaluations that a pair may take.
+        total: Number of pairs of this process.
+        done: Number of these that earlier processes have done.
+        failed: Number of the done ones that failed.
+        budget: Maximum number of evaluations of a pair.
         bar: None: a bar on a terminal, lines elsewhere. False: neither.
     """
 
@@ -41,7 +41,7 @@ class Display:
         self.logged = self.noted = self.begun
 
     def __call__(self, tally: Tally) -> None:
-        """What has been done since this began."""
+        """Show and note the progress since this object was made."""
         now = time.monotonic()
         at = self.figures(tally)
         if not self.bar.disable:
@@ -54,11 +54,11 @@ class Display:
             print(f"advjax: {described(at)}", file=sys.stderr, flush=True)
         if now - self.noted > NOTED:
             self.noted = now
-            with contextlib.suppress(AdvjaxError):  # a full disk is found by who must write
+            with contextlib.suppress(AdvjaxError):  # the writer of shards reports a full disk
                 files.write_text(self.note, json.dumps(at))
 
     def figures(self, tally: Tally) -> dict[str, Any]:
-        """Of this moment."""
+        """Return the progress at this moment, as JSON values."""
         seconds = time.monotonic() - self.begun
         # Pairs in the lanes count as the part of their budget that they have used.
         rate = (tally.rows + tally.running / self.budget) / max(seconds, 1e-9)
@@ -77,14 +77,14 @@ class Display:
         }
 
     def close(self) -> None:
-        """Takes the bar and the note away."""
+        """Remove the bar and the note."""
         self.bar.close()
         with contextlib.suppress(OSError):
             self.note.unlink()
 
 
 def described(at: dict[str, Any]) -> str:
-    """One line of what `Display.figures` tells."""
+    """Return one line with the values of `Display.figures`."""
     left = at["seconds_left"]
     return (
         f"{at['pairs']:,} of {at['total']:,} pairs, {at['failed']:,} failed, "
@@ -94,7 +94,7 @@ def described(at: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As people say it.
+    """Return a duration as text, in its two largest units.
 
     Example:
         >>> duration(3700), duration(59.4), duration(200_000)

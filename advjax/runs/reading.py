@@ -1,4 +1,4 @@
-"""Reading a run: rows as Arrow or pandas, images decoded when they are asked for."""
+"""A run as data: rows as Arrow or pandas, images decoded when they are asked for."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class RunData:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """How the pairs were attacked: network, layer, delta, solver, ..."""
+        """The settings of the attacks: network, layer, delta, solver, ..."""
         return self.directory.manifest["settings"]
 
     @property
@@ -51,20 +51,20 @@ class RunData:
 
     @property
     def pairs(self) -> int:
-        """How many pairs the run has; as many rows, when it is finished."""
+        """The number of pairs of the run; also the number of rows when it is finished."""
         return self.directory.manifest["pairs"]
 
     def __len__(self) -> int:
-        """The rows there are."""
+        """Return the number of rows so far."""
         return self.dataset().count_rows()
 
     def dataset(self) -> ds.Dataset:
-        """A `pyarrow.dataset` of the rows there are, for filters and scans of one's own."""
+        """Return a `pyarrow.dataset` of the rows so far, for the caller's own filters and scans."""
         paths = [*self.directory.shards().values(), *self.directory.unfinished().values()]
         return ds.dataset([str(path) for path in paths], schema=SCHEMA, format="parquet")
 
     def table(self, columns: Sequence[str] | None = None, filter: Any = None) -> pa.Table:
-        """Rows as an Arrow table, in the order of the pair list.
+        """Return rows as an Arrow table, in the order of the pair list.
 
         Args:
             columns: Their names; all but the images when None.
@@ -82,11 +82,11 @@ class RunData:
         return rows.sort_by("index").select(names)
 
     def to_pandas(self, columns: Sequence[str] | None = None, filter: Any = None) -> Any:
-        """`table` as a pandas data frame; needs pandas."""
+        """Return `table` as a pandas data frame; needs pandas."""
         return self.table(columns, filter).to_pandas()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Rows as dicts, shard by shard, in constant memory."""
+        """Yield rows as dicts, shard by shard, in constant memory."""
         for path in [*self.directory.shards().values(), *self.directory.unfinished().values()]:
             names = None if columns is None else list(dict.fromkeys([*columns, "index"]))
             rows = by_schema(pq.read_table(path, columns=names))
@@ -95,10 +95,10 @@ class RunData:
     def adversarials(
         self, columns: Sequence[str] = ("index",), filter: Any = None
     ) -> Iterator[tuple[dict[str, Any], Float[np.ndarray, "h w c"], UInt8[np.ndarray, "h w c"]]]:
-        """For each pair that was attacked its columns, its adversarial and the rounded one.
+        """Yield, for each pair that was attacked, its columns, its adversarial and the rounded one.
 
-        They come shard by shard, a few in memory at a time; the first is as before rounding where
-        the run kept it.
+        They come shard by shard, a few in memory at a time. The adversarial is the one before
+        rounding if the run kept it.
 
         Args:
             columns: Names of columns.
@@ -124,7 +124,7 @@ class RunData:
                 yield known, image, rounded
 
     def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        """The adversarial of a pair, as it was rounded.
+        """Return the rounded adversarial of a pair.
 
         Raises:
             RunError: The pair has no row, or failed.
@@ -133,32 +133,32 @@ class RunData:
         return decode_image(png, f"adversarial {index}", self.settings["input_shape"][-1])
 
     def image_float32(self, index: int) -> Float[np.ndarray, "h w c"]:
-        """The adversarial of a pair before rounding, where the run kept it.
+        """Return the adversarial of a pair before rounding, if the run kept it.
 
         Raises:
             RunError: It did not, or the pair failed.
         """
-        found = np.asarray(self._one(index, "adversarial_float32"), np.float32)
-        return found.reshape(self.settings["input_shape"])
+        flat = np.asarray(self._one(index, "adversarial_float32"), np.float32)
+        return flat.reshape(self.settings["input_shape"])
 
     def reader(self, net: Any) -> Reader:
-        """A function from the columns source and guide to the images that `net` was given."""
+        """Return the function that reads the image named by a column source or guide for `net`."""
         return Reader(net, self.directory.manifest["root"])
 
     def _one(self, index: int, column: str) -> Any:
-        found = self.dataset().to_table(
+        rows = self.dataset().to_table(
             columns=[column, "error"], filter=ds.field("index") == int(index)
         )
-        if not len(found):
+        if not len(rows):
             raise RunError(f"pair {index} of {str(self.path)!r} has no row; see 'index'")
-        (row,) = found.to_pylist()
+        (row,) = rows.to_pylist()
         if row[column] is None:
             raise RunError(f"pair {index} has no {column}: {row['error'] or 'it was not kept'}")
         return row[column]
 
 
 def open_run(path: Any) -> RunData:
-    """See `advjax.open_run`."""
+    """Open a run; see `advjax.open_run`."""
     directory = open_directory(path)
     if directory is None:
         raise RunError(f"{str(path)!r} holds no run; give the directory of 'advjax run --out'")

@@ -18,10 +18,10 @@ from advjax.runs.schema import ERROR, SCHEMA
 
 
 class Item(NamedTuple):
-    """A pair on its way: its block, its place in the pair list, and what the list says of it."""
+    """A pair on its way: its block, and its index, row and settings of the pair list."""
 
     block: int
-    place: int
+    index: int
     entry: Mapping[str, Any]
     layer: str
     delta: float
@@ -29,12 +29,12 @@ class Item(NamedTuple):
 
 
 def table_of(rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as a table; what a row does not have is null."""
+    """Return rows as a table, with null for the columns that a row does not have."""
     return pa.table({f.name: pa.array([r.get(f.name) for r in rows], f.type) for f in SCHEMA})
 
 
 def failed_row(item: Item, error: BaseException) -> dict[str, Any]:
-    """The row of a pair that could not be attacked."""
+    """Return the row of a pair that could not be attacked."""
     text = str(error) if isinstance(error, AdvjaxError) else f"{type(error).__name__}: {error}"
     return _begin(item) | {"status": ERROR, "error": " ".join(text.split())}
 
@@ -64,14 +64,14 @@ def result_row(item: Item, result: PairResult, keep_float32: bool, squared: bool
 
 
 def image_figures(source: np.ndarray, exact: np.ndarray, rounded: np.ndarray) -> dict[str, float]:
-    """How visible the change is, of the float image and of the rounded one."""
+    """Return the visibility of the change, of the float image and of the rounded one."""
     large = min(source.shape[:2]) > 2 * RADIUS
     with jax.default_device(_cpu()):
-        found = np.asarray(_figures(source, exact, rounded, large)).tolist()
+        figures = np.asarray(_figures(source, exact, rounded, large)).tolist()
     names = ["max_change", "mean_change", "psnr"] + ["ssim"] * large
     return {
         f"{name}{end}": value
-        for name, values in zip(names, found, strict=True)
+        for name, values in zip(names, figures, strict=True)
         for end, value in zip(("", "_uint8"), values, strict=True)
     }
 
@@ -87,7 +87,7 @@ def _figures(source, exact, rounded, large):
 
 @functools.cache
 def _cpu() -> Any:
-    """A CPU device, so that the accelerator is left to the attacks; None where JAX has none."""
+    """Return a CPU device, which leaves the accelerator to the attacks; None where JAX has none."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -95,7 +95,7 @@ def _cpu() -> Any:
 
 
 def encode_png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
-    """A PNG file's bytes."""
+    """Return the bytes of a PNG file of an image."""
     stream = io.BytesIO()
     flat = image[..., 0] if image.shape[-1] == 1 else image
     # Level 3: perturbed photographs hardly compress further, and higher levels take twice the time.
@@ -106,7 +106,7 @@ def encode_png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
 def _begin(item: Item) -> dict[str, Any]:
     entry = item.entry
     return {
-        "index": item.place,
+        "index": item.index,
         "id": entry["id"],
         "source": entry["source"],
         "guide": entry["guide"],

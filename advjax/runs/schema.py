@@ -1,4 +1,4 @@
-"""What a run's directory holds: the columns of its Parquet shards, and its manifest.
+"""The files of a run's directory, and the columns of its Parquet shards.
 
     DIR/manifest.json                      settings, hashes, versions (see `advjax.runs.directory`)
     DIR/pairs.parquet                      the pair list, in order (see `advjax.runs.pair_list`)
@@ -15,7 +15,7 @@ ERROR = "ERROR"
 """The `status` of a pair that could not be attacked; the others are names of `advjax.Status`."""
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "index": (pa.int64(), "the pair's place in the pair list, from 0"),
+    "index": (pa.int64(), "the pair's index in the pair list, from 0"),
     "id": (pa.string(), "the pair's name, unique in the run"),
     "source": (pa.string(), "the source, as the pair list names it"),
     "guide": (pa.string(), "the guide, as the pair list names it"),

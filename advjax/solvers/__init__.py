@@ -72,7 +72,7 @@ BY_NAME: Mapping[str, Callable[..., Any]] = {
 
 
 def choose(default: Any, name: str | None = None, max_evaluations: int | None = None) -> Any:
-    """Return the solver of this name with this budget; what is None is as in `default`.
+    """Return the solver of this name with this budget; for None take those of `default`.
 
     Args:
         default: A solver, such as an attack's `default_solver`.

@@ -1,10 +1,10 @@
 """The common part of all box-constrained minimisers: box, statuses, start and end of a step.
 
 A solver is a frozen set of hyper-parameters with two pure functions, `init` and `step`, written for
-one problem; the engine vmaps them. A step begins with `evaluate` and ends with `finish`; what
-stands between is the solver's mathematics. One `step` evaluates the objective exactly once, at
-`state.trial`, and proposes the next trial point: a line search is a state machine across steps,
-because an inner loop under vmap would cost every lane the slowest lane's trips.
+one problem; the engine vmaps them. A step begins with `evaluate` and ends with `finish`; the
+solver's mathematics stands between. One `step` evaluates the objective exactly once, at
+`state.trial`, and proposes the next trial point. A line search is therefore a state machine across
+steps: in an inner loop under vmap every lane would wait for the slowest one.
 """
 
 import enum
@@ -68,7 +68,7 @@ class Best(NamedTuple):
 
 
 class Info(NamedTuple):
-    """The figures of one step that a person would plot."""
+    """The figures of one step, for plots."""
 
     value: Float[Array, ""]  # at the point that this step evaluated
     improved: Bool[Array, ""]  # that point is the best so far
@@ -124,7 +124,7 @@ def epsilon(box: Box) -> Float[Array, ""]:
 
 
 class Evaluation(NamedTuple):
-    """The objective at one point: the beginning of every step."""
+    """The objective at one point, with which every step begins."""
 
     x: Float[Array, "n"]
     value: Float[Array, ""]
@@ -166,10 +166,10 @@ def finish(
     evaluations: Int[Array, ""] | None = None,
     frozen: Sequence[str] = (),
 ) -> tuple[Any, Info]:
-    """End a step: keep the best point, count, say why the lane stops, freeze lanes that have.
+    """End a step: keep the best point, count, set the status, and freeze a lane that had ended.
 
-    Of several reasons to stop the last one is reported: the budget, `stops` in their order, a value
-    that is not finite.
+    If there are several reasons to stop, the status is the last one of this order: the budget,
+    `stops` in their order, a value that is not finite.
 
     Args:
         solver: Its `max_evaluations` is the budget.
@@ -180,8 +180,8 @@ def finish(
         projected_gradient: For `Info`.
         stops: The solver's own reasons to stop.
         evaluations: The count after this step; one more than before when None.
-        frozen: Fields of `new` that a lane which is not running has unchanged by construction: a
-            `where` over them would cost a pass.
+        frozen: Fields of `new` that are unchanged in every lane that is not running. They need no
+            `where`, which would cost a pass over them.
     """
     evaluations = state.evaluations + 1 if evaluations is None else evaluations
     status = jnp.where(evaluations >= solver.max_evaluations, Status.MAX_EVALUATIONS, state.status)
@@ -198,7 +198,7 @@ def finish(
 
 
 def freeze(running: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """Return `new` where the lane is running, `old`, bit for bit, where it has ended."""
+    """Return `new` if the lane is running; return `old`, bit for bit, if it has ended."""
     return jax.tree.map(lambda n, o: jnp.where(running, n, o), new, old)
 
 
@@ -220,13 +220,13 @@ def check_bounds(solver: Any, box: Box) -> None:
 
 
 def minimize(solver: Solver, objective: Objective, x0: Float[Array, "n"], box: Box) -> Any:
-    """Step until the status is no longer RUNNING: the plain driver, for one problem.
+    """Take steps until the status is no longer RUNNING; this is the plain loop for one problem.
 
     Args:
         solver: Any solver of this package that has `init` and `step`.
         objective: x -> (value, gradient, aux).
         x0: Start; projected on the box before it is evaluated.
-        box: Bounds, infinite where there are none; `lower == upper` holds a variable.
+        box: Bounds, infinite where there are none; `lower == upper` fixes a variable.
 
     Returns:
         The solver's last state; `state.best` is the answer.

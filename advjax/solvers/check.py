@@ -26,12 +26,13 @@ def quadratic(x: Any) -> tuple[Any, Any, Any]:
 def check_solver(solver: Solver, *, keeps_best: bool = True) -> None:
     """Check that a solver keeps the contract on which the engine relies.
 
-    The start is projected and not evaluated in `init`; a step evaluates once, at `state.trial`; all
-    points are in the box; the best one is kept with its value; the budget and a value that is not
-    finite end the lane; an ended lane never changes; lanes do not know each other.
+    `init` projects the start on the box and does not evaluate it. A step evaluates once, at
+    `state.trial`. All points are in the box. The best point is kept with its value. The budget ends
+    the lane, and so does a value that is not finite. An ended lane never changes. A lane does not
+    depend on the other lanes.
 
     Args:
-        solver: A solver with a budget of 3 evaluations or more; the fewer the quicker the check.
+        solver: A solver with a budget of 3 evaluations or more. The check takes longer with more.
         keeps_best: False for a solver whose answer is its last point, such as a signed step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The L-BFGS-B of jaxopt behind the same interface: for comparison, not a default."""
+"""The L-BFGS-B of jaxopt with the interface of this package, for comparison only."""
 
 import dataclasses
 import warnings
@@ -23,7 +23,7 @@ from advjax.solvers.base import (
 
 
 class JaxoptState(NamedTuple):
-    """The iterate, where the next iteration starts, and jaxopt's own state."""
+    """The iterate, at which the next iteration starts, and jaxopt's own state."""
 
     trial: Float[Array, "n"]
     best: Best
@@ -38,12 +38,12 @@ class JaxoptLBFGSB:
 
     One step is one iteration of jaxopt, which evaluates the objective twice or more: once to begin
     the line search and once for each trial in it. `evaluations` is the true number for a lane, by
-    jaxopt's count, and a lane ends at the first iteration that brings it to `max_evaluations`, so
-    that the last iteration can exceed the budget. Under vmap every lane pays, moreover, for the
-    line search of the slowest and for both branches of each of its conditionals.
+    jaxopt's count. A lane ends after the first iteration that reaches `max_evaluations`, so that
+    the last iteration can exceed the budget. Under vmap every lane also waits for the line search
+    of the slowest one, and computes both branches of each of its conditionals.
 
-    Version 0.8.5, the last (jaxopt is no longer maintained), orders the pairs of its matrix by slot
-    and not by time, so that beyond `history` iterations the matrix is not that of L-BFGS.
+    jaxopt is no longer maintained. Its last version, 0.8.5, orders the pairs of its matrix by slot
+    and not by time, so that after more than `history` iterations the matrix is not that of L-BFGS.
 
     Attributes:
         max_evaluations: Evaluations after which no further iteration begins.
@@ -132,7 +132,7 @@ class JaxoptLBFGSB:
 
 
 def _plain(inner: Any) -> Any:
-    """The state of jaxopt as arrays of fixed dtypes, without aux (which is in Info)."""
+    """Return the state of jaxopt as arrays of fixed dtypes, without aux (which is in Info)."""
     counts = ("num_fun_eval", "num_grad_eval", "num_linesearch_iter", "iter_num", "num_updates")
     numbers = {name: jnp.asarray(getattr(inner, name), jnp.int32) for name in counts}
     dtype = inner.grad.dtype

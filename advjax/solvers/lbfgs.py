@@ -72,18 +72,19 @@ class Search(NamedTuple):
 class ProjectedLBFGS:
     """Box-constrained limited-memory BFGS (two-metric projection, projected Armijo search).
 
-    The variables that sit at a bound with the gradient pushing outward are fixed: their part of the
-    gradient is set to zero. On the others the direction is `-H g`, H being the L-BFGS matrix of the
-    last `history` changes of x and of that reduced gradient (Nocedal and Wright, 2006, Algorithm
-    7.4, in the compact form of Byrd, Nocedal and Schnabel, 1994, equation 3.1). The trial point is
-    the projection of `x + alpha d` (Bertsekas, 1982), taken if it satisfies Armijo's condition
-    `f(trial) <= f(x) + c1 g.(trial - x)`; else `alpha` shrinks by safeguarded quadratic
-    interpolation. The stopping rules and their defaults are those of SciPy's L-BFGS-B.
+    A variable is fixed if it is at a bound and a step along -g would leave the box: its part of the
+    gradient is set to zero. On the other variables the direction is `d = -H g`. H is the L-BFGS
+    matrix of the last `history` changes of x and of that reduced gradient (Nocedal and Wright,
+    2006, Algorithm 7.4, in the compact form of Byrd, Nocedal and Schnabel, 1994, equation 3.1). The
+    trial point is the projection of `x + alpha d` (Bertsekas, 1982). It is accepted if it satisfies
+    Armijo's condition `f(trial) <= f(x) + c1 g.(trial - x)`; else `alpha` shrinks by safeguarded
+    quadratic interpolation. The stopping rules and their defaults are those of SciPy's L-BFGS-B.
 
-    Before the pairs, H is a multiple of the identity: `scaling` times the sum of s'y over that of
-    y'y. Two things differ from Shanno's s'y / y'y of the last pair. The sums are over all pairs,
-    for one alone is noisy; and the factor is there because the kinks of a network of ReLUs enter
-    y'y and not s'y, so that the quotient is too small along what no pair has seen yet.
+    The matrix that the pairs update is a multiple of the identity: `scaling` times the sum of s'y
+    over the sum of y'y. Shanno's multiple is s'y / y'y of the last pair. Here the sums are over all
+    pairs, because a single pair is noisy. The factor `scaling` corrects for the kinks of a network
+    of ReLUs: they enter y'y and not s'y, so that the quotient is too small along directions that no
+    pair contains yet.
 
     Attributes:
         max_evaluations: Evaluations of the objective after which a lane ends.
@@ -92,14 +93,15 @@ class ProjectedLBFGS:
         gtol: Stop when the max-norm of `P(x - g) - x` is at or under this.
         history_dtype: "float32" (the dtype of `x0`, so float64 stays float64) or "bfloat16", which
             halves the memory of the history, by far the largest part of the state.
-        scaling: The factor on the identity before the pairs, after the first pair and from the
+        scaling: The factor on the multiple of the identity: with the first pair, and from the
             `RAMP`-th on; (1, 1) for smooth objectives.
         first_move: Length of the first move, before the projection, as a fraction of half the box's
-            diagonal; a box that is infinite somewhere has none, and Polyak's step is taken.
+            diagonal. If a bound is infinite there is no diagonal, and Polyak's step is taken.
         c1: Armijo's constant.
-        shrink: Smallest and largest factor by which a rejected step is shortened.
-        max_backtracks: Rejected trials after which the search along a direction has failed: the
-            history is dropped once, and the lane ends with `Status.LINE_SEARCH` if that fails too.
+        shrink: Smallest and largest factor by which a rejected step is multiplied.
+        max_backtracks: Number of rejected trials after which the search along a direction has
+            failed. The history is then dropped once; if the search without it fails too, the lane
+            ends with `Status.LINE_SEARCH`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -209,8 +211,9 @@ class ProjectedLBFGS:
     ) -> tuple[History, Float[Array, "n"]]:
         """Update the history with an accepted move, and compute H g on the free variables.
 
-        The direction is a function of x and the history: that of a rejected trial comes out again
-        and need not be stored. A search that failed begins anew without the history.
+        The direction is a function of x and the history. After a rejected trial both are the same,
+        so that the direction is computed again and need not be stored. A search that failed begins
+        again without the history.
         """
         g = search.gradient
         history, along = push(
@@ -232,7 +235,7 @@ class ProjectedLBFGS:
     def _stops(
         self, state: LBFGSState, search: Search, at: Evaluation, norm: Float[Array, ""]
     ) -> list[tuple[Bool[Array, ""], Status]]:
-        """Return the reasons to stop, in the order in which the later one counts more."""
+        """Return the reasons to stop; a later one overrides an earlier one."""
         scale = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(at.value)), 1)
         small = (state.value - at.value) / scale <= self.ftol
         return [
@@ -243,17 +246,17 @@ class ProjectedLBFGS:
 
 
 def is_outward(x: Float[Array, "n"], gradient: Float[Array, "n"], box: Box) -> Bool[Array, "n"]:
-    """Return True for the variables at a bound that a step along -gradient would leave."""
+    """Return True for a variable at a bound if a step along -gradient would leave the box."""
     return ((x <= box.lower) & (gradient > 0)) | ((x >= box.upper) & (gradient < 0))
 
 
 def steepest_step(
     length: Float[Array, ""], value: Float[Array, ""], squared: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Return the step t for which the move -t g has this length; a guess if that is infinite.
+    """Return the step t for which the move -t g has this length; a guess if it is infinite.
 
-    Where the box has no size, Polyak's |f| / |g|^2 is as free of the units of f and x; SciPy's
-    1 / |g| is left for a value of zero.
+    The guess is Polyak's |f| / |g|^2, which does not depend on the units of f and x either. For a
+    value f of zero it is SciPy's 1 / |g|.
     """
     norm = jnp.sqrt(jnp.where(squared > 0, squared, 1))
     guess = jnp.where(value != 0, jnp.abs(value) / norm, 1)
@@ -261,7 +264,7 @@ def steepest_step(
 
 
 def empty_history(m: int, x: Float[Array, "n"], dtype: jnp.dtype) -> History:
-    """Return a history of no pairs; `dtype` is of the pairs, inner products have that of x."""
+    """Return a history without pairs; pairs have the dtype `dtype`, inner products that of x."""
     square = jnp.zeros((m, m), x.dtype)
     return History(jnp.zeros((m, 2, x.size), dtype), square[0], square, square, jnp.int32(0))
 
@@ -276,7 +279,7 @@ def push(
 ) -> tuple[History, Float[Array, "m 2"]]:
     """Put (s, y) into the next slot if `take`; compute every (s_i'g, y_i'g) as well.
 
-    The inner products among the older pairs are known: one pass over the pairs gives what is new.
+    The inner products of the older pairs are known, so that one pass over the pairs is enough.
     """
     m, _, n = history.pairs.shape
     # Out of range is not written. XLA does this in place; a `where` would rewrite everything.
@@ -321,7 +324,7 @@ def times_gradient(
     initial: Float[Array, ""],
     factor: Float[Array, ""],
 ) -> tuple[Float[Array, "n"], Int[Array, ""]]:
-    """Compute H g; if H is not positive along g, `initial` g and 0 in place of `history.pushed`.
+    """Return H g and `history.pushed`; if g'H g is not positive, `initial` g and 0 instead.
 
     Args:
         history: The pairs.
@@ -329,7 +332,7 @@ def times_gradient(
         along: (s_i'g, y_i'g) of every slot.
         squared: g'g.
         initial: H is `initial` times the identity while there is no pair.
-        factor: Of the identity that the pairs update (see `compact`).
+        factor: The factor on the multiple of the identity (see `compact`).
     """
     m, _, n = history.pairs.shape
     order = (history.pushed + jnp.arange(m)) % m  # slots, from the oldest pair to the newest
@@ -364,12 +367,12 @@ def compact(
     initial: Float[Array, ""],
     factor: Float[Array, ""],
 ) -> tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, ""]]:
-    """Compute a, c, gamma of H g = gamma (g - Y a) + S c: the two-loop recursion in coordinates.
+    """Compute a, c, gamma of H g = gamma (g - Y a) + S c, the compact form of the recursion.
 
     With R the upper triangle of S'Y in the order of time and D its diagonal,
     `R a = S'g` and `R' c = D a - gamma (Y'g - Y'Y a)` (Byrd, Nocedal and Schnabel, 1994, eq. 3.1).
-    gamma is `factor` times the sum of all s'y over that of all y'y. Pairs that are not `recent`, or
-    whose curvature is not above `minimum`, take no part.
+    gamma is `factor` times the sum of all s'y over the sum of all y'y. Pairs are left out if they
+    are not `recent`, or if their curvature is not above `minimum`.
     """
     m = len(minimum)
     curvature, size = jnp.diagonal(sy), jnp.diagonal(yy)

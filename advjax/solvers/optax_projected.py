@@ -37,8 +37,8 @@ class OptaxState(NamedTuple):
 class OptaxProjected:
     """x <- P(x + update) with the update of any `optax.GradientTransformation`; the best is kept.
 
-    Optimisers that evaluate the objective themselves (those with a line search, such as
-    `optax.lbfgs`) have no place here: a step is one evaluation. Use `ProjectedLBFGS`.
+    A step is one evaluation. So an optimiser that evaluates the objective itself, for a line search
+    (such as `optax.lbfgs`), cannot be used here: use `ProjectedLBFGS`.
 
     Attributes:
         optimizer: For instance `optax.adam(1.0)`; the step is in the units of the box.

@@ -1,4 +1,4 @@
-"""SciPy's L-BFGS-B behind the same vocabulary: a host loop, the reference for the others."""
+"""SciPy's L-BFGS-B with this package's types: a loop on the host, the reference for the others."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from advjax.errors import AdvjaxError
 from advjax.solvers.base import Box, Status
 
 Callback = Callable[[int, float, np.ndarray], Status | None]
-"""(evaluations so far, value, point) -> a status to stop with, or None to go on."""
+"""(evaluations so far, value, point) -> a status, to stop, or None, to go on."""
 
 
 class ScipyResult(NamedTuple):
-    """The best point that was evaluated, and how the search went."""
+    """The best point that was evaluated, and the course of the search."""
 
     x: Float[np.ndarray, "n"]  # dtype of x0, inside the box exactly
     value: float  # infinite if no evaluation was finite
@@ -26,7 +26,7 @@ class ScipyResult(NamedTuple):
 
 
 class _Stop(Exception):
-    """Leaves SciPy's loop from inside the function that it evaluates."""
+    """The exception that leaves SciPy's loop from inside the function that it evaluates."""
 
     def __init__(self, status: Status):
         super().__init__(status.name)
@@ -37,11 +37,12 @@ class _Stop(Exception):
 class ScipyLBFGSB:
     """L-BFGS-B of Zhu, Byrd, Lu and Nocedal (1997) as SciPy ships it, one problem at a time.
 
-    SciPy works in float64; the objective is evaluated at the point rounded to the dtype of `x0`.
-    The bounds are representable there and rounding is monotone: the rounded point is in the box.
+    SciPy works in float64. The objective is evaluated at SciPy's point rounded to the dtype of
+    `x0`. That point is in the box too, because the bounds are numbers of this dtype and rounding is
+    monotone.
 
     Attributes:
-        max_evaluations: Honoured exactly, also in the middle of a line search.
+        max_evaluations: Maximum number of evaluations, exact also within a line search.
         history: Number of curvature pairs (SciPy's `maxcor`).
         ftol: Relative decrease at which to stop; SciPy's default.
         gtol: Max-norm of the projected gradient at which to stop; SciPy's default.
@@ -68,13 +69,13 @@ class ScipyLBFGSB:
         box: Box,
         callback: Callback | None = None,
     ) -> ScipyResult:
-        """Minimises on the host.
+        """Minimise on the host.
 
         Args:
             value_and_grad: x -> (value, gradient); gets an array of x0's dtype.
             x0: Start; projected on the box before it is evaluated.
             box: Bounds, infinite where there are none.
-            callback: Called after every finite evaluation; may return a status to stop with.
+            callback: Called after every finite evaluation; it may return a status, to stop.
 
         Returns:
             The best point seen, its value, the status, and every value in order.

@@ -37,18 +37,19 @@ class SignState(NamedTuple):
 class SignMomentum:
     """Iterated sign steps with momentum, projected on the box (Dong et al., 2018, eq. 6-7).
 
-    The gradient is divided by its mean absolute value and added to the decayed velocity; the point
-    moves by the velocity's sign times a step that falls from `max_step` to `min_step` over the
-    budget, as `max_step (min_step / max_step)^(t^1.5)`, t being the fraction of it that is used.
-    Steps of one size come no nearer than their size allows: a nearly geometric fall gives small
-    ones their time, and ends below a cosine's where the guide can be come near to
-    (docs/benchmarks.md). It does not descend at every step: the best point is kept.
+    The gradient is divided by its mean absolute value and added to the decayed velocity. The point
+    moves by the velocity's sign times a step, which falls from `max_step` to `min_step` over the
+    budget: `max_step (min_step / max_step)^(t^1.5)`, where t is the fraction of the budget that is
+    used. With steps of a constant size the distance to the minimum cannot fall below that size. A
+    nearly geometric fall takes many small steps. It ends at smaller values than a cosine schedule
+    if the guide is within reach (docs/benchmarks.md). Not every step descends, so the best point is
+    kept.
 
     Attributes:
-        max_evaluations: The budget, over which the step falls; a lane always uses all of it, unless
-            it meets a stationary point or a value that is not finite.
-        max_step: First step of each variable, as a fraction of half the box's width; .3 is 3 levels
-            of 255 in a box of +-10.
+        max_evaluations: The budget, over which the step falls. A lane uses all of it, unless it
+            meets a stationary point or a value that is not finite.
+        max_step: First step of each variable, as a fraction of half the box's width; 0.3 is 3
+            levels of 255 in a box of +-10.
         min_step: Last step, likewise.
         momentum: Decay of the velocity.
         gtol: Stop when the max-norm of `P(x - g) - x` is at or under this.
@@ -89,8 +90,8 @@ class SignMomentum:
         """Return the state before the first evaluation, which is at `x0` projected on the box.
 
         Raises:
-            AdvjaxError: A bound is infinite, so that a fraction of the width means nothing (seen
-                outside of jit alone; inside, such a lane ends with NON_FINITE).
+            AdvjaxError: A bound is infinite, and a fraction of the width has no value. This is
+                checked outside of jit only; inside, such a lane ends with NON_FINITE.
         """
         check_bounds(self, box)
         return SignState(**start(x0, box), velocity=jnp.zeros_like(x0))

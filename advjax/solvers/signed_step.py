@@ -1,4 +1,4 @@
-"""The fast gradient method as a solver: one gradient, one step to the bounds, one more look."""
+"""The fast gradient method as a solver: one gradient, one step to the bounds, one evaluation."""
 
 import dataclasses
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from advjax.solvers.base import (
 
 
 class SignedState(NamedTuple):
-    """The point to evaluate next: the start, then where its gradient points to."""
+    """The point to evaluate next: the start, then the corner to which its gradient points."""
 
     trial: Float[Array, "n"]
     best: Best
@@ -30,10 +30,11 @@ class SignedState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SignedStep:
-    """Each variable goes to the bound against its gradient's sign, whatever becomes of the value.
+    """One step of each variable to the bound against its gradient's sign.
 
-    In a box of +-delta around the start that is the signed step of delta, clipped to 0..255
-    (Goodfellow et al., 2015). The second evaluation only tells the value there.
+    In a box of +-delta around the start this is the signed step of delta, clipped to 0..255
+    (Goodfellow et al., 2015). The second evaluation measures the value there; the step is the
+    answer even if the value grew.
 
     Example:
         >>> from advjax.solvers import Box, minimize, SignedStep
