@@ -36,7 +36,7 @@ class StepTimes(NamedTuple):
 
     @property
     def solver_fraction(self) -> float:
-        """What part of a step is not the network's evaluation."""
+        """The fraction of a step that is not the network's evaluation."""
         return 1 - self.evaluation / self.step
 
 

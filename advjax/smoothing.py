@@ -7,8 +7,11 @@ piece. Here the step 1[x > 0] in the derivative of max(x, 0) is replaced by the 
 
 whose half-width is 4 c m; there is no gradient through m. A clip has one ramp up at its lower end
 and one down at its upper end, the derivative of a clip that is smoothed over that width. The width
-c falls over a solve (`Smoothing`), and with c = 0 the gradient is exact. Relatives: surrogate
-gradients of spiking networks, linear backpropagation (Guo et al., 2020), graduated optimisation.
+c falls over a solve (`Smoothing`), and with c = 0 the gradient is exact. The engine multiplies it
+by the pair's relative distance (`Attack.relative_distance`): where source and guide differ little
+in the layer, as in a random network, few kinks are crossed, and wide ramps would only be wrong.
+Relatives: surrogate gradients of spiking networks, linear backpropagation (Guo et al., 2020),
+graduated optimisation.
 
 `smooth_kinks` interprets the jaxpr of any function that JAX traces; it knows nothing of networks.
 """
@@ -40,8 +43,9 @@ class Smoothing:
     """The width of the smoothed kinks over a solve: a geometric fall from `first` to `last`.
 
     Attributes:
-        first: Width c at the first evaluation, in units of a layer's mean |x|.
-        last: Width at the end of the budget.
+        first: Width c at the first evaluation, in units of a layer's mean |x|, of a pair whose
+            relative distance is 1; the width is proportional to that distance.
+        last: Width at the end of the budget, likewise.
 
     Example:
         >>> [f"{c:.3f}" for c in Smoothing(0.5, 0.005).width(jnp.array([0.0, 0.5, 1.0]))]

@@ -47,8 +47,8 @@ def analyse(
     give the ids of those that are images of the bank. The statistics of other images stay the same.
 
     Args:
-        results: What `advjax.attack` or `advjax.attack_stream` gave, any other `Adversarial`s, or
-            images [n, h, w, c].
+        results: The results of `advjax.attack` or `advjax.attack_stream`, any other `Adversarial`s,
+            or images [n, h, w, c].
         bank: Of the same network, with the layer, and with labels.
         net: The network to measure in.
         sources: Images [n, h, w, c], or a sequence of images or of paths.

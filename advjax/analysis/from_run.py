@@ -150,7 +150,7 @@ def run_pairs(
     """Return the pairs of a run, finished or not, for `advjax.analyse`.
 
     Args:
-        run: What `advjax.open_run` gave.
+        run: The run, of `advjax.open_run`.
         net: The network the run was made with.
         layer: The layer to measure. In a run of several layers, the pairs attacked at that one are
             taken; in a run of one, all of them, and that layer when None.

@@ -14,7 +14,8 @@ class Protocol:
     Attributes:
         neighbours: K of the intersection of neighbours and of the rank r_K.
         near: The neighbours of a guide that count as near, by cosine distance.
-        reference: How many of them, drawn at random, the PPCA is fitted to; the others are N_c.
+        reference: The number of them, drawn at random, that the PPCA is fitted to; the others are
+            N_c.
         far: N_f is the neighbours beyond the first number, up to the second.
         components: Of the PPCA. The paper does not give its number; 10 is our choice.
         within: Where the near and far neighbours are searched: among all images of the bank, or in

@@ -29,7 +29,7 @@ class Analysis:
             set ("near" or "far"), id, delta_l, omega.
         network: The network's name.
         layer: The layer measured.
-        images: How many images the bank has.
+        images: The number of images in the bank.
         protocol: The fields of `Protocol`.
     """
 

@@ -155,6 +155,21 @@ class Attack(abc.ABC):
         features: Any = pair.features
         return float(self.loss(lambda images: features, source, target)[0][0])
 
+    def relative_distance(self, pair: PairData) -> float:
+        """Return the distance between source and guide as a fraction of their activations' size.
+
+        It is || s - g || / sqrt(|| s ||^2 + || g ||^2) in `layers`: 1 where the two have nothing in
+        common, and 1 without a guide. The widths of smoothed kinks are multiplied by it: an
+        activation moves about as far as it must come nearer to the guide's.
+        """
+        if pair.guide is None:
+            return 1.0
+        zero = dict.fromkeys(self.layers, np.float32(0))
+        pairs = (pair.features, zero), (pair.guide, zero), (pair.features, pair.guide)
+        source, guide, moved = (distance(self.layers, self.weights, *both)[0] for both in pairs)
+        size = np.hypot(source, guide)
+        return float(moved / size) if size else 1.0
+
     def threshold(self, ratio: float, initial: float) -> float:
         """Return the objective's value at which a pair has reached a target ratio.
 

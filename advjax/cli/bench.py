@@ -25,7 +25,7 @@ class Bench:
         solvers: Compare these at equal evaluations instead: mean ratios of the distance and of the
             cosine distance to the guide, and seconds.
         batch_size: Pairs at a time; 'auto': as many as memory holds.
-        pairs: How many pairs the stream has.
+        pairs: The number of pairs of the stream.
         max_evaluations: Of each pair.
         precision: Of matrix products.
         out: A JSON file to write as well.

@@ -33,7 +33,7 @@ class Run:
         guides: A folder of guides, or tfds:NAME:SPLIT.
         pairing: All sources with all guides, 20 random sources with 3,000 guides as in the paper,
             or random pairs.
-        count: How many random pairs.
+        count: The number of random pairs.
         target_ratio: A pair is done when its distance is this fraction of the initial one.
         until_label: A pair is done when it takes the guide's label.
         precision: Of matrix products.
@@ -50,8 +50,8 @@ class Run:
         distributed: Join JAX's multi-process runtime, and take this process's share; started on
             each machine.
         coordinator: HOST:PORT of process 0, where the runtime does not find it by itself.
-        processes: How many processes, likewise.
-        process: Which one this is, likewise.
+        processes: The number of processes, likewise.
+        process: The number of this one, likewise.
         ray: The address of a Ray cluster ('auto'), or 'local'.
         ray_workers: Actors; one for each GPU of the cluster when not given, or else for each CPU.
         network: The network.

@@ -146,12 +146,12 @@ def solve_on_host(
     solver = stream.plan.solver
     steps = 0
     for done, problem in enumerate(prepared(stream, pairs)):
-        scale, threshold, goal = stream.goals(problem)
+        scale, relative, threshold, goal = stream.numbers(problem)
         labels, target = [], without_batch(problem.target)
 
-        def evaluate(x, target=target, scale=scale, labels=labels):
+        def evaluate(x, target=target, scale=scale, relative=relative, labels=labels):
             value, gradient, label = stream.programs.evaluation(
-                stream.net.params, x, target, scale, np.int32(len(labels))
+                stream.net.params, x, target, scale, relative, np.int32(len(labels))
             )
             labels.append(int(label))
             return value, gradient

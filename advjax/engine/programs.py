@@ -31,7 +31,8 @@ class Lanes(NamedTuple):
     box: Box
     target: Any  # the attack's target of the pair
     scale: Float[Array, "b"]  # of the objective that the solver sees
-    threshold: Float[Array, "b"]  # TARGET at or under this value of it
+    relative: Float[Array, "b"]  # distance of the pair, by which the widths of kinks are scaled
+    threshold: Float[Array, "b"]  # TARGET at or under this value of the objective
     goal: Int[Array, "b"]  # LABEL when the network says this
     trace: Float[Array, "b e"]
 
@@ -75,12 +76,13 @@ def programs_of(plan: Plan) -> Programs:
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
-    def evaluations(params, x, target, scale, count):
+    def evaluations(params, x, target, scale, relative, count):
         """Compute scaled objectives, gradients and labels (or NO_LABEL) of flat images.
 
-        `count` is each lane's number of evaluations so far. The smoothing's width depends on it.
+        `count` is each lane's evaluations so far. The width of its kinks depends on the pair and on
+        this number alone.
         """
-        width = plan.smoothing and plan.smoothing.width(count / solver.max_evaluations)
+        width = plan.smoothing and relative * plan.smoothing.width(count / solver.max_evaluations)
 
         def loss(x):
             names = attack.needs + extra
@@ -99,9 +101,11 @@ def programs_of(plan: Plan) -> Programs:
         gradients, (values, labels) = jax.grad(loss, has_aux=True)(x)
         return values, gradients, labels
 
-    def evaluation(params, x, target, scale, count):
+    def evaluation(params, x, target, scale, relative, count):
         """Compute the same for one image."""
-        one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, scale, count))
+        one = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf)[None], (x, target, scale, relative, count)
+        )
         return jax.tree.map(lambda leaf: leaf[0], evaluations(params, *one))
 
     def step(lane: Lanes, objective) -> Lanes:
@@ -127,12 +131,12 @@ def programs_of(plan: Plan) -> Programs:
         if getattr(solver, "evaluates_elsewhere", False):
 
             def alone(lane):
-                count = lane.state.evaluations
-                return step(lane, lambda x: evaluation(params, x, lane.target, lane.scale, count))
+                pair = lane.target, lane.scale, lane.relative, lane.state.evaluations
+                return step(lane, lambda x: evaluation(params, x, *pair))
 
             return jax.vmap(alone)(lanes)
-        state = lanes.state
-        evaluated = evaluations(params, state.trial, lanes.target, lanes.scale, state.evaluations)
+        pairs = lanes.target, lanes.scale, lanes.relative, lanes.state.evaluations
+        evaluated = evaluations(params, lanes.state.trial, *pairs)
         return jax.vmap(lambda lane, here: step(lane, lambda x: here))(lanes, evaluated)
 
     def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
@@ -159,6 +163,7 @@ def programs_of(plan: Plan) -> Programs:
             box=box,
             target=jax.tree.map(jnp.zeros_like, target),
             scale=jnp.float32(1),
+            relative=jnp.float32(1),
             threshold=jnp.float32(0),
             goal=jnp.int32(0),
             trace=jnp.zeros(solver.max_evaluations if plan.trace else 0),
@@ -167,13 +172,13 @@ def programs_of(plan: Plan) -> Programs:
         idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
         return lanes._replace(state=lanes.state._replace(status=idle))
 
-    def put(lanes: Lanes, lane, x0, box: Box, target, scale, threshold, goal) -> Lanes:
+    def put(lanes: Lanes, lane, x0, box: Box, target, *numbers) -> Lanes:
         """Put a new problem into lane `lane`, counted over all devices."""
         count = lanes.goal.shape[0]
         local = lane - jax.lax.axis_index("lanes") * count
         mine = (local >= 0) & (local < count)
         trace = jnp.full(lanes.trace.shape[1:], jnp.nan)
-        new = Lanes(solver.init(x0, box), box, target, scale, threshold, goal, trace)
+        new = Lanes(solver.init(x0, box), box, target, *numbers, trace)
 
         def write(old, new):
             # The old value again on the other devices, instead of a select over every lane.
@@ -208,7 +213,7 @@ def programs_of(plan: Plan) -> Programs:
             donate_argnums=1,
         ),
         insert=jax.jit(
-            shard(put, in_specs=(lanes, *(everywhere,) * 7), out_specs=lanes), donate_argnums=0
+            shard(put, in_specs=(lanes, *(everywhere,) * 8), out_specs=lanes), donate_argnums=0
         ),
         take=jax.jit(take),
         evaluation=jax.jit(_at_precision(plan.precision, evaluation)),

@@ -39,6 +39,7 @@ class Problem(NamedTuple):
     guide: Features | None
     initial_distance: float
     initial: float  # the objective's size
+    relative: float  # the attack's relative distance
     target_ratio: float | None
     source_label: int | None
     guide_label: int | None
@@ -151,6 +152,7 @@ class Stream:
                     guide=guide,
                     initial_distance=self.distance(features, guide),
                     initial=self.attack.initial(data, target),
+                    relative=self.attack.relative_distance(data),
                     target_ratio=(
                         self.target_ratio if pair.target_ratio is None else pair.target_ratio
                     ),
@@ -181,20 +183,25 @@ class Stream:
         """Put this problem into lane `lane`."""
         box = Box(*(bound.reshape(-1) for bound in problem.box))
         start = problem.start.reshape(-1)
-        goals = self.goals(problem)
+        numbers = self.numbers(problem)
         return self.programs.insert(
-            lanes, np.int32(lane), start, box, without_batch(problem.target), *goals
+            lanes, np.int32(lane), start, box, without_batch(problem.target), *numbers
         )
 
-    def goals(self, problem: Problem) -> tuple[np.float32, np.float32, np.int32]:
-        """Return the objective's scale, and the value and the label that end the pair."""
+    def numbers(self, problem: Problem) -> tuple[np.float32, np.float32, np.float32, np.int32]:
+        """Return the pair's scale and relative distance, and the value and label that end it."""
         initial = problem.initial
         scale = INITIAL / initial if initial and np.isfinite(initial) else 1.0
         threshold = -np.inf
         if problem.target_ratio is not None:
             threshold = self.attack.threshold(problem.target_ratio, initial) * scale
         goal = NO_LABEL if problem.label is None else problem.label
-        return np.float32(scale), np.float32(threshold), np.int32(goal)
+        return (
+            np.float32(scale),
+            np.float32(problem.relative),
+            np.float32(threshold),
+            np.int32(goal),
+        )
 
     def harvest(
         self, lanes: Lanes, finished: Sequence[tuple[int, Problem]]
@@ -232,7 +239,7 @@ class Stream:
             if values is None:
                 objective = float(np.nanmin(trace[i], initial=np.inf))
             else:
-                objective = float(values[i]) / float(self.goals(problem)[0])
+                objective = float(values[i]) / float(self.numbers(problem)[0])
             yield PairResult(
                 index=problem.index,
                 adversarial=images[i].copy(),

@@ -45,7 +45,7 @@ def draw_pairs(
         sources: Where sources are drawn from.
         guides: Where guides are drawn from.
         classes: The classes of the training images.
-        pairs: How many.
+        pairs: The number of pairs.
         source_count: Sources to draw; fewer where there are not as many.
         guide_count: Guides to draw, likewise.
         seed: Of the draw.

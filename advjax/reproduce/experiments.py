@@ -68,7 +68,7 @@ class Experiments:
         # The layers whose neighbours will be searched: one pass over the images for all of them.
         self._searched: dict[TrainedNetwork, dict[str, None]] = {}
 
-    # What there is
+    # The parts
 
     def net(self, model: TrainedNetwork) -> Network:
         """Return the network, loaded once."""

@@ -95,9 +95,9 @@ class Settings:
         networks: Further networks of table1, as NAME or NAME=WEIGHTS.
         layers: The layers of the figures, shallow to deep; most figures are of the last one.
         counted_layers: Where table2 counts active units.
-        pairs: How many pairs, drawn from the sources and the guides; each source in turn.
-        source_count: How many sources are drawn.
-        guide_count: How many guides are drawn, spread over the classes.
+        pairs: The number of pairs, drawn from the sources and the guides; each source in turn.
+        source_count: The number of sources drawn.
+        guide_count: The number of guides drawn, spread over the classes.
         delta: The maximum change of a pixel, in levels of 255.
         deltas: Those of fig5.
         solver: The minimiser; the paper's is 'lbfgs'.
