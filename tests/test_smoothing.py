@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 
 import advjax
+from advjax.attacks.base import PairData
 from advjax.errors import AdvjaxError
 from advjax.networks import zoo
 from advjax.smoothing import count_kinks, smooth_kinks
@@ -330,3 +331,40 @@ def test_widths_that_cannot_be(setting):
 def test_smoothing_is_a_value():
     assert advjax.Smoothing(0.5, 0.01) == advjax.Smoothing()
     assert dataclasses.replace(advjax.Smoothing(), last=0.1).last == 0.1
+
+
+@pytest.mark.parametrize(
+    ("source", "guide", "relative"),
+    [
+        ([3.0, 0.0], [0.0, 4.0], 1.0),  # nothing in common
+        ([1.0, 0.0], [3.0, 0.0], 2 / np.sqrt(10)),
+        ([1.0, 2.0], [1.0, 2.0], 0.0),
+        ([0.0, 0.0], [0.0, 0.0], 1.0),  # no size to be a fraction of
+        ([1.0, 0.0], None, 1.0),
+    ],
+)
+def test_widths_are_in_proportion_to_the_relative_distance(source, guide, relative):
+    source, guide = ({"a": np.float32([x])} if x else None for x in (source, guide))
+    pair = PairData(np.zeros((1, 1, 3)), source, guide, None)
+    for weights in (None, (7.0,)):
+        attack = advjax.FeatureOpt(("a",), weights)
+        assert attack.relative_distance(pair) == pytest.approx(relative)
+
+
+def test_a_pair_of_little_relative_distance_has_narrow_kinks():
+    """A large constant beside the units leaves the objective as it is, and their size not."""
+
+    def beside(images):
+        return {"top": jnp.pad(network(images)["top"], ((0, 0), (0, 1)), constant_values=100.0)}
+
+    settings = {"solver": advjax.SignMomentum(4), "delta": 30}
+    for source, guide in zip(SOURCES[:2], GUIDES[:2], strict=True):
+        s, g = (np.asarray(network(jnp.float32(x[None]))["top"]) for x in (source, guide))
+        size = np.hypot(np.linalg.norm(s), np.linalg.norm(g))
+        factor = np.hypot(size, 100 * np.sqrt(2)) / size
+        wide = advjax.Smoothing(first=0.5 * factor, last=0.01 * factor)
+        narrow = advjax.attack(NET, source, guide, smoothing=advjax.Smoothing(), **settings)
+        scaled = advjax.attack(
+            advjax.Network(beside, (8, 8, 3)), source, guide, smoothing=wide, **settings
+        )
+        np.testing.assert_allclose(scaled.ratio, narrow.ratio, rtol=1e-3)

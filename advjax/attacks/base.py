@@ -167,8 +167,9 @@ class Attack(abc.ABC):
         zero = dict.fromkeys(self.layers, np.float32(0))
         pairs = (pair.features, zero), (pair.guide, zero), (pair.features, pair.guide)
         source, guide, moved = (distance(self.layers, self.weights, *both)[0] for both in pairs)
-        size = np.hypot(source, guide)
-        return float(moved / size) if size else 1.0
+        with np.errstate(all="ignore"):  # activations may be all zero, or overflow
+            relative = float(moved / np.hypot(source, guide))
+        return relative if np.isfinite(relative) else 1.0
 
     def threshold(self, ratio: float, initial: float) -> float:
         """Return the objective's value at which a pair has reached a target ratio.
