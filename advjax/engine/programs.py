@@ -172,13 +172,13 @@ def programs_of(plan: Plan) -> Programs:
         idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
         return lanes._replace(state=lanes.state._replace(status=idle))
 
-    def put(lanes: Lanes, lane, x0, box: Box, target, *numbers) -> Lanes:
+    def put(lanes: Lanes, lane, x0, box: Box, target, scale, relative, threshold, goal) -> Lanes:
         """Put a new problem into lane `lane`, counted over all devices."""
         count = lanes.goal.shape[0]
         local = lane - jax.lax.axis_index("lanes") * count
         mine = (local >= 0) & (local < count)
         trace = jnp.full(lanes.trace.shape[1:], jnp.nan)
-        new = Lanes(solver.init(x0, box), box, target, *numbers, trace)
+        new = Lanes(solver.init(x0, box), box, target, scale, relative, threshold, goal, trace)
 
         def write(old, new):
             # The old value again on the other devices, instead of a select over every lane.
