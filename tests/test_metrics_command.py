@@ -344,3 +344,24 @@ def test_an_image_of_the_bank_is_known_through_links(tmp_path):
             assert found["source_ids"] == [None]
             if folder == within:
                 assert found["guide_ids"] == ["cat/a.png"]
+
+
+def test_a_run_is_measured_with_the_preprocessing_it_was_made_with(run, tmp_path):
+    rng = np.random.default_rng(1)
+    for name in ("wide", "high"):
+        shape = (240, 400, 3) if name == "wide" else (400, 240, 3)
+        write_png(tmp_path / f"{name}.png", rng.integers(0, 256, shape).astype(np.uint8))
+    write(tmp_path, "list.csv", "wide.png,high.png,a", head="source,guide,label")
+    out, network = tmp_path / "run", ("--network", "squeezenet", "--weights", "random")
+    words = ("--out", out, *network, "--max-evaluations", 1, "--resize")
+    assert cli.main([str(word) for word in ("run", tmp_path / "list.csv", *words)]) == 0
+    (initial,) = advjax.open_run(out).table()["initial_distance"].to_pylist()
+    net = advjax.load("squeezenet", "random")  # crops, where the run resized
+    images = np.stack([net.read(tmp_path / f"{name}.png") for name in ("wide", "high")])
+    s, g = np.asarray(net(images, "pool10")["pool10"])
+    assert abs(np.linalg.norm(s - g) / initial - 1) > 0.01
+    table = tmp_path / "t.parquet"
+    status, _, err = run(out, "--bank-images", "photos", "--out", table)
+    assert status == 0, err
+    measured = pyarrow.parquet.read_table(table)["initial_distance"].to_pylist()
+    assert measured == pytest.approx([initial], rel=1e-4)

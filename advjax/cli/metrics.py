@@ -95,7 +95,9 @@ class Metrics:
         from advjax.analysis.from_run import run_network, run_pairs
 
         run = open_run(self.results)
-        net = run_network(run, **dataclasses.asdict(self.network))
+        options = dataclasses.asdict(self.network)
+        # None is as in the run, whose preprocessing may be resized or the user's own.
+        net = run_network(run, **{name: value or None for name, value in options.items()})
         if self.layer is not None:
             net.check_layers(self.layer)
         pairs = run_pairs(run, net, layer=self.layer, images=folders)

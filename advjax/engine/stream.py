@@ -152,7 +152,7 @@ class Stream:
                     guide=guide,
                     initial_distance=self.distance(features, guide),
                     initial=self.attack.initial(data, target),
-                    relative=self.attack.relative_distance(data),
+                    relative=self.attack.relative_distance(data) if self.plan.smoothing else 1.0,
                     target_ratio=(
                         self.target_ratio if pair.target_ratio is None else pair.target_ratio
                     ),
