@@ -1,8 +1,9 @@
-"""The cost of a smoothed value and gradient against an exact one, and a picture of the widths.
+"""The cost of a smoothed evaluation, the relative distances of pairs, a picture of the widths.
 
-CPU time, taken in turns, minimum and median over rounds.
+The cost is CPU time against an exact evaluation's, taken in turns, minimum and median over rounds.
 
     python benchmarks/smoothing.py [--cases squeezenet-pool10 ...] [--batch 4] [--rounds 7]
+    python benchmarks/smoothing.py --relative [--cases squeezenet-pool10 ...]
     python benchmarks/smoothing.py --plot docs/smoothing.png
 """
 
@@ -17,15 +18,37 @@ import numpy as np
 from quality import CASES
 
 import advjax
+from advjax.attacks.base import PairData
 from advjax.networks.network import activations
 from advjax.smoothing import smooth_kinks
 
 
-def cost(case: str, batch: int, rounds: int) -> dict[str, object]:
-    """CPU seconds of an exact evaluation, and the ratio of a smoothed one to it."""
+def load(case: str) -> tuple[advjax.Network, str]:
+    """Return the network and the layer of a case."""
     name, weights, layer = CASES[case]
     file = common.DATA / (weights or "")
-    net = advjax.load(name, file if weights and file.is_file() else weights)
+    return advjax.load(name, file if weights and file.is_file() else weights), layer
+
+
+def relative_distance(case: str) -> dict[str, object]:
+    """Mean relative distance of the ten pairs that `quality.py` attacks."""
+    net, layer = load(case)
+
+    def features(image):
+        return {layer: np.asarray(net(image[None], layer)[layer])}
+
+    pairs = [
+        PairData(source, features(source), features(guide), None)
+        for source, guide in zip(*common.pairs(net, 10), strict=True)
+    ]
+    attack = advjax.FeatureOpt((layer,))
+    mean = float(np.mean([attack.relative_distance(pair) for pair in pairs]))
+    return {"case": case, "pairs": len(pairs), "relative distance": mean}
+
+
+def cost(case: str, batch: int, rounds: int) -> dict[str, object]:
+    """CPU seconds of an exact evaluation, and the ratio of a smoothed one to it."""
+    net, layer = load(case)
     shape = (batch, *net.input_shape)
     images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
     target = 0.9 * np.asarray(net(images, layer)[layer])
@@ -74,7 +97,7 @@ def plot(path: Path) -> None:
         ramp = slope(width[None], x[None])[0, 0]
         left.plot(x[0] / mean, ramp, label=f"{at:.0%} of the budget, c = {width:.2g}")
     left.set(xlabel="x / m", ylabel="derivative of max(x, 0)")
-    left.legend(frameon=False, fontsize=7)
+    figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     every = jnp.linspace(0, 1, 101)
     right.plot(100 * every, smoothing.width(every), color="black")
     right.set(xlabel="% of the budget", ylabel="width c", yscale="log")
@@ -83,16 +106,19 @@ def plot(path: Path) -> None:
 
 
 def main() -> None:
-    """Measure the cases, or draw the picture."""
+    """Measure the cost or the distances, or draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     cases = ["squeezenet-pool10", "efficientnet-pool", "caffenet-fc7"]
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=cases)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--relative", action="store_true")
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     if options.plot:
         plot(options.plot)
+    elif options.relative:
+        common.save("smoothing-relative", [relative_distance(case) for case in options.cases])
     else:
         rows = [cost(case, options.batch, options.rounds) for case in options.cases]
         common.save("smoothing-cost", rows)

@@ -329,7 +329,7 @@ def test_widths_that_cannot_be(setting):
 
 
 def test_smoothing_is_a_value():
-    assert advjax.Smoothing(0.5, 0.01) == advjax.Smoothing()
+    assert advjax.Smoothing(0.7, 0.014) == advjax.Smoothing()
     assert dataclasses.replace(advjax.Smoothing(), last=0.1).last == 0.1
 
 
@@ -362,8 +362,9 @@ def test_a_pair_of_little_relative_distance_has_narrow_kinks():
         s, g = (np.asarray(network(jnp.float32(x[None]))["top"]) for x in (source, guide))
         size = np.hypot(np.linalg.norm(s), np.linalg.norm(g))
         factor = np.hypot(size, 100 * np.sqrt(2)) / size
-        wide = advjax.Smoothing(first=0.5 * factor, last=0.01 * factor)
-        narrow = advjax.attack(NET, source, guide, smoothing=advjax.Smoothing(), **settings)
+        smoothing = advjax.Smoothing()
+        wide = advjax.Smoothing(first=smoothing.first * factor, last=smoothing.last * factor)
+        narrow = advjax.attack(NET, source, guide, smoothing=smoothing, **settings)
         scaled = advjax.attack(
             advjax.Network(beside, (8, 8, 3)), source, guide, smoothing=wide, **settings
         )

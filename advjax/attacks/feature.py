@@ -37,7 +37,7 @@ class FeatureOpt(Attack):
 
     @property
     def default_smoothing(self) -> Smoothing | None:
-        """Widths from .5 to .01."""
+        """Widths from .7 to .014."""
         return Smoothing()
 
     def initial(self, pair: PairData, target: Any) -> float:
