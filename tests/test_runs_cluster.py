@@ -73,7 +73,7 @@ def test_ray_with_a_worker_killed_in_mid_run_makes_the_same_rows(digits, tmp_pat
         monkeypatch.setenv(name, value)
     net = advjax.load("lenet", "orthonormal")
     pairs = make_pair_list(str(digits / "pairs.csv"))
-    options = {"solver": advjax.ProjectedLBFGS(30), "batch_size": 8, "shard_size": 16}
+    options = {"solver": advjax.SignMomentum(30), "batch_size": 8, "shard_size": 16}
     job, out = Job(net, **options), tmp_path / "ray"
     killed = []
 

@@ -2,13 +2,17 @@
 
 With JAX each process attacks its part of the blocks and writes its own shards. With Ray an actor on
 each device takes one block after the other; this process, which began the run, writes the shards.
-Either way no device waits for another.
+Either way no device waits for another. Ray itself restarts an actor that dies, on a machine that is
+left, and repeats its blocks there.
 """
 
 import contextlib
 import importlib
+import queue
+import threading
 import time
-from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,11 @@ from advjax.runs import directory as directories
 from advjax.runs.driver import Outcome, open_or_create, remaining, stop_requests
 from advjax.runs.lock import locked
 from advjax.runs.pair_list import PairList
-from advjax.runs.pipeline import SAVED, Job, Tally, Task, attack_blocks
+from advjax.runs.pipeline import AHEAD, SAVED, Job, Tally, Task, attack_blocks
 from advjax.runs.progress import Display
 
-LOSSES = 10  # workers that may be lost, for each that was started
-ASKED = 1.0  # seconds between two messages of a worker
+LOSSES = 10  # how often each worker may be lost
+ASKED = 1.0  # seconds between two reports of a worker
 
 
 def join_processes(
@@ -69,7 +73,8 @@ def run_on_ray(
 ) -> Outcome:
     """Do the work of `advjax.runs.driver.run` on a Ray cluster; needs the extra `ray`.
 
-    A worker that is lost is replaced, and its blocks are done by others.
+    A worker that is lost is restarted, on another machine where its own is gone, and does its
+    blocks again.
 
     Args:
         job: The settings of the attacks; `batch_size` is each worker's.
@@ -83,7 +88,7 @@ def run_on_ray(
 
     Raises:
         RunError: As in `run`.
-        AdvjaxError: Ray is not installed or cannot be reached, or too many workers were lost.
+        AdvjaxError: Ray is not installed or cannot be reached, or a worker was lost too often.
     """
     try:
         # By its name: type checkers must not need what is an extra.
@@ -110,206 +115,194 @@ def run_on_ray(
         ]
         try:
             with stop_requests() as stop, contextlib.closing(display):
-                crew = _Crew(ray, job, pairs, tasks, workers, save_every)
+                # Kept here: a worker that is restarted asks for them again.
+                given = ray.put(job), ray.put(pairs)
+                crew = _start(ray, given, job, workers, len(tasks), save_every)
                 try:
-                    while crew.at_work() and not (stop.is_set() and crew.stop()):
-                        crew.receive(directory)
-                        display(crew.tally())
+                    whole, last = _hand_out(ray, crew, tasks, job, directory, display, stop)
                 finally:
-                    crew.dismiss()
-                crew.receive(directory)
-                last = crew.tally()
+                    for worker in crew:
+                        ray.kill(worker)
         finally:
             if begun:
                 ray.shutdown()
-        if not crew.missing:
+        if whole:
             directory.tidy()
-        return left.outcome(last, not crew.missing)
-
-
-class Desk:
-    """The actor that hands out blocks and takes in rows; every worker can reach it."""
-
-    def __init__(self, tasks: list[Task]):
-        self.tasks = deque(tasks)
-        self.taken: dict[str, dict[int, Task]] = {}
-        self.rows: list[tuple[str, int, pa.Table]] = []
-        self.tallies: dict[str, Tally] = {}
-        self.stopping = False
-
-    def take(self, worker: str) -> Task | None:
-        """Return the next block, or None."""
-        if self.stopping or not self.tasks:
-            return None
-        task = self.tasks.popleft()
-        self.taken.setdefault(worker, {})[task.block.number] = task
-        return task
-
-    def put(self, worker: str, kind: str, number: int, rows: pa.Table) -> None:
-        """Take rows of a block, for the directory's `finish` or `keep`."""
-        if kind == "finish":
-            self.taken[worker].pop(number, None)
-        self.rows.append((kind, number, rows))
-
-    def report(self, worker: str, tally: Tally) -> bool:
-        """Take the progress of a worker; return True if it should stop."""
-        self.tallies[worker] = tally
-        return self.stopping
-
-    def lost(self, worker: str) -> None:
-        """Put the blocks of a worker that died back into the queue."""
-        self.tasks.extendleft(self.taken.pop(worker, {}).values())
-        at = self.tallies.get(worker)
-        if at is not None:
-            self.tallies[worker] = at._replace(running=0, active=0.0)
-
-    def drain(self, stop: bool) -> tuple[list[tuple[str, int, pa.Table]], list[Tally], int]:
-        """Return the rows since the last call, each worker's progress, and the blocks not taken."""
-        self.stopping = self.stopping or stop
-        rows, self.rows = self.rows, []
-        return rows, list(self.tallies.values()), len(self.tasks)
+        return left.outcome(last, whole)
 
 
 class Worker:
-    """An actor with a device of its own, which attacks blocks until the desk has none."""
+    """An actor with a device of its own, which attacks the blocks that it is called with.
 
-    def __init__(self, job: Job, pairs: PairList, desk: Any, name: str, save_every: float):
-        self.job, self.pairs, self.desk, self.name = job, pairs, desk, name
-        self.save_every, self.before = save_every, Tally(0, 0, 0, 0.0)
+    The blocks of several calls share its lanes: none is idle at the end of a block.
+    """
 
-    def work(self) -> None:
-        """Attack blocks until there is none left."""
-        ray: Any = importlib.import_module("ray")
+    def __init__(self, job: Job, pairs: PairList, save_every: float):
+        self.job, self.pairs, self.save_every = job, pairs, save_every
+        self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self.answers: dict[int, Future[pa.Table | None]] = {}
+        self.kept: dict[int, pa.Table] = {}
+        self.tally, self.stopping = Tally(0, 0, 0, 0.0), False
+        threading.Thread(target=self._work, daemon=True).start()
 
-        def tasks():
-            while (task := ray.get(self.desk.take.remote(self.name))) is not None:
-                yield task
+    def attack(self, task: Task) -> pa.Table | None:
+        """Return the rows of a block, or None if the work was stopped before they were whole."""
+        answer = self.answers[task.block.number] = Future()
+        self.tasks.put(task)
+        return answer.result()
 
-        def send(kind: str):
-            return lambda n, rows: ray.get(self.desk.put.remote(self.name, kind, n, rows))
+    def report(self, stop: bool) -> tuple[Tally, dict[int, pa.Table]]:
+        """Return the progress, and the new rows of unfinished blocks; learn whether to stop."""
+        self.stopping = self.stopping or stop
+        kept, self.kept = self.kept, {}
+        return self.tally, kept
 
-        asked = 0.0
+    def _work(self) -> None:
+        while True:
+            first = self.tasks.get()
+            try:
+                whole = not self.stopping and self._attack(first)
+            except BaseException as error:  # belongs to those who wait for rows
+                for number in list(self.answers):
+                    self.answers.pop(number).set_exception(error)
+            else:
+                for number in [] if whole else list(self.answers):
+                    self.answers.pop(number).set_result(None)
+
+    def _attack(self, first: Task) -> bool:
+        def tasks() -> Iterator[Task]:
+            yield first
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    yield self.tasks.get_nowait()
 
         def watch(tally: Tally) -> bool:
-            nonlocal asked
-            if time.monotonic() - asked < ASKED:
-                return False
-            asked = time.monotonic()
-            return ray.get(self.desk.report.remote(self.name, tally))
+            self.tally = tally
+            return self.stopping
 
-        attack_blocks(
+        whole, self.tally = attack_blocks(
             self.job,
             self.pairs,
             tasks(),
-            finish=send("finish"),
-            keep=send("keep"),
+            finish=lambda number, rows: self.answers.pop(number).set_result(rows),
+            keep=lambda number, rows: self.kept.update({number: rows}),
             watch=watch,
             save_every=self.save_every,
         )
-        ray.get(self.desk.report.remote(self.name, Tally(0, 0, 0, 0.0)))
+        return whole
 
 
-class _Crew:
-    """The workers, seen from the process that began the run."""
-
-    def __init__(
-        self,
-        ray: Any,
-        job: Job,
-        pairs: PairList,
-        tasks: list[Task],
-        workers: int | None,
-        save_every: float,
-    ):
-        self.ray, self.save_every = ray, save_every
-        there = ray.cluster_resources()
-        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
-        self.resources = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-        self.missing = {task.block.number: task for task in tasks}
-        self.known = {number: _counted(task.known) for number, task in self.missing.items()}
-        self.desk = ray.remote(num_cpus=0)(Desk).remote(tasks)
-        self.given = ray.put(job), ray.put(pairs)
-        self.futures: dict[Any, tuple[str, Any]] = {}
-        self.idle: list[tuple[str, Any]] = []
-        self.waiting, self.started, self.stopping = len(tasks), 0, False
-        self.tallies: list[Tally] = []
-        self.made: dict[int, tuple[int, int]] = {}  # rows and failures of each block
-        self.count = workers or gpus or cpus
-        for _ in range(min(self.count, len(tasks))):
-            self._start()
-
-    def _start(self) -> None:
-        name = f"worker-{self.started}"
-        self.started += 1
-        remote = self.ray.remote(**self.resources)(Worker)
-        worker = remote.remote(*self.given, self.desk, name, self.save_every)
-        self.futures[worker.work.remote()] = name, worker
-
-    def at_work(self) -> bool:
-        """Wait a little for workers that end; return False when there is nothing to wait for.
-
-        Raises:
-            AdvjaxError: A worker failed for a reason of its own, or too many were lost.
-        """
-        if not self.missing or (self.stopping and not self.futures):
-            return False
-        ready, _ = self.ray.wait(list(self.futures), timeout=0.3) if self.futures else ([], [])
-        for future in ready:
-            name, worker = self.futures.pop(future)
-            try:
-                self.ray.get(future)
-                self.idle.append((name, worker))
-            except self.ray.exceptions.RayActorError as error:
-                self.ray.get(self.desk.lost.remote(name))
-                if self.started > self.count * (1 + LOSSES):
-                    raise AdvjaxError(f"{self.started - self.count} workers were lost") from error
-                if not self.stopping:
-                    self._start()
-            except self.ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, AdvjaxError):
-                    raise error.cause from error
-                raise
-        # Blocks of a lost worker may come back after the others had nothing left to do.
-        while self.idle and self.waiting and not self.stopping:
-            name, worker = self.idle.pop()
-            self.waiting -= 1
-            self.futures[worker.work.remote()] = name, worker
-        return True
-
-    def stop(self) -> bool:
-        """Ask the workers to end; return True when all have ended."""
-        self.stopping = True
-        return not self.futures
-
-    def receive(self, directory: directories.RunDirectory) -> None:
-        """Write the rows that have come."""
-        rows, self.tallies, self.waiting = self.ray.get(self.desk.drain.remote(self.stopping))
-        for kind, number, table in rows:
-            if number not in self.missing:
-                continue  # done twice: its first worker was given up too early
-            failed = directories.count_failed(table)
-            self.made[number] = len(table) - self.known[number][0], failed - self.known[number][1]
-            if kind == "keep":
-                directory.keep(number, table)
-            else:
-                directory.finish(number, table)
-                del self.missing[number]
-
-    def tally(self) -> Tally:
-        """Return the progress of all workers together."""
-        running = sum(t.running for t in self.tallies)
-        active = sum(t.active for t in self.tallies) / max(len(self.futures), 1)
-        rows = sum(rows for rows, _ in self.made.values())
-        failed = sum(failed for _, failed in self.made.values())
-        return Tally(rows, failed, running, min(active, 1.0))
-
-    def dismiss(self) -> None:
-        """End the workers."""
-        for _, worker in [*self.futures.values(), *self.idle]:
-            self.ray.kill(worker)
+def _in_flight(job: Job) -> int:
+    """Return how many blocks a worker needs at once, so that its lanes and its reader have work."""
+    return 1 + -(-(job.batch_size + AHEAD) // job.shard_size)
 
 
-def _counted(rows: pa.Table | None) -> tuple[int, int]:
+def _start(
+    ray: Any, given: Any, job: Job, workers: int | None, blocks: int, save_every: float
+) -> list[Any]:
+    """Start the workers, no more than there are blocks."""
+    there = ray.cluster_resources()
+    gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+    actor = ray.remote(
+        max_restarts=LOSSES,
+        max_task_retries=-1,  # as often as it is restarted
+        max_concurrency=_in_flight(job) + 1,  # its blocks wait while it reports
+        **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
+    )(Worker)
+    count = min(workers or gpus or cpus, blocks)
+    return [actor.remote(*given, save_every) for _ in range(count)]
+
+
+def _hand_out(
+    ray: Any,
+    crew: list[Any],
+    tasks: list[Task],
+    job: Job,
+    directory: directories.RunDirectory,
+    display: Display,
+    stop: threading.Event,
+) -> tuple[bool, Tally]:
+    """Give the workers blocks, and write the rows that come, until all are whole or `stop` is set.
+
+    Returns:
+        True if all blocks are whole, and the progress at the end.
+
+    Raises:
+        AdvjaxError: A worker failed for a reason of its own, or was lost too often.
+    """
+    left = iter(tasks)
+    known = {task.block.number: _count(task.known) for task in tasks}
+    made: dict[int, tuple[int, int]] = {}  # rows and failures of each block
+    tallies = [Tally(0, 0, 0, 0.0)] * len(crew)
+    blocks: dict[Any, tuple[int, int]] = {}  # calls of `attack`: the worker's index, the block
+    reports: dict[Any, int] = {}  # calls of `report`: the worker's index
+
+    def give(index: int) -> None:
+        if not stop.is_set() and (task := next(left, None)):
+            blocks[crew[index].attack.remote(task)] = index, task.block.number
+
+    def receive(write: Any, number: int, rows: pa.Table) -> None:
+        write(number, rows)
+        total, failed = _count(rows)
+        made[number] = total - known[number][0], failed - known[number][1]
+
+    def answer(call: Any) -> Any:
+        try:
+            return ray.get(call)
+        except ray.exceptions.RayActorError as error:
+            raise AdvjaxError(f"a worker was lost {LOSSES + 1} times: {error}") from error
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, AdvjaxError):
+                raise error.cause from error
+            raise
+
+    def take_report(call: Any) -> None:
+        index = reports.pop(call)
+        tallies[index], kept = answer(call)
+        for number, rows in kept.items():
+            if number in waiting:
+                receive(directory.keep, number, rows)
+
+    waiting = set(known)
+    for _ in range(_in_flight(job)):
+        for index in range(len(crew)):
+            give(index)
+    asked = [0.0] * len(crew)
+    while blocks:
+        for index, worker in enumerate(crew):
+            if index not in reports.values() and time.monotonic() - asked[index] > ASKED:
+                asked[index] = time.monotonic()
+                reports[worker.report.remote(stop.is_set())] = index
+        ready, _ = ray.wait([*blocks, *reports], timeout=0.3)
+        for call in ready:
+            if call in reports:
+                take_report(call)
+                continue
+            index, number = blocks.pop(call)
+            rows = answer(call)
+            if rows is not None:
+                receive(directory.finish, number, rows)
+                waiting.discard(number)
+            give(index)
+        running = sum(tally.running for tally in tallies)
+        active = sum(tally.active for tally in tallies) / len(crew)
+        display(_total(made)._replace(running=running, active=min(active, 1.0)))
+    if waiting:
+        for worker in crew:
+            reports[worker.report.remote(True)] = 0
+        for call in list(reports):
+            take_report(call)
+    display(_total(made))
+    return not waiting, _total(made)
+
+
+def _total(made: dict[int, tuple[int, int]]) -> Tally:
+    """Return the progress of all blocks."""
+    rows, failed = (sum(counts) for counts in zip((0, 0), *made.values(), strict=True))
+    return Tally(rows, failed, 0, 0.0)
+
+
+def _count(rows: pa.Table | None) -> tuple[int, int]:
     """Return the number of rows, and of failures among them."""
     if rows is None:
         return 0, 0
