@@ -288,7 +288,10 @@ class _Interpreter:
         return slope if high is None else slope - ramp(high, x >= high)
 
     def _scan(self, params: Any, inputs: list[Any]) -> Sequence[Any]:
-        consts, carried = params["num_consts"], params["num_carry"]
+        if "ft_in" in params:  # JAX 0.12 and later
+            consts, carried, _ = map(len, params["ft_in"].unpack())
+        else:
+            consts, carried = params["num_consts"], params["num_carry"]
         fixed, begin, slices = np.split(np.arange(len(inputs)), [consts, consts + carried])
         body = self._within(params["jaxpr"])
 
