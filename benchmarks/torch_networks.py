@@ -9,7 +9,7 @@ from flax import nnx
 
 import advjax
 from advjax.networks import conversion, zoo
-from advjax.networks.efficientnet_lite0 import STAGES, same_padding
+from advjax.networks.efficientnet_lite import STAGES, same_padding
 
 
 def _blobs(net: advjax.Network) -> dict[str, list[torch.Tensor]]:

