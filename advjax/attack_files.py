@@ -113,6 +113,7 @@ def attack_files(
         "settings": inputs
         | {
             "attack": name,
+            "attack_settings": dataclasses.asdict(resolved),
             "network": net.name,
             "layer": layer,
             "delta": bound,

@@ -53,7 +53,6 @@ class Attack(abc.ABC):
         weights: One number above 0 for each layer; 1 when None.
         output: The layer whose largest value is the label; the network's `output` when None.
         name: The attack's name on the command line and in results.
-        squared: The objective is the square of a Euclidean distance, so that its root is one.
         one_step: The gradient is taken once, at the start; the attack accepts no solver.
         to_label: The attack aims at a label: the pair's own or the guide's.
         exact: The objective contains derivatives of the network, so that they must not be smoothed.
@@ -74,7 +73,6 @@ class Attack(abc.ABC):
     output: str | None = None
 
     name: ClassVar[str]
-    squared: ClassVar[bool] = False
     one_step: ClassVar[bool] = False
     to_label: ClassVar[bool] = False
     exact: ClassVar[bool] = False
@@ -108,6 +106,11 @@ class Attack(abc.ABC):
         if output is not None:
             net.check_layers(output)
         return dataclasses.replace(self, layers=layers, output=output)
+
+    @property
+    def squared(self) -> bool:
+        """True if the objective is the square of a Euclidean distance, so that its root is one."""
+        return False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -220,3 +223,25 @@ def distance(
     """Return the root of `squared_distance`; infinite or NaN, silently, where that overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         return squared_distance(layers, weights, features, guide) ** 0.5
+
+
+def cosine_distance(
+    layers: tuple[str, ...],
+    weights: tuple[float, ...] | None,
+    features: Mapping[str, Any],
+    guide: Mapping[str, Any],
+) -> Any:
+    """Return sum_k w_k (1 - cos(features_k, guide_k)) of each row.
+
+    It is computed as half the squared distance of the unit vectors, which is the same number and
+    keeps its digits where the two are near. An activation that is zero everywhere stays zero.
+    """
+    names = zip(layers, weights or (1.0,) * len(layers), strict=True)
+    return sum(w * ((_unit(features[k]) - _unit(guide[k])) ** 2).sum(1) / 2 for k, w in names)
+
+
+def _unit(activation: Any) -> Any:
+    """Divide each row by its Euclidean norm."""
+    rows = activation.reshape(len(activation), -1)
+    squares = (rows * rows).sum(1, keepdims=True)
+    return rows * (squares + (squares == 0).astype(squares.dtype)) ** -0.5

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Array, Float
 
-from advjax.attacks.base import Activate, Attack, PairData, squared_distance
+from advjax.attacks.base import Activate, Attack, PairData, cosine_distance, squared_distance
+from advjax.errors import UnknownName
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, SignedStep, SignMomentum, Solver
 
@@ -15,20 +16,40 @@ from advjax.solvers import ScipyLBFGSB, SignedStep, SignMomentum, Solver
 class FeatureOpt(Attack):
     """minimise sum_k w_k || phi_k(I) - phi_k(guide) ||^2 over the layers k (eq. 1).
 
+    With `metric="cosine"`: sum_k w_k (1 - cos(phi_k(I), phi_k(guide))), as encoders whose
+    embeddings are compared by their angle ask for.
+
     Attributes:
         layers: The layers to match; the paper takes one.
         weights: w_k; 1 for every layer when None.
         output: The layer whose largest value is the label; the network's when None.
+        metric: "l2" or "cosine". Distances, ratios and target ratios of results are in this metric.
+
+    Raises:
+        UnknownName: Another metric.
 
     Example:
         >>> import numpy as np
-        >>> attack = FeatureOpt(("fc7",))
-        >>> attack.distance({"fc7": np.zeros((1, 2))}, {"fc7": np.array([[3.0, 4.0]])})
-        array([5.])
+        >>> source, guide = {"fc7": np.array([[5.0, 0.0]])}, {"fc7": np.array([[3.0, 4.0]])}
+        >>> FeatureOpt(("fc7",)).distance(source, guide)
+        array([4.47213595])
+        >>> FeatureOpt(("fc7",), metric="cosine").distance(source, guide)
+        array([0.4])
     """
 
+    metric: Literal["l2", "cosine"] = "l2"
+
     name: ClassVar[str] = "feature-opt"
-    squared: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.metric not in ("l2", "cosine"):
+            raise UnknownName("metric", self.metric, ("l2", "cosine"))
+
+    @property
+    def squared(self) -> bool:
+        """True with the metric "l2"."""
+        return self.metric == "l2"
 
     @property
     def default_solver(self) -> Solver | ScipyLBFGSB:
@@ -42,11 +63,22 @@ class FeatureOpt(Attack):
 
     def initial(self, pair: PairData, target: Any) -> float:
         """Return the objective at the source."""
-        return float(self.distance(pair.features, pair.guide or {})[0]) ** 2
+        return float(self.objective(pair.features, pair.guide or {})[0])
 
     def threshold(self, ratio: float, initial: float) -> float:
-        """Return the squared distance that is `ratio` of the initial distance, squared."""
-        return ratio**2 * initial
+        """Return the objective where the distance is `ratio` of the initial distance."""
+        return (ratio**2 if self.squared else ratio) * initial
+
+    def distance(self, features: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
+        """Return the distance of each row to the guide's, in this metric."""
+        if self.squared:
+            return super().distance(features, guide)
+        return self.objective(features, guide)
+
+    def objective(self, features: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
+        """Return the squared Euclidean distance, or the cosine distance, of each row."""
+        measure = squared_distance if self.squared else cosine_distance
+        return measure(self.layers, self.weights, features, guide)
 
     def loss(
         self, activate: Activate, images: Float[Array, "b h w c"], target: Any
@@ -59,7 +91,7 @@ class FeatureOpt(Attack):
             target: The guides' activations.
         """
         features = activate(images)
-        return squared_distance(self.layers, self.weights, features, target), features
+        return self.objective(features, target), features
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from advjax.attacks.base import Activate, PairData, squared_distance
+from advjax.attacks.base import Activate, PairData
 from advjax.attacks.feature import FeatureOpt
 from advjax.solvers import ProjectedLBFGS
 
@@ -25,6 +25,7 @@ class FeatureLinear(FeatureOpt):
     Attributes:
         layers: The layers to match.
         weights: w_k; 1 for every layer when None.
+        metric: As of `FeatureOpt`, of the linearised activations.
 
     Example:
         >>> FeatureLinear(("fc7",)).name
@@ -66,5 +67,4 @@ class FeatureLinear(FeatureOpt):
         _, forward = jax.vjp(lambda u: pullback(u)[0], jax.tree.map(jnp.zeros_like, base))
         (moved,) = forward(images - target["source"])
         linear = jax.tree.map(jnp.add, base, moved)
-        values = squared_distance(self.layers, self.weights, linear, target["guide"])
-        return values, activate(images)
+        return self.objective(linear, target["guide"]), activate(images)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from advjax import attacks, solvers
+from advjax.errors import AdvjaxError
 from advjax.smoothing import Smoothing
 
 
@@ -14,6 +15,7 @@ class AttackOptions:
     Attributes:
         attack: The attack.
         layer: The layer to match; the network's default layer when not given.
+        metric: The distance to match in, of the attacks on features.
         delta: The most a pixel may change, in levels of 255; nothing to label-opt.
         solver: The minimiser; the attack's own when not given (feature-opt has 'sign', label-opt
             and feature-linear 'lbfgs').
@@ -28,6 +30,7 @@ class AttackOptions:
 
     attack: attacks.AttackName = "feature-opt"
     layer: str | None = None
+    metric: Literal["l2", "cosine"] = "l2"
     delta: float = 10.0
     solver: solvers.SolverName | None = None
     max_evaluations: int | None = None
@@ -39,7 +42,13 @@ class AttackOptions:
         """Return these options as arguments of `advjax.attack_stream`."""
         attack = attacks.BY_NAME[self.attack]()
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del settings["max_evaluations"]
+        del settings["max_evaluations"], settings["metric"]
+        if self.metric != "l2":
+            if not isinstance(attack, attacks.FeatureOpt):
+                raise AdvjaxError(
+                    f"metric is {self.metric!r}, and {self.attack} matches no features"
+                )
+            settings["attack"] = dataclasses.replace(attack, metric=self.metric)
         # An attack of one step has a solver of its own and takes no other.
         settings["solver"] = (
             None

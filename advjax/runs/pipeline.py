@@ -115,7 +115,7 @@ class Job:
             plain["attack"] = {
                 "name": kind.name,
                 "class": f"{kind.__module__}:{kind.__qualname__}",
-                "squared": kind.squared,
+                "squared": attack.squared,
                 "attempts": attack.attempts,
                 **json.loads(json.dumps(dataclasses.asdict(attack), default=repr)),
             }
