@@ -167,6 +167,9 @@ def oracle(world, found, i, layer="relu"):
         "distance_uint8": norm(a8 - g),
         "ratio": norm(a - g) / norm(s - g),
         "ratio_uint8": norm(a8 - g) / norm(s - g),
+        "initial_cosine": s @ g / (norm(s) * norm(g)),
+        "cosine": a @ g / (norm(a) * norm(g)),
+        "cosine_uint8": a8 @ g / (norm(a8) * norm(g)),
         "nearest_ratio": norm(a - g) / np.sort(apart, 1)[:, 1].mean(),
         "pairwise_ratio": norm(a - s) / pairwise,
         "common": len(set(near[0]) & set(near[1])),
@@ -270,6 +273,7 @@ def test_at_the_guide_and_at_the_source(world):
     for name, value in {
         "ratio": 0,
         "ratio_uint8": 0,
+        "cosine": 1,
         "nearest_ratio": 0,
         "common": 3,
         "delta_rank": 0,

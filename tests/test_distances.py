@@ -30,6 +30,18 @@ def test_euclidean_is_scipys_in_float64(units):
     np.testing.assert_allclose(jax.jit(metrics.euclidean)(x, y), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("units", [(4096,), (55, 55, 96)])
+def test_the_cosine_is_scipys_in_float64(units):
+    x, y = relu(0, 3, *units), relu(1, 3, *units) - 20
+    flat = [part.reshape(3, -1).astype(np.float64) for part in (x, y)]
+    expected = 1 - np.diag(cdist(*flat, "cosine"))
+    np.testing.assert_allclose(jax.jit(metrics.cosine)(x, y), expected, atol=1e-6)
+
+
+def test_zero_has_no_direction():
+    np.testing.assert_array_equal(metrics.cosine([[0.0, 0.0]], [[1.0, 2.0]]), [0])
+
+
 def test_euclidean_of_near_points_far_from_the_origin_keeps_its_digits():
     x = np.full((1, 5000), 4096.0, np.float32)
     y = x + np.float32(2**-10)

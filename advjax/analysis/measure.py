@@ -255,7 +255,7 @@ def _long(
 
 
 class Distances(NamedTuple):
-    """The three ratios of section 4.1, and the distances they are made of."""
+    """The three ratios of section 4.1, the distances they are made of, and cosines."""
 
     initial_distance: Float[Array, "b"]  # of source and guide
     distance: Float[Array, "b"]  # of adversarial and guide
@@ -264,6 +264,9 @@ class Distances(NamedTuple):
     ratio_uint8: Float[Array, "b"]
     nearest_ratio: Float[Array, "b"]
     pairwise_ratio: Float[Array, "b"]
+    initial_cosine: Float[Array, "b"]  # of source and guide
+    cosine: Float[Array, "b"]  # of adversarial and guide
+    cosine_uint8: Float[Array, "b"]
 
 
 @jax.jit
@@ -277,6 +280,9 @@ def _distances(source, guide, adversarial, adversarial_uint8, spreads) -> Distan
         ratio_uint8=metrics.distance_ratio(adversarial_uint8, source, guide),
         nearest_ratio=metrics.nearest_ratio(adversarial, guide, nearest),
         pairwise_ratio=metrics.pairwise_ratio(adversarial, source, pairwise),
+        initial_cosine=metrics.cosine(source, guide),
+        cosine=metrics.cosine(adversarial, guide),
+        cosine_uint8=metrics.cosine(adversarial_uint8, guide),
     )
 
 

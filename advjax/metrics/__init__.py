@@ -3,6 +3,7 @@
 from advjax.metrics.angles import angular_consistency as angular_consistency
 from advjax.metrics.classes import ClassStatistics as ClassStatistics
 from advjax.metrics.classes import class_statistics as class_statistics
+from advjax.metrics.distances import cosine as cosine
 from advjax.metrics.distances import distance_ratio as distance_ratio
 from advjax.metrics.distances import euclidean as euclidean
 from advjax.metrics.distances import mean_nearest_distance as mean_nearest_distance
