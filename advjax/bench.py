@@ -6,7 +6,6 @@ be had wherever JAX runs; `benchmarks/` has the comparisons with other libraries
 
 import dataclasses
 import datetime
-import importlib.metadata
 import os
 import platform
 import time
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from advjax.display import versions
 from advjax.engine import Pair, Progress, Stream, attack_stream, make_plan, resolve
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network, activations
@@ -327,17 +327,10 @@ def machine() -> dict[str, Any]:
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "processor": model,
         "cores": os.cpu_count(),
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.local_devices()],
-        "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(PACKAGES),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }

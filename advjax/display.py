@@ -1,5 +1,6 @@
 """How numbers, images and descents are shown, and statistics that leave NaN out."""
 
+import contextlib
 import importlib.metadata
 import math
 import platform
@@ -135,6 +136,9 @@ def descent(trace: Any, attack: str, *, squared: bool, rooted: bool = False) -> 
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of installed packages, and Python's."""
-    numbers = {name: importlib.metadata.version(name) for name in packages}
-    return numbers | {"python": platform.python_version()}
+    """Return the versions of Python and of those packages that are installed."""
+    numbers = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            numbers[name] = importlib.metadata.version(name)
+    return numbers

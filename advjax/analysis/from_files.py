@@ -37,7 +37,7 @@ class PairFiles(NamedTuple):
 class Adversarial(NamedTuple):
     """One result for `analyse`; a `PairResult` is one as well."""
 
-    index: int  # the place of its source and guide among those given
+    index: int  # of its source and guide among those given
     adversarial: Float[np.ndarray, "h w c"]
     adversarial_uint8: UInt8[np.ndarray, "h w c"]
 

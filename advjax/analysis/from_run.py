@@ -27,7 +27,7 @@ ROW = ("index", "id", "source", "guide", "pair_label", "layer", "delta", "error"
 class RunResult(NamedTuple):
     """One row of a run, as `analyse` takes it."""
 
-    index: int  # the place of its source and guide in `RunPairs`
+    index: int  # of its source and guide in `RunPairs`
     adversarial: Float[np.ndarray, "h w c"]
     adversarial_uint8: UInt8[np.ndarray, "h w c"]
     id: str
@@ -44,7 +44,7 @@ class RunPairs:
         net: The network it was made with.
         layer: The layer to measure.
         pair_files: Files, classes and labels of the pairs, in the order of the pair list.
-        places: The places of the pairs in the pair list.
+        indices: The indices of the pairs in the pair list.
         failed: Rows left out because the pair could not be attacked.
         missing: Pairs that have no row yet.
     """
@@ -53,7 +53,7 @@ class RunPairs:
     net: Network
     layer: str
     pair_files: list[PairFiles]
-    places: list[int]
+    indices: list[int]
     failed: int
     missing: int
 
@@ -78,11 +78,11 @@ class RunPairs:
 
     def results(self) -> Iterator[RunResult]:
         """Yield the adversarials, a few in memory at a time; float32 where the run kept it."""
-        place_of = {place: i for i, place in enumerate(self.places)}
-        mine = ds.field("index").isin(self.places)
+        position = {index: i for i, index in enumerate(self.indices)}
+        mine = ds.field("index").isin(self.indices)
         columns = ("index", "id", "delta", "evaluations")
         for known, image, rounded in self.run.adversarials(columns, mine):
-            yield RunResult(place_of[known.pop("index")], image, rounded, **known)
+            yield RunResult(position[known.pop("index")], image, rounded, **known)
 
     def _images(self, name: str) -> LazyImages:
         names = [str(getattr(pair, name)) for pair in self.pair_files]
@@ -197,7 +197,7 @@ def run_pairs(
         net=net,
         layer=layer or layers[0],
         pair_files=pair_files,
-        places=[row["index"] for row in good],
+        indices=[row["index"] for row in good],
         failed=len(rows) - len(good),
         missing=run.pairs - len(run),
     )

@@ -130,12 +130,12 @@ def _names(measurement: Measurement, index: np.ndarray) -> dict[str, np.ndarray]
 def _spreads(measurement: Measurement, index: np.ndarray) -> Float[np.ndarray, "2 b"]:
     """Return mean nearest distances in the guides' classes, mean pairwise ones in the sources'."""
     spread = np.full((2, len(index)), np.nan, np.float32)
-    for place, i in enumerate(index):
-        spread[0, place] = measurement.of_class(
+    for row, i in enumerate(index):
+        spread[0, row] = measurement.of_class(
             int(measurement.bank_rows.guide_class[i])
         ).mean_nearest
         if (label := int(measurement.bank_rows.source_class[i])) >= 0:
-            spread[1, place] = measurement.of_class(label).mean_pairwise
+            spread[1, row] = measurement.of_class(label).mean_pairwise
     return spread
 
 
@@ -156,25 +156,25 @@ def _neighbourhoods(
         )
         of_a = metrics.Neighbours(near.distances[:b], near.indices[:b])
         of_g = metrics.Neighbours(near.distances[b:], near.indices[b:])
-        for place in np.flatnonzero(np.asarray(of_g.distances)[: len(mine), 0] == 0):
+        for row in np.flatnonzero(np.asarray(of_g.distances)[: len(mine), 0] == 0):
             warnings.warn(
-                f"guide {index[mine[place]]} is as {bank.ids[of_g.indices[place, 0]]!r} of the "
+                f"guide {index[mine[row]]} is as {bank.ids[of_g.indices[row, 0]]!r} of the "
                 "bank to the network, and has it as a neighbour; if it is that image, say so in "
                 "guide_ids",
                 stacklevel=4,
             )
         # Their rows within the class; images of other classes have none.
-        places = np.searchsorted(rows, own).clip(max=len(rows) - 1)
-        places = np.where(rows[places] == own, places, -1)
+        within = np.searchsorted(rows, own).clip(max=len(rows) - 1)
+        within = np.where(rows[within] == own, within, -1)
         scores = measurement.of_class(label).scores
-        compared = metrics.compare_neighbours(of_a, of_g, scores, places)
+        compared = metrics.compare_neighbours(of_a, of_g, scores, within)
         for name, value in compared._asdict().items():
             figures[name][mine] = np.asarray(value)[: len(mine)]
     return figures | {"common": figures["common"].astype(np.int32)}
 
 
 def _by_class(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield each class, the places of its pairs, and these filled up to share programs."""
+    """Yield each class, its pairs within the batch, and these filled up to share programs."""
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
         yield int(label), mine, np.resize(mine, power_of_two(len(mine)))
@@ -187,7 +187,7 @@ def _manifold(
     protocol = measurement.protocol
     nearest = _nearest(measurement, index, guide)
     key = jax.random.key(protocol.seed)
-    # Seeded by the pair's place, as the engine's starting points: batches do not matter.
+    # Seeded by the pair's index, as the engine's starting points: batches do not matter.
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(index))
     sets = metrics.reference_sets(
         nearest, keys, near=protocol.near, reference=protocol.reference, far=protocol.far
