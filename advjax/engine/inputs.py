@@ -13,7 +13,7 @@ from advjax.attacks.box import check_delta
 from advjax.engine.programs import Plan
 from advjax.engine.results import Pair
 from advjax.errors import AdvjaxError
-from advjax.networks.network import Network
+from advjax.networks.network import Network, is_real
 
 
 def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
@@ -105,7 +105,7 @@ def check_activations(
     checked = {}
     for layer, values in given.items():
         values, shape = np.asarray(values), net.layers[layer]
-        if values.shape != shape or values.dtype.kind not in "fiu":
+        if values.shape != shape or not is_real(values.dtype):
             raise AdvjaxError(
                 f"{name} is {values.dtype}{list(values.shape)} in layer {layer!r}, where "
                 f"{net.name} has {list(shape)}; give one image's activations"

@@ -85,7 +85,8 @@ class Network:
         """Return each activation's name and shape for one image, in the order of `function`.
 
         Raises:
-            AdvjaxError: `function` gives no dict, or an array without the batch as first axis.
+            AdvjaxError: `function` gives no dict, an array without the batch as first axis, or
+                complex numbers.
         """
         batch = 2  # not 1, which any array might have as its first axis
         images = jax.ShapeDtypeStruct((batch, *self.input_shape), jnp.float32)
@@ -108,6 +109,11 @@ class Network:
                 raise AdvjaxError(
                     f"layer {name!r} of {self.name} has shape {array.shape} for a batch of {batch} "
                     "images; give activations with the batch as first axis"
+                )
+            if not (is_real(array.dtype) or array.dtype == bool):
+                raise AdvjaxError(
+                    f"layer {name!r} of {self.name} is {array.dtype}; give real numbers (of a "
+                    "complex layer its real and imaginary part)"
                 )
         return {name: tuple(shapes[name].shape[1:]) for name in names}
 
@@ -143,7 +149,7 @@ class Network:
             )
         if images.dtype == np.uint8:
             return images
-        if images.dtype.kind not in "fiu":
+        if not is_real(images.dtype):
             raise ImageError(f"{argument} has dtype {images.dtype}; give uint8 or float32")
         images = images.astype(np.float32)
         if images.size and not bool(((images >= 0) & (images <= 255)).all()):
@@ -155,7 +161,7 @@ class Network:
         return images
 
     def __call__(self, images: Any, layers: str | Sequence[str] | None = None) -> Activations:
-        """Return the named activations of a batch, in full float32.
+        """Return the named activations of a batch, in full float32 whatever the network's dtype.
 
         Nothing above the deepest layer asked for is computed.
 
@@ -250,6 +256,11 @@ class Network:
         return cls(function, input_shape, variables, **fields)
 
 
+def is_real(dtype: Any) -> bool:
+    """Return True for integers and floats; NumPy alone does not know that bfloat16 is one."""
+    return jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
+
+
 def _layers(output, intermediates, images):
     """Return the activations that a module returned, or those captured in its submodules."""
     if isinstance(output, Mapping):
@@ -280,11 +291,20 @@ def activations(
 ) -> Activations:
     """Return the activations of the named layers, inside a compiled program.
 
-    This is the pure function behind `Network.__call__`. Every layer is traced, but what no asked
-    layer needs is dropped before it is compiled.
+    This is the pure function behind `Network.__call__`, and the one way by which activations leave
+    a network: as float32, whatever its own dtype, before anything is computed from them. Every
+    layer is traced, but what no asked layer needs is dropped before it is compiled.
     """
     outputs = function(params, images) if with_params else function(images)
-    return {name: outputs[name] for name in layers}
+    return {name: _as_float32(jnp.asarray(outputs[name])) for name in layers}
+
+
+def _as_float32(array: Array) -> Float[Array, "..."]:
+    if array.dtype.itemsize < 4 and jnp.issubdtype(array.dtype, jnp.floating):
+        # XLA leaves out a conversion to 16 bits and back, in one program and not in another; behind
+        # a barrier every program has the same digits.
+        array = jax.lax.optimization_barrier(array)
+    return array.astype(jnp.float32)
 
 
 _jitted = jax.jit(activations, static_argnums=(0, 1, 4))
