@@ -110,6 +110,7 @@ def step_times(
     Raises:
         AdvjaxError: `batch`, `steps` or `rounds` under 1.
     """
+    net = net.in_levels
     for name, value in (("batch", batch), ("steps", steps), ("rounds", rounds)):
         if value < 1:
             raise AdvjaxError(f"{name} is {value}; give 1 or more")

@@ -16,13 +16,14 @@ from advjax import metrics
 from advjax.analysis.bank_rows import BankRows
 from advjax.analysis.protocol import Protocol
 from advjax.bank import Bank
+from advjax.data.units import to_levels
 from advjax.metrics.image import RADIUS
 from advjax.metrics.neighbours import MEMORY, power_of_two
 from advjax.networks.network import Network
 
 
 class Result(NamedTuple):
-    """One result, checked."""
+    """One result, checked, its images in levels of 255."""
 
     index: int
     adversarial: np.ndarray
@@ -71,7 +72,7 @@ def measure(
     labels: dict[str, Array] = {}
     active: dict[str, dict[str, Array]] = {}
     for name, each in images.items():
-        activations = net(each, wanted)
+        activations = net.in_levels.compute(each, wanted)
         flat[name] = activations[layer].reshape(size, -1)
         if net.output is not None:
             labels[name] = metrics.top_label(activations[net.output].reshape(size, -1))
@@ -107,7 +108,10 @@ def _images(net: Network, images: Any, index: np.ndarray, name: str) -> np.ndarr
         image = images[i]
         if isinstance(image, (str, os.PathLike)):
             image = net.read(image)
-        chosen.append(np.asarray(net.check_images(np.asarray(image)[None], f"{name} {i}"))[0])
+        # That they are not in 0..1 was checked of all together, where they are an array.
+        dark = isinstance(images, np.ndarray | jax.Array)
+        checked = net.check_images(np.asarray(image)[None], f"{name} {i}", dark=dark)
+        chosen.append(to_levels(checked, net.bounds)[0])
     return np.stack(chosen)
 
 

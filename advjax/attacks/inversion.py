@@ -72,7 +72,7 @@ class Inversion(Attack):
         beta: Exponent of the second prior.
         variation: v; when None, 0.5 for a layer in the first 30 % of the network's list, 5 in the
             next 30 %, 50 beyond: theirs, for 6, 6 and 8 of CaffeNet's 20.
-        grey: What the first prior draws pixels to.
+        grey: What the first prior draws pixels to, in levels of 255.
         jitter: The image is shifted by up to so many pixels, anew at each evaluation, before the
             network sees it (Mahendran and Vedaldi, 2016, section 4.4). The shift is drawn from the
             image's own bits: a result is still a function of its pair and seed. For solvers without

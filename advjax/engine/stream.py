@@ -14,7 +14,7 @@ import numpy as np
 
 from advjax.attacks.base import Features, PairData
 from advjax.attacks.box import PixelBox, round_into
-from advjax.engine.inputs import check_pair
+from advjax.engine.inputs import CheckedPairs, check_pair
 from advjax.engine.programs import NO_LABEL, Lanes, Plan, programs_of
 from advjax.engine.results import Pair, PairResult
 from advjax.networks.network import Network
@@ -284,6 +284,7 @@ def read_ahead(net: Network, plan: Plan, pairs: Iterable[Any], limit: int) -> It
     ready: queue.Queue[Any] = queue.Queue(limit)
     stop = threading.Event()
     end = object()
+    dark = isinstance(pairs, CheckedPairs)
 
     def put(item: Any) -> None:
         while not stop.is_set():
@@ -295,7 +296,7 @@ def read_ahead(net: Network, plan: Plan, pairs: Iterable[Any], limit: int) -> It
             for index, pair in enumerate(pairs):
                 if stop.is_set():
                     return
-                put(check_pair(net, plan, f"pair {index}", pair))
+                put(check_pair(net, plan, f"pair {index}", pair, dark=dark))
             put(end)
         except BaseException as error:  # whatever it is, it belongs to the consumer
             put(error)

@@ -48,7 +48,7 @@ class Job:
     """The settings with which every pair of a run is attacked; see `advjax.attack_stream`.
 
     Attributes:
-        net: The network.
+        net: The network. Whatever its bounds, a run is in levels of 255, as its files are.
         attack: A name, or any attack that `advjax.attack` takes.
         layer: The layer, or several, for the pairs that name none; the network's default layer when
             None. Several are joined by "+" in the column `layer`.
@@ -83,6 +83,7 @@ class Job:
     shard_size: int = 256
 
     def __post_init__(self):
+        object.__setattr__(self, "net", self.net.in_levels)
         attack, solver = self.resolved  # with `layer` as it was given
         object.__setattr__(self, "layer", "+".join(attack.layers))
         object.__setattr__(self, "solver", solver)
