@@ -17,7 +17,7 @@ from advjax.analysis.summary import Analysis
 from advjax.bank import Bank, open_bank
 from advjax.data.units import to_levels
 from advjax.engine import AttackResult
-from advjax.errors import AdvjaxError
+from advjax.errors import AdvjaxError, whole
 from advjax.networks.network import Network
 
 
@@ -91,7 +91,7 @@ def analyse(
         [0.0, 3.0, 0.0, 1.0]
     """
     protocol = Protocol() if protocol is None else protocol
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+    if whole(batch_size, 1) is None:
         raise AdvjaxError(f"batch_size is {batch_size!r}; give a number of pairs, 1 or more")
     layers = net.check_layers(layer)
     if len(layers) != 1:

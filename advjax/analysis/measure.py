@@ -81,13 +81,15 @@ def measure(
 
     features = {name: np.asarray(flat[name])[:real] for name in ("guide", "adversarial")}
     points = _manifold(measurement, index, **features)
-    figures = _distances(*flat.values(), _spreads(measurement, index[filled]))._asdict()
+    with jax.debug_nans(False):  # NaN is where there is no figure
+        figures = _distances(*flat.values(), _spreads(measurement, index[filled]))._asdict()
     for name in measurement.sparsity_layers:
         counts = _activity(active["adversarial"][name], active["source"][name])
         figures |= {f"{key}[{name}]": value for key, value in counts.items()}
     if labels:
         figures |= _labels(**labels)
-    figures |= _visibility(*(np.asarray(images.pop(name), np.float32) for name in _SHOWN))
+    with jax.debug_nans(False):
+        figures |= _visibility(*(np.asarray(images.pop(name), np.float32) for name in _SHOWN))
     table = _names(measurement, index)
     for name in batch[0].more:
         values = [one.more[name] for one in batch]
@@ -205,7 +207,8 @@ def _manifold(
         part = np.minimum(np.arange(start, start + chunk), len(index) - 1)
         reference, others = np.split(measurement.features[rows[part]], [protocol.reference], 1)
         points = np.concatenate([adversarial[part][:, None], others], 1)
-        chunks.append(_inliers(reference, points, guide[part], protocol.components))
+        with jax.debug_nans(False):
+            chunks.append(_inliers(reference, points, guide[part], protocol.components))
     delta_l, omega = (np.concatenate(parts)[: len(index)] for parts in zip(*chunks, strict=True))
     return {"delta_l": delta_l, "omega": omega, "row": rows[:, protocol.reference :]}
 

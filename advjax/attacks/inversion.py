@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from advjax.attacks.base import Activate, Attack, PairData, distance
 from advjax.attacks.box import PixelBox, whole_box
-from advjax.errors import AdvjaxError
+from advjax.errors import AdvjaxError, whole
 from advjax.networks.network import Network
 
 # Root mean square of a pixel minus the mean in the authors' training images: their norm of 27,098
@@ -94,7 +94,7 @@ class Inversion(Attack):
             value = getattr(self, name)
             if value is not None and not minimum <= value < float("inf"):
                 raise AdvjaxError(f"{name} is {value}; give a number, {minimum} or more")
-        if not (isinstance(self.jitter, int) and self.jitter >= 0):
+        if whole(self.jitter, 0) is None:
             raise AdvjaxError(f"jitter is {self.jitter!r}; give a number of pixels, 0 or more")
 
     def for_network(self, net: Network) -> Self:

@@ -20,10 +20,10 @@ from advjax.engine.inputs import (
     to_units,
 )
 from advjax.engine.loop import solve, solve_on_host
-from advjax.engine.programs import Plan
+from advjax.engine.programs import Plan, home
 from advjax.engine.results import AttackResult, Pair, PairResult, Progress, ProgressCallback, stack
 from advjax.engine.stream import BLOCK, Stream, read_ahead
-from advjax.errors import AdvjaxError, UnknownName
+from advjax.errors import AdvjaxError, UnknownName, whole
 from advjax.networks.network import Network
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
@@ -96,10 +96,14 @@ def make_plan(
     until_label: bool = False,
     trace: bool = False,
     precision: str = "highest",
-    devices: Sequence[Any] | None = None,
+    devices: Any = None,
     smoothing: Smoothing | None = None,
 ) -> Plan:
-    """Return the plan for an attack and a solver that `resolve` returned."""
+    """Return the plan for an attack and a solver that `resolve` returned.
+
+    Raises:
+        AdvjaxError: `devices` are none of JAX's.
+    """
     return Plan(
         function=net.function,
         with_params=net.params is not None,
@@ -109,9 +113,19 @@ def make_plan(
         until_label=until_label,
         trace=trace,
         precision=precision,
-        devices=tuple(devices) if devices else (jax.local_devices()[0],),
+        devices=_devices(net, devices),
         smoothing=smoothing,
     )
+
+
+def _devices(net: Network, devices: Any) -> tuple[Any, ...]:
+    if devices is None:
+        return (home(net.params),)
+    several = isinstance(devices, Iterable) and not isinstance(devices, str)
+    chosen = tuple(devices) if several else (devices,)
+    if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
+        raise AdvjaxError(f"devices is {devices!r}; give one of jax.devices(), or several")
+    return chosen
 
 
 def attack_stream(
@@ -131,7 +145,7 @@ def attack_stream(
     trace: bool = False,
     ordered: bool = True,
     precision: str = "highest",
-    devices: Sequence[Any] | None = None,
+    devices: Any = None,
     smoothing: Smoothing | Literal["auto"] | None = "auto",
     progress: bool | Callable[[Progress], bool | None] | None = False,
 ) -> Iterator[PairResult]:
@@ -169,7 +183,9 @@ def attack_stream(
         ordered: Yield in the order of `pairs`; else as they finish.
         precision: Of matrix products while solving: "highest" (float32), "tensorfloat32" or
             "bfloat16". Reported distances are evaluated again at "highest".
-        devices: The devices that hold the lanes; the first local device when None.
+        devices: The devices that hold the lanes, one or several; when None, the one on which the
+            network's parameters are, or else the first local device. Parameters that are elsewhere
+            are copied to them.
         smoothing: `advjax.Smoothing` of the gradient's kinks over the budget; None: exact
             gradients; "auto": that of the attack (feature-opt has one) if the solver has no line
             search. Values, distances and stopping rules always use the network itself.
@@ -194,7 +210,8 @@ def attack_stream(
         0 True MAX_EVALUATIONS
     """
     spec, chosen = resolve(net, attack, layer, layer_weights, solver)
-    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+    lanes = None if batch_size == "auto" else whole(batch_size, 1)
+    if lanes is None and batch_size != "auto":
         raise AdvjaxError(f"batch_size is {batch_size!r}; give 1 or more, or 'auto'")
     check_target_ratio(spec, target_ratio)
     if start not in ("source", "random"):
@@ -226,7 +243,6 @@ def attack_stream(
         seed=seed,
     )
     total = len(pairs) if isinstance(pairs, Sized) else None
-    lanes = None if batch_size == "auto" else batch_size
     if total is not None and total < (lanes or BLOCK):
         lanes = max(1, total)
     source = read_ahead(net, plan, pairs, 2 * max(lanes or BLOCK, BLOCK))

@@ -70,6 +70,9 @@ class Stream:
     ):
         self.net, self.plan, self.attack = net, plan, plan.attack
         self.programs = programs_of(plan)
+        # Copied only where they are not there already.
+        self.params = self.programs.everywhere(net.params)
+        self.first_params = self.programs.first(net.params)
         self.delta, self.target_ratio = delta, target_ratio
         self.start, self.seed = start, seed
         self.guides: OrderedDict[bytes, Labelled] = OrderedDict()
@@ -81,7 +84,7 @@ class Stream:
             block = images[begin : begin + BLOCK]
             padded = np.zeros((BLOCK, *self.net.input_shape), np.float32)
             padded[: len(block)] = block
-            values, labels = jax.device_get(self.programs.activations(self.net.params, padded))
+            values, labels = jax.device_get(self.programs.activations(self.first_params, padded))
             features += [
                 (
                     {name: value[i : i + 1] for name, value in values.items()},
@@ -187,6 +190,10 @@ class Stream:
         return self.programs.insert(
             lanes, np.int32(lane), start, box, without_batch(problem.target), *numbers
         )
+
+    def advance(self, lanes: Lanes, limit: int, enough: np.ndarray) -> tuple[Lanes, Any]:
+        """Take up to `limit` steps of all lanes; return the number that each device took, too."""
+        return self.programs.advance(self.params, lanes, np.int32(limit), enough)
 
     def numbers(self, problem: Problem) -> tuple[np.float32, np.float32, np.float32, np.int32]:
         """Return the pair's scale and relative distance, and the value and label that end it."""

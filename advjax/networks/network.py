@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from advjax.data.images import Preprocessing, prepare, read_image
 from advjax.data.units import LEVELS, Bounds, check_bounds, from_levels
-from advjax.errors import AdvjaxError, ImageError, UnknownName
+from advjax.errors import AdvjaxError, ImageError, UnknownName, whole
 
 Activations = dict[str, Array]
 Transform = Callable[[Array], Array]
@@ -67,9 +67,14 @@ class Network:
     bounds: Bounds = LEVELS
 
     def __post_init__(self):
-        shape = tuple(self.input_shape)
-        if len(shape) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
-            raise AdvjaxError(f"input_shape is {shape}; give (height, width, channels) of an image")
+        try:
+            shape = tuple(whole(n, 1) for n in self.input_shape)
+        except TypeError:
+            shape = ()
+        if len(shape) != 3 or None in shape:
+            raise AdvjaxError(
+                f"input_shape is {self.input_shape!r}; give (height, width, channels) of an image"
+            )
         object.__setattr__(self, "input_shape", shape)
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
 
