@@ -47,7 +47,8 @@ def attack_files(
     (every figure, setting and version) and sheet.png (the picture for a slide).
 
     Args:
-        net: The network; it must have `preprocessing`.
+        net: The network; it must have `preprocessing`. Whatever its bounds, `delta` is in levels of
+            255, and so is what is written.
         source: The image file to change.
         guide: The image file whose representation to take.
         out: A folder, made when missing.
@@ -69,7 +70,7 @@ def attack_files(
     Raises:
         AdvjaxError: A file that cannot be read or written, or an argument that cannot be used.
     """
-    out = Path(out)
+    out, net = Path(out), net.in_levels
     resolved, solver = engine.resolve(net, attack, layer, None, solver)
     smoothing = engine.choose_smoothing(resolved, solver, smoothing)
     (layer,) = resolved.layers

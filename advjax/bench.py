@@ -110,6 +110,7 @@ def step_times(
     Raises:
         AdvjaxError: `batch`, `steps` or `rounds` under 1.
     """
+    net = net.in_levels
     for name, value in (("batch", batch), ("steps", steps), ("rounds", rounds)):
         if value < 1:
             raise AdvjaxError(f"{name} is {value}; give 1 or more")
@@ -145,7 +146,7 @@ def step_times(
     def advance() -> None:
         nonlocal lanes
         every = np.full(1, batch, np.int32)
-        lanes, _ = stream.programs.advance(net.params, lanes, np.int32(steps), every)
+        lanes, _ = stream.advance(lanes, steps, every)
         jax.block_until_ready(lanes.state.trial)
 
     begin = time.perf_counter()
@@ -153,7 +154,7 @@ def step_times(
     compilation = time.perf_counter() - begin
     seconds = in_turn(
         {
-            "evaluation": lambda: jax.block_until_ready(evaluate(net.params, x, target)),
+            "evaluation": lambda: jax.block_until_ready(evaluate(stream.first_params, x, target)),
             "step": advance,
         },
         rounds,

@@ -1,7 +1,9 @@
 """The errors a user can cause: each message names the argument, the value seen and the remedy."""
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class AdvjaxError(ValueError):
@@ -25,3 +27,18 @@ class UnknownName(AdvjaxError):
         near = difflib.get_close_matches(str(name).lower(), spelled, n=1, cutoff=0.5)
         hint = f"; did you mean {spelled[near[0]]!r}?" if near else ""
         super().__init__(f"{what} {name!r} is not known{hint} (known: {', '.join(known)})")
+
+
+def whole(value: Any, minimum: int) -> int | None:
+    """Return a whole number of Python or NumPy as an int; None if it is none, or too small.
+
+    Example:
+        >>> import numpy as np
+        >>> whole(np.int64(8), 1), whole(0, 1), whole(8.0, 1), whole(True, 1)
+        (8, None, None, None)
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        return None
+    return None if isinstance(value, bool) or number < minimum else number

@@ -1,5 +1,6 @@
 """Transfer: labels and distances of adversarial images in another network."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from advjax.attacks.base import distance
-from advjax.errors import AdvjaxError, ImageError
+from advjax.data.units import LEVELS, Bounds, from_levels
+from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 
 BLOCK = 16  # images in one call of the network
@@ -48,7 +50,8 @@ def transfer(
 
     Args:
         net: The other network.
-        adversarials: [n, h, w, c], 0..255: a result's `adversarial`, or `adversarial_uint8`.
+        adversarials: [n, h, w, c], uint8, or float within `net.bounds` (0..255): a result's
+            `adversarial_uint8` or `adversarial`.
         sources: The sources, of the same shape.
         guides: The guides, of the same shape.
         layer: Where distances are measured, or several; the network's default layer when None.
@@ -93,20 +96,24 @@ def transfer(
 def _features(
     net: Network, name: str, images: Any, layers: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
+    # Of any size: only their values are checked against the network.
+    any_size = dataclasses.replace(net, input_shape=np.shape(images)[1:])
+    images = any_size.check_images(images, name)
     blocks = []
     for begin in range(0, len(images), BLOCK):
-        block = jnp.asarray(images[begin : begin + BLOCK], jnp.float32)
-        if not bool(((block >= 0) & (block <= 255)).all()):
-            raise ImageError(f"{name} has values outside of 0..255; give pixels")
-        blocks.append(jax.device_get(net(resized(block, net.input_shape), layers)))
+        block = jnp.asarray(images[begin : begin + BLOCK])
+        if block.dtype == np.uint8:
+            block = from_levels(block, net.bounds)
+        block = resized(block, net.input_shape, net.bounds)
+        blocks.append(jax.device_get(net.compute(block, layers)))
     return {layer: np.concatenate([block[layer] for block in blocks]) for layer in layers}
 
 
 def resized(
-    images: Float[Array, "n h w c"], shape: tuple[int, int, int]
+    images: Float[Array, "n h w c"], shape: tuple[int, int, int], bounds: Bounds = LEVELS
 ) -> Float[Array, "n p q c"]:
-    """Resize the whole frame, within 0..255."""
+    """Resize the whole frame, within its bounds."""
     if images.shape[1:] == tuple(shape):
         return images
     # A filter's weights sum to 1 up to rounding alone.
-    return jnp.clip(jax.image.resize(images, (len(images), *shape), "linear"), 0, 255)
+    return jnp.clip(jax.image.resize(images, (len(images), *shape), "linear"), *bounds)

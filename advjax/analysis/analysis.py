@@ -15,8 +15,9 @@ from advjax.analysis.measure import Measurement, Result, measure
 from advjax.analysis.protocol import Protocol
 from advjax.analysis.summary import Analysis
 from advjax.bank import Bank, open_bank
+from advjax.data.units import to_levels
 from advjax.engine import AttackResult
-from advjax.errors import AdvjaxError
+from advjax.errors import AdvjaxError, whole
 from advjax.networks.network import Network
 
 
@@ -90,7 +91,7 @@ def analyse(
         [0.0, 3.0, 0.0, 1.0]
     """
     protocol = Protocol() if protocol is None else protocol
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+    if whole(batch_size, 1) is None:
         raise AdvjaxError(f"batch_size is {batch_size!r}; give a number of pairs, 1 or more")
     layers = net.check_layers(layer)
     if len(layers) != 1:
@@ -101,6 +102,9 @@ def analyse(
             f"sources has {count} images and guides has {len(guides)}; give one guide for each "
             "source, and at least one"
         )
+    for name, images in (("sources", sources), ("guides", guides)):
+        if isinstance(images, np.ndarray | jax.Array) and images.ndim == 4:
+            net.check_images(images, name)
     bank = open_bank(bank.path if isinstance(bank, Bank) else bank, net)
     measurement = Measurement(
         net=net,
@@ -146,13 +150,13 @@ def _adversarials(results: Any, net: Network, count: int) -> Iterator[Any]:
         _check_count(len(whole[0]), count)
         for i in range(count):
             more = {name: getattr(results, name)[i] for name in columns}
-            yield Result(i, whole[0][i], whole[1][i], more)
+            yield Result(i, to_levels(whole[0][i], net.bounds), whole[1][i], more)
         return
     if isinstance(results, np.ndarray | jax.Array):
         images = net.check_images(results, "results")
         _check_count(len(images), count)
         for i in range(count):
-            image = np.asarray(images[i])
+            image = to_levels(images[i], net.bounds)
             yield Result(i, image, np.rint(image).astype(np.uint8), {})
         return
     seen = set()
@@ -171,7 +175,9 @@ def _adversarials(results: Any, net: Network, count: int) -> Iterator[Any]:
         seen.add(index)
         pair = (np.asarray(one.adversarial)[None], np.asarray(one.adversarial_uint8)[None])
         images = [
-            np.asarray(net.check_images(image, f"adversarial of result {index}"))[0]
+            to_levels(
+                net.check_images(image, f"adversarial of result {index}", dark=True), net.bounds
+            )[0]
             for image in pair
         ]
         names = ("id", "delta", "evaluations", "status")  # a run's rows have the first two

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 
 from advjax.bank import Bank
 from advjax.data import list_images, read_image
+from advjax.data.units import from_levels
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 
@@ -156,10 +157,11 @@ def read_adversarials(net: Network, pair_files: Sequence[PairFiles]) -> Iterator
         rounded = np.rint(image).astype(np.uint8)
         if pair.rounded is not None:
             rounded = _pixels(net, pair.rounded)
-        yield Adversarial(index, image, rounded)
+        yield Adversarial(index, from_levels(image, net.bounds), rounded)
 
 
 def _pixels(net: Network, path: Path) -> np.ndarray:
+    """Return the image of a file, in levels as all files are."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -178,7 +180,8 @@ def _pixels(net: Network, path: Path) -> np.ndarray:
             f"adversarial {str(path)!r} has shape {image.shape}, but {net.name} takes "
             f"{net.input_shape}; adversarials are measured as they are, so give one of that size"
         )
-    return np.asarray(net.check_images(image[None], f"adversarial {str(path)!r}"))[0]
+    name = f"adversarial {str(path)!r}"
+    return np.asarray(net.in_levels.check_images(image[None], name, dark=True))[0]
 
 
 def ids_of(

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from advjax.analysis.from_files import PairFiles, ids_of
 from advjax.bank import Bank
 from advjax.data import Preprocessing, list_images
+from advjax.data.units import from_levels
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import zoo
 from advjax.networks.identity import network_key
@@ -82,6 +83,7 @@ class RunPairs:
         mine = ds.field("index").isin(self.indices)
         columns = ("index", "id", "delta", "evaluations")
         for known, image, rounded in self.run.adversarials(columns, mine):
+            image = from_levels(image, self.net.bounds)  # a run's images are levels
             yield RunResult(position[known.pop("index")], image, rounded, **known)
 
     def _images(self, name: str) -> LazyImages:

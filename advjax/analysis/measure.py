@@ -16,13 +16,14 @@ from advjax import metrics
 from advjax.analysis.bank_rows import BankRows
 from advjax.analysis.protocol import Protocol
 from advjax.bank import Bank
+from advjax.data.units import to_levels
 from advjax.metrics.image import RADIUS
 from advjax.metrics.neighbours import MEMORY, power_of_two
 from advjax.networks.network import Network
 
 
 class Result(NamedTuple):
-    """One result, checked."""
+    """One result, checked, its images in levels of 255."""
 
     index: int
     adversarial: np.ndarray
@@ -71,7 +72,7 @@ def measure(
     labels: dict[str, Array] = {}
     active: dict[str, dict[str, Array]] = {}
     for name, each in images.items():
-        activations = net(each, wanted)
+        activations = net.in_levels.compute(each, wanted)
         flat[name] = activations[layer].reshape(size, -1)
         if net.output is not None:
             labels[name] = metrics.top_label(activations[net.output].reshape(size, -1))
@@ -80,13 +81,15 @@ def measure(
 
     features = {name: np.asarray(flat[name])[:real] for name in ("guide", "adversarial")}
     points = _manifold(measurement, index, **features)
-    figures = _distances(*flat.values(), _spreads(measurement, index[filled]))._asdict()
+    with jax.debug_nans(False):  # NaN is where there is no figure
+        figures = _distances(*flat.values(), _spreads(measurement, index[filled]))._asdict()
     for name in measurement.sparsity_layers:
         counts = _activity(active["adversarial"][name], active["source"][name])
         figures |= {f"{key}[{name}]": value for key, value in counts.items()}
     if labels:
         figures |= _labels(**labels)
-    figures |= _visibility(*(np.asarray(images.pop(name), np.float32) for name in _SHOWN))
+    with jax.debug_nans(False):
+        figures |= _visibility(*(np.asarray(images.pop(name), np.float32) for name in _SHOWN))
     table = _names(measurement, index)
     for name in batch[0].more:
         values = [one.more[name] for one in batch]
@@ -107,7 +110,10 @@ def _images(net: Network, images: Any, index: np.ndarray, name: str) -> np.ndarr
         image = images[i]
         if isinstance(image, (str, os.PathLike)):
             image = net.read(image)
-        chosen.append(np.asarray(net.check_images(np.asarray(image)[None], f"{name} {i}"))[0])
+        # That they are not in 0..1 was checked of all together, where they are an array.
+        dark = isinstance(images, np.ndarray | jax.Array)
+        checked = net.check_images(np.asarray(image)[None], f"{name} {i}", dark=dark)
+        chosen.append(to_levels(checked, net.bounds)[0])
     return np.stack(chosen)
 
 
@@ -201,7 +207,8 @@ def _manifold(
         part = np.minimum(np.arange(start, start + chunk), len(index) - 1)
         reference, others = np.split(measurement.features[rows[part]], [protocol.reference], 1)
         points = np.concatenate([adversarial[part][:, None], others], 1)
-        chunks.append(_inliers(reference, points, guide[part], protocol.components))
+        with jax.debug_nans(False):
+            chunks.append(_inliers(reference, points, guide[part], protocol.components))
     delta_l, omega = (np.concatenate(parts)[: len(index)] for parts in zip(*chunks, strict=True))
     return {"delta_l": delta_l, "omega": omega, "row": rows[:, protocol.reference :]}
 

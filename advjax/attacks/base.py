@@ -25,7 +25,7 @@ Features = dict[str, np.ndarray]
 class PairData(NamedTuple):
     """The data of one pair from which an attack builds its box and its target."""
 
-    source: np.ndarray  # [h, w, c], uint8 or float32, 0..255
+    source: np.ndarray  # [h, w, c], uint8 or float32, 0..255 whatever the network's bounds
     features: Features  # the source's activations
     guide: Features | None  # the guide's activations; None for a pair that has a label alone
     label: int | None  # the label to take
@@ -43,6 +43,7 @@ class Attempt(NamedTuple):
 class Attack(abc.ABC):
     """An objective over images, a box, and the rules of a pair's start and end.
 
+    Images are in levels here, 0..255: the engine converts the units of a network with other bounds.
     A subclass is a frozen dataclass that names itself and gives `loss`; everything else has a
     default that fits an attack on the activations of a guide. Equal attacks share their compiled
     programs. `loss` is pure, over a leading batch axis of rows that are independent.
@@ -89,7 +90,7 @@ class Attack(abc.ABC):
 
         Args:
             activate: Images to activations, of the layers in `needs` at least.
-            images: The points of evaluation, 0..255.
+            images: The points of evaluation, 0..255 whatever the network's bounds.
             target: What `target` gave for each pair, stacked.
         """
 

@@ -5,7 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from advjax.data.units import LEVELS, Bounds, one_level
 from advjax.errors import AdvjaxError
+
+DELTA = 10.0
+"""Half-width of the box in levels, where none is given."""
 
 
 class PixelBox(NamedTuple):
@@ -15,18 +19,40 @@ class PixelBox(NamedTuple):
     upper: Float[np.ndarray, "..."]
 
 
-def check_delta(delta: float) -> float:
-    """Return `delta` as a float.
+def check_delta(delta: float | None, bounds: Bounds = LEVELS) -> float:
+    """Return `delta` as a float, in the units of these bounds; DELTA levels when None.
 
     Raises:
-        AdvjaxError: It is not a finite number above 0.
+        AdvjaxError: It is not a finite number, is under half a level of 255, or, where the bounds
+            are not those of levels, above their range.
+
+    Example:
+        >>> check_delta(8 / 255, (0, 1)) * 255, check_delta(None)
+        (8.0, 10.0)
     """
+    level = one_level(bounds)
+    if delta is None:
+        return DELTA * level
     try:
         value = float(delta)
     except (TypeError, ValueError, OverflowError):
         value = float("nan")
-    if not 0 < value < float("inf"):
-        raise AdvjaxError(f"delta is {delta!r}; give a number of pixel levels above 0, such as 10")
+    if bounds == LEVELS:
+        if not 0 < value < float("inf"):
+            raise AdvjaxError(
+                f"delta is {delta!r}; give a number of pixel levels above 0, such as 10"
+            )
+        if value < 0.5:
+            raise AdvjaxError(
+                f"delta is {delta!r}, under half a level of 255; give levels, such as 10, or "
+                "declare the units by advjax.Network(..., bounds=(0, 1))"
+            )
+    elif not 0.5 * level <= value <= 255 * level * (1 + 1e-6):
+        low, high = bounds
+        raise AdvjaxError(
+            f"delta is {delta!r}, and pixels are {low:g}..{high:g}; give a number in these units, "
+            f"from {0.5 * level:.3g} (half a level of 255) to {high - low:g}"
+        )
     return value
 
 

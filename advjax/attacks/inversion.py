@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from advjax.attacks.base import Activate, Attack, PairData, distance
 from advjax.attacks.box import PixelBox, whole_box
-from advjax.errors import AdvjaxError
+from advjax.errors import AdvjaxError, whole
 from advjax.networks.network import Network
 
 # Root mean square of a pixel minus the mean in the authors' training images: their norm of 27,098
@@ -72,7 +72,7 @@ class Inversion(Attack):
         beta: Exponent of the second prior.
         variation: v; when None, 0.5 for a layer in the first 30 % of the network's list, 5 in the
             next 30 %, 50 beyond: theirs, for 6, 6 and 8 of CaffeNet's 20.
-        grey: What the first prior draws pixels to.
+        grey: What the first prior draws pixels to, in levels of 255.
         jitter: The image is shifted by up to so many pixels, anew at each evaluation, before the
             network sees it (Mahendran and Vedaldi, 2016, section 4.4). The shift is drawn from the
             image's own bits: a result is still a function of its pair and seed. For solvers without
@@ -94,7 +94,7 @@ class Inversion(Attack):
             value = getattr(self, name)
             if value is not None and not minimum <= value < float("inf"):
                 raise AdvjaxError(f"{name} is {value}; give a number, {minimum} or more")
-        if not (isinstance(self.jitter, int) and self.jitter >= 0):
+        if whole(self.jitter, 0) is None:
             raise AdvjaxError(f"jitter is {self.jitter!r}; give a number of pixels, 0 or more")
 
     def for_network(self, net: Network) -> Self:

@@ -19,7 +19,8 @@ from advjax.solvers import ProjectedLBFGS, SignedStep
 def cross_entropy(outputs: Float[Array, "b classes"], labels: Int[Array, "b"]) -> Float[Array, "b"]:
     """Compute -log p(label), of logits or of probabilities.
 
-    A row that is nowhere negative and sums to 1 is taken for probabilities.
+    A row that is nowhere negative and sums to 1, within what bfloat16 rounds, is taken for
+    probabilities.
 
     Example:
         >>> p = jnp.array([[0.25, 0.75]])
@@ -27,7 +28,7 @@ def cross_entropy(outputs: Float[Array, "b classes"], labels: Int[Array, "b"]) -
         ...     p, jnp.array([0])) / jnp.log(4)
         (Array([1.], dtype=float32), Array([1.], dtype=float32))
     """
-    normalised = jnp.all(outputs >= 0, 1) & (jnp.abs(jnp.sum(outputs, 1) - 1) < 1e-3)
+    normalised = jnp.all(outputs >= 0, 1) & (jnp.abs(jnp.sum(outputs, 1) - 1) < 1e-2)
     logs = jnp.log(jnp.maximum(outputs, jnp.finfo(outputs.dtype).tiny))
     logits = jnp.where(normalised[:, None], logs, outputs)
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]

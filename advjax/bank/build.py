@@ -30,7 +30,7 @@ from advjax.bank.bank import (
     read_json,
 )
 from advjax.data.images import list_images
-from advjax.errors import AdvjaxError
+from advjax.errors import AdvjaxError, whole
 from advjax.networks.identity import network_key
 from advjax.networks.network import Network
 
@@ -86,7 +86,7 @@ def build_bank(
         >>> bank.ids, bank.classes, bank.features("mean")[0].tolist()
         (('cats/a.png',), ('cats',), [8.0, 8.0, 8.0])
     """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+    if whole(batch_size, 1) is None:
         raise AdvjaxError(f"batch_size is {batch_size!r}; give a number of images, 1 or more")
     names = net.check_layers(layers)
     paths, ids, classes = _images(images, labels)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from advjax.errors import AdvjaxError, ImageError, UnknownName
+from advjax.errors import AdvjaxError, ImageError, UnknownName, whole
 
 # Larger images are refused before a pixel is decoded, so that a small file cannot ask for more than
 # some 2 GB of memory; Pillow itself only warns up to 179 million.
@@ -67,8 +67,10 @@ class Preprocessing:
             value = getattr(self, name)
             if name == "resize_to" and value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            pixels = whole(value, 1)
+            if pixels is None:
                 raise AdvjaxError(f"{name} is {value!r}; give a number of pixels, 1 or more")
+            object.__setattr__(self, name, pixels)
         if self.resize_to is not None and self.crop > self.resize_to:
             raise AdvjaxError(
                 f"crop is {self.crop}, larger than resize_to {self.resize_to}; make it smaller"

@@ -8,13 +8,22 @@ import jax
 from advjax import attacks
 from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
+from advjax.data.units import LEVELS, delta_to_levels
 from advjax.engine.attempts import solve_attempts
-from advjax.engine.inputs import check_target_ratio, guide_batch, image_batch, one_or_each
+from advjax.engine.inputs import (
+    CheckedPairs,
+    check_target_ratio,
+    guide_batch,
+    image_batch,
+    one_or_each,
+    to_levels,
+    to_units,
+)
 from advjax.engine.loop import solve, solve_on_host
-from advjax.engine.programs import Plan
+from advjax.engine.programs import Plan, home
 from advjax.engine.results import AttackResult, Pair, PairResult, Progress, ProgressCallback, stack
 from advjax.engine.stream import BLOCK, Stream, read_ahead
-from advjax.errors import AdvjaxError, UnknownName
+from advjax.errors import AdvjaxError, UnknownName, whole
 from advjax.networks.network import Network
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
@@ -87,10 +96,14 @@ def make_plan(
     until_label: bool = False,
     trace: bool = False,
     precision: str = "highest",
-    devices: Sequence[Any] | None = None,
+    devices: Any = None,
     smoothing: Smoothing | None = None,
 ) -> Plan:
-    """Return the plan for an attack and a solver that `resolve` returned."""
+    """Return the plan for an attack and a solver that `resolve` returned.
+
+    Raises:
+        AdvjaxError: `devices` are none of JAX's.
+    """
     return Plan(
         function=net.function,
         with_params=net.params is not None,
@@ -100,9 +113,19 @@ def make_plan(
         until_label=until_label,
         trace=trace,
         precision=precision,
-        devices=tuple(devices) if devices else (jax.local_devices()[0],),
+        devices=_devices(net, devices),
         smoothing=smoothing,
     )
+
+
+def _devices(net: Network, devices: Any) -> tuple[Any, ...]:
+    if devices is None:
+        return (home(net.params),)
+    several = isinstance(devices, Iterable) and not isinstance(devices, str)
+    chosen = tuple(devices) if several else (devices,)
+    if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
+        raise AdvjaxError(f"devices is {devices!r}; give one of jax.devices(), or several")
+    return chosen
 
 
 def attack_stream(
@@ -112,7 +135,7 @@ def attack_stream(
     attack: str | Attack = "feature-opt",
     layer: str | Sequence[str] | None = None,
     layer_weights: Sequence[float] | None = None,
-    delta: float = 10.0,
+    delta: float | None = None,
     solver: Solver | ScipyLBFGSB | None = None,
     batch_size: int | Literal["auto"] = 32,
     target_ratio: float | None = None,
@@ -122,7 +145,7 @@ def attack_stream(
     trace: bool = False,
     ordered: bool = True,
     precision: str = "highest",
-    devices: Sequence[Any] | None = None,
+    devices: Any = None,
     smoothing: Smoothing | Literal["auto"] | None = "auto",
     progress: bool | Callable[[Progress], bool | None] | None = False,
 ) -> Iterator[PairResult]:
@@ -135,15 +158,17 @@ def attack_stream(
     Args:
         net: The network.
         pairs: `(source, guide)`, or a `Pair` with a `delta`, `target_ratio` or `label` of its own.
-            Images are [h, w, c], 0..255, or paths of image files, which `net.preprocessing` brings
-            to the network's size. They are read in a thread of their own, a little ahead. A guide
-            may also be several images, whose activations are averaged, or activations by layer.
+            Images are [h, w, c], uint8 or float within `net.bounds` (0..255), or paths of image
+            files, which `net.preprocessing` brings to the network's size. They are read in a thread
+            of their own, a little ahead. A guide may also be several images, whose activations are
+            averaged, or activations by layer.
         attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad"; or
             an attack with settings of its own, such as `advjax.LabelOpt(attempts=12)`, or of a
             class of your own (`advjax.attacks.base.Attack`).
         layer: The layer to match, or several; the network's default layer when None.
         layer_weights: One number for each layer; 1 when None.
-        delta: Half-width of the box in levels of 255.
+        delta: Half-width of the box in the network's units, which are levels of 255 unless it has
+            other `bounds`; 10 levels when None.
         solver: See `advjax.solvers`; the attack's `default_solver` when None: of feature-opt
             `advjax.SignMomentum()`, of feature-linear `advjax.ProjectedLBFGS()`, of label-opt the
             same with 100 evaluations for each c. The fast gradients take none.
@@ -158,7 +183,9 @@ def attack_stream(
         ordered: Yield in the order of `pairs`; else as they finish.
         precision: Of matrix products while solving: "highest" (float32), "tensorfloat32" or
             "bfloat16". Reported distances are evaluated again at "highest".
-        devices: The devices that hold the lanes; the first local device when None.
+        devices: The devices that hold the lanes, one or several; when None, the one on which the
+            network's parameters are, or else the first local device. Parameters that are elsewhere
+            are copied to them.
         smoothing: `advjax.Smoothing` of the gradient's kinks over the budget; None: exact
             gradients; "auto": that of the attack (feature-opt has one) if the solver has no line
             search. Values, distances and stopping rules always use the network itself.
@@ -183,7 +210,8 @@ def attack_stream(
         0 True MAX_EVALUATIONS
     """
     spec, chosen = resolve(net, attack, layer, layer_weights, solver)
-    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+    lanes = None if batch_size == "auto" else whole(batch_size, 1)
+    if lanes is None and batch_size != "auto":
         raise AdvjaxError(f"batch_size is {batch_size!r}; give 1 or more, or 'auto'")
     check_target_ratio(spec, target_ratio)
     if start not in ("source", "random"):
@@ -196,7 +224,7 @@ def attack_stream(
         raise AdvjaxError(f"until_label needs an output layer, and {net.name} names none")
     smoothing = choose_smoothing(spec, chosen, smoothing)
     plan = make_plan(
-        net,
+        net.in_levels,
         spec,
         chosen,
         until_label=until_label,
@@ -205,20 +233,30 @@ def attack_stream(
         devices=devices,
         smoothing=smoothing,
     )
+    delta = check_delta(delta, net.bounds)
     stream = Stream(
-        net, plan, delta=check_delta(delta), target_ratio=target_ratio, start=start, seed=seed
+        net.in_levels,
+        plan,
+        delta=delta_to_levels(delta, net.bounds),
+        target_ratio=target_ratio,
+        start=start,
+        seed=seed,
     )
     total = len(pairs) if isinstance(pairs, Sized) else None
-    lanes = None if batch_size == "auto" else batch_size
     if total is not None and total < (lanes or BLOCK):
         lanes = max(1, total)
     source = read_ahead(net, plan, pairs, 2 * max(lanes or BLOCK, BLOCK))
+    given: dict[int, Any] = {}  # the pairs under way, in the network's units
+    if net.bounds != LEVELS:
+        source = to_levels(net, source, given)
     callback, close = _progress(chosen.max_evaluations * spec.attempts, total, progress)
     run_pairs = solve_on_host if isinstance(chosen, ScipyLBFGSB) else solve
     if spec.attempts > 1:
         results = solve_attempts(stream, source, lanes, callback, run_pairs)
     else:
         results = run_pairs(stream, source, lanes, callback)
+    if net.bounds != LEVELS:
+        results = to_units(net, results, given, delta)
     return _finally(close, _in_order(results) if ordered else results)
 
 
@@ -270,7 +308,7 @@ def attack(
     guides: Any = None,
     *,
     labels: Any = None,
-    delta: float | Sequence[float] = 10.0,
+    delta: float | Sequence[float] | None = None,
     progress: bool | None = None,
     **settings: Any,
 ) -> AttackResult:
@@ -282,12 +320,13 @@ def attack(
 
     Args:
         net: The network.
-        sources: [n, h, w, c], uint8 or float32, 0..255; or one image.
+        sources: [n, h, w, c], uint8, or float within `net.bounds` (0..255); or one image.
         guides: As `sources`, one for each; or [n, k, h, w, c]: k images for each source, whose
             activations are averaged; or activations, a dict of [n, ...] by layer; or None for
             attacks on labels that are given.
         labels: The class to take, one for all sources or one for each; the guides' when None.
-        delta: Half-width of the box in levels of 255; one for all pairs or one for each.
+        delta: Half-width of the box in the network's units; one for all pairs or one for each; 10
+            levels of 255 when None.
         progress: Show a bar on standard error; None: if it is a terminal.
         **settings: `attack`, `layer`, `solver`, `batch_size`, `target_ratio`, ...: see
             `attack_stream`.
@@ -315,11 +354,11 @@ def attack(
             f"sources has {len(batch)} images and guides has {len(each)}; give one "
             "guide for each source"
         )
-    deltas = [check_delta(d) for d in one_or_each("delta", delta, len(batch))]
+    deltas = [check_delta(d, net.bounds) for d in one_or_each("delta", delta, len(batch))]
     labels = one_or_each("labels", labels, len(batch))
-    pairs = [
+    pairs = CheckedPairs(
         Pair(source, guide, delta, label=label)
         for source, guide, delta, label in zip(batch, each, deltas, labels, strict=True)
-    ]
+    )
     results = list(attack_stream(net, pairs, progress=progress, **settings))
     return stack(results)

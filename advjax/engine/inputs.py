@@ -2,22 +2,36 @@
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
+from advjax.data import units
 from advjax.engine.programs import Plan
-from advjax.engine.results import Pair
+from advjax.engine.results import Pair, PairResult
 from advjax.errors import AdvjaxError
-from advjax.networks.network import Network
+from advjax.networks.network import Network, is_real
 
 
-def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
+class Given(NamedTuple):
+    """What a pair had in the units of its network."""
+
+    source: np.ndarray
+    delta: float | None
+
+
+class CheckedPairs(list[Pair]):
+    """Pairs whose images were checked as one batch: alone, a dark one might seem to be in 0..1."""
+
+
+def check_pair(net: Network, plan: Plan, name: str, pair: Any, *, dark: bool = False) -> Pair:
     """Read the images of a pair, check that the plan's attack can use it, and return it.
+
+    `dark` is that of `Network.check_images`.
 
     Raises:
         AdvjaxError: The attack cannot use it; the message calls the pair `name`.
@@ -28,13 +42,13 @@ def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
         raise AdvjaxError(
             f"{name} is not (source, guide) or (source, guide, delta); give tuples"
         ) from None
-    source = _read(net, pair.source)
+    source = np.asarray(_read(net, pair.source))[None]
     pair = pair._replace(
-        source=np.asarray(net.check_images(np.asarray(source)[None], f"source of {name}"))[0],
-        guide=_guide(net, plan, f"guide of {name}", pair.guide),
+        source=np.asarray(net.check_images(source, f"source of {name}", dark=dark))[0],
+        guide=_guide(net, plan, f"guide of {name}", pair.guide, dark),
     )
     if pair.delta is not None:
-        pair = pair._replace(delta=check_delta(pair.delta))
+        pair = pair._replace(delta=check_delta(pair.delta, net.bounds))
     check_target_ratio(plan.attack, pair.target_ratio, f"target_ratio of {name}")
     if pair.label is not None:
         pair = pair._replace(label=_label(net, plan, f"label of {name}", pair.label))
@@ -46,6 +60,31 @@ def check_pair(net: Network, plan: Plan, name: str, pair: Any) -> Pair:
     if pair.guide is None and not plan.attack.to_label:
         raise AdvjaxError(f"guide of {name} is None, and {plan.attack.name} needs one; give it")
     return pair
+
+
+def to_levels(net: Network, pairs: Iterable[Pair], given: dict[int, Given]) -> Iterator[Pair]:
+    """Yield checked pairs in levels of 255, and note each one's source and delta in units."""
+    for index, pair in enumerate(pairs):
+        source, guide, delta = pair.source, pair.guide, pair.delta
+        if source.dtype == np.uint8:
+            source = units.from_levels(source, net.bounds)
+        given[index] = Given(source, delta)
+        yield pair._replace(
+            source=units.to_levels(pair.source, net.bounds),
+            guide=units.to_levels(guide, net.bounds) if isinstance(guide, np.ndarray) else guide,
+            delta=None if delta is None else units.delta_to_levels(delta, net.bounds),
+        )
+
+
+def to_units(
+    net: Network, results: Iterable[PairResult], given: dict[int, Given], delta: float
+) -> Iterator[PairResult]:
+    """Yield results in the network's units, each within its box there, too."""
+    for result in results:
+        source, own = given.pop(result.index)
+        change = np.float64(result.adversarial) - units.to_levels(source, net.bounds)
+        image = units.changed(source, change, delta if own is None else own, net.bounds)
+        yield result._replace(adversarial=image)
 
 
 def check_target_ratio(attack: Attack, ratio: float | None, name: str = "target_ratio") -> None:
@@ -75,7 +114,10 @@ def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> 
             raise AdvjaxError(f"{name} has layers of different lengths; give [n, ...] for each")
         return [{k: v[i] for k, v in given.items()} for i in range(counts.pop())]
     if np.ndim(guides) == 5:
-        return list(np.asarray(guides))  # each set is checked with its pair
+        sets = np.asarray(guides)
+        if sets.shape[2:] == net.input_shape:
+            net.check_images(sets.reshape(-1, *net.input_shape), name)
+        return list(sets)  # the number of its images is checked with its pair
     return list(image_batch(net, name, guides))
 
 
@@ -105,7 +147,7 @@ def check_activations(
     checked = {}
     for layer, values in given.items():
         values, shape = np.asarray(values), net.layers[layer]
-        if values.shape != shape or values.dtype.kind not in "fiu":
+        if values.shape != shape or not is_real(values.dtype):
             raise AdvjaxError(
                 f"{name} is {values.dtype}{list(values.shape)} in layer {layer!r}, where "
                 f"{net.name} has {list(shape)}; give one image's activations"
@@ -120,7 +162,7 @@ def _read(net: Network, image: Any) -> Any:
     return net.read(image) if isinstance(image, (str, os.PathLike)) else image
 
 
-def _guide(net: Network, plan: Plan, name: str, guide: Any) -> Any:
+def _guide(net: Network, plan: Plan, name: str, guide: Any, dark: bool) -> Any:
     if guide is None:
         return None
     if isinstance(guide, Mapping):
@@ -129,7 +171,8 @@ def _guide(net: Network, plan: Plan, name: str, guide: Any) -> Any:
     images = [_read(net, image) for image in guide] if several else [_read(net, guide)]
     if not images:
         raise AdvjaxError(f"{name} has no images; give one or more")
-    checked = np.asarray(net.check_images(images if several else np.asarray(images[0])[None], name))
+    images = images if several else np.asarray(images[0])[None]
+    checked = np.asarray(net.check_images(images, name, dark=dark))
     return checked if several else checked[0]
 
 

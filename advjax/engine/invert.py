@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from advjax.attacks.inversion import Inversion
+from advjax.data.units import from_levels
 from advjax.engine.api import attack_stream
-from advjax.engine.inputs import guide_batch
+from advjax.engine.inputs import CheckedPairs, guide_batch
 from advjax.engine.results import Pair, stack
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
@@ -38,7 +39,7 @@ def invert(
 
     Args:
         net: The network.
-        targets: Images [n, h, w, c], 0..255, whose activations are inverted, or one image; or
+        targets: Images [n, h, w, c] whose activations are inverted, or one image; or
             [n, k, h, w, c], for means over k images; or activations, a dict of [n, ...] by layer.
         progress: Show a bar on standard error; None: if it is a terminal.
         **settings: `layer` (the network's default layer when None), those of `advjax.Inversion`
@@ -66,8 +67,8 @@ def invert(
     given = guide_batch(net, targets, 0, "targets")
     if not given:
         raise AdvjaxError("targets is empty; give at least one image")
-    grey = np.full(net.input_shape, inversion.grey, np.float32)
-    pairs = [Pair(grey, target) for target in given]
+    grey = from_levels(np.full(net.input_shape, inversion.grey), net.bounds)
+    pairs = CheckedPairs(Pair(grey, target) for target in given)
     settings = {"start": "random", "progress": progress} | settings
     results = stack(list(attack_stream(net, pairs, attack=inversion, **settings)))
     assert results.objective is not None

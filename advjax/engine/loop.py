@@ -56,9 +56,7 @@ def solve(
             if not any(occupants):
                 return
             # 2. Advance all lanes by a chunk of steps.
-            lanes, taken = stream.programs.advance(
-                stream.net.params, lanes, np.int32(CHUNK), _enough(occupants, devices, exhausted)
-            )
+            lanes, taken = stream.advance(lanes, CHUNK, _enough(occupants, devices, exhausted))
             status = np.asarray(lanes.state.status)
             steps += int(np.asarray(taken).sum()) * per_device
         except KeyboardInterrupt as error:
@@ -129,7 +127,7 @@ def _lanes_that_fit(stream: Stream, target: Any) -> int:
     lanes = jax.eval_shape(lambda: stream.empty_lanes(probe * devices, target))
     enough = jax.ShapeDtypeStruct((devices,), jnp.int32)
     limit = jax.ShapeDtypeStruct((), jnp.int32)
-    program = stream.programs.advance.lower(stream.net.params, lanes, limit, enough).compile()
+    program = stream.programs.advance.lower(stream.params, lanes, limit, enough).compile()
     account = program.memory_analysis()
     if account is None:
         return probe
@@ -151,7 +149,7 @@ def solve_on_host(
 
         def evaluate(x, target=target, scale=scale, relative=relative, labels=labels):
             value, gradient, label = stream.programs.evaluation(
-                stream.net.params, x, target, scale, relative, np.int32(len(labels))
+                stream.first_params, x, target, scale, relative, np.int32(len(labels))
             )
             labels.append(int(label))
             return value, gradient

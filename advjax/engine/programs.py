@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from advjax.attacks.base import Attack
+from advjax.errors import AdvjaxError
 from advjax.networks.network import activations
 from advjax.smoothing import Smoothing, smooth_kinks
 from advjax.solvers import Box, Status
@@ -53,16 +54,73 @@ class Plan:
     smoothing: Smoothing | None = None
 
 
-class Programs(NamedTuple):
-    """The compiled functions of a plan, and the devices on which they run."""
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled function that knows only its plan's devices and JAX's usual promotion of dtypes.
 
+    What the caller set (`jax.set_mesh`, strict promotion) is for the caller's own code.
+    """
+
+    function: Any  # jitted
     mesh: Mesh
-    empty: Callable[..., Lanes]
-    advance: Callable[..., tuple[Lanes, Array]]
-    insert: Callable[..., Lanes]
-    take: Callable[..., tuple[Array, ...]]
-    evaluation: Callable[..., tuple[Array, Array, Array]]
-    activations: Callable[..., tuple[Any, Array]]
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self._within(self.function, args)
+
+    def lower(self, *args: Any) -> Any:
+        """Lower the function, without running it."""
+        return self._within(self.function.lower, args)
+
+    def _within(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        with jax.set_mesh(self.mesh), jax.numpy_dtype_promotion("standard"):
+            return call(*args)
+
+
+class Programs(NamedTuple):
+    """The compiled functions of a plan; the last two run on its first device alone."""
+
+    empty: Program  # -> Lanes
+    advance: Program  # -> Lanes, steps of each device
+    insert: Program  # -> Lanes
+    take: Program  # -> the answers of some lanes
+    evaluation: Program  # -> value, gradient, label of one image
+    activations: Program  # -> named activations, labels of a batch
+
+    def everywhere(self, params: Any) -> Any:
+        """Return a network's parameters on all devices of the lanes."""
+        return _placed(params, self.advance.mesh)
+
+    def first(self, params: Any) -> Any:
+        """Return a network's parameters on the first of them."""
+        return _placed(params, self.activations.mesh)
+
+
+def _placed(params: Any, mesh: Mesh) -> Any:
+    whole = NamedSharding(mesh, P())
+
+    def place(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            if not leaf.is_fully_replicated:
+                raise AdvjaxError(
+                    f"a parameter of shape {leaf.shape} is spread over several processes; give "
+                    "each process the whole parameters"
+                )
+            leaf = leaf.addressable_data(0)
+        return jax.device_put(leaf, whole)
+
+    return jax.tree.map(place, params)
+
+
+def home(params: Any) -> Any:
+    """Return the device on which a network's parameters are; the default one if that is not one."""
+    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    devices = {device for leaf in leaves for device in leaf.devices()}
+    if len(devices) == 1:
+        (device,) = devices
+        if device in jax.local_devices(backend=device.platform):
+            return device
+    return jnp.zeros(()).device if not devices else jax.local_devices()[0]
 
 
 @functools.lru_cache(maxsize=8)
@@ -70,7 +128,10 @@ def programs_of(plan: Plan) -> Programs:
     """Compile the functions of a plan; nothing in them depends on the number of pairs."""
     attack, solver = plan.attack, plan.solver
     shape = plan.input_shape
-    mesh = Mesh(np.array(plan.devices), ("lanes",), axis_types=(AxisType.Auto,))
+    mesh, first = (
+        Mesh(np.array(devices), ("lanes",), axis_types=(AxisType.Auto,))
+        for devices in (plan.devices, plan.devices[:1])
+    )
     extra = (attack.output,) if attack.output and plan.until_label else ()
 
     def activate(params, images, names):
@@ -82,7 +143,10 @@ def programs_of(plan: Plan) -> Programs:
         `count` is each lane's evaluations so far. The width of its kinks depends on the pair and on
         this number alone.
         """
-        width = plan.smoothing and relative * plan.smoothing.width(count / solver.max_evaluations)
+        width = None
+        if plan.smoothing:
+            progress = jnp.float32(count) / jnp.float32(solver.max_evaluations)
+            width = relative * plan.smoothing.width(progress)
 
         def loss(x):
             names = attack.needs + extra
@@ -93,7 +157,7 @@ def programs_of(plan: Plan) -> Programs:
                 return exact(images) if width is None else smooth_kinks(exact)(width, images)
 
             values, features = attack.loss(activate_smoothly, images, target)
-            values = values * scale
+            values = values.astype(jnp.float32) * scale
             labels = jnp.argmax(features[extra[0]], -1) if extra else jnp.full(len(x), NO_LABEL)
             # The rows are independent: the gradient of the sum is each one's own.
             return jnp.sum(values), (values, labels)
@@ -156,7 +220,7 @@ def programs_of(plan: Plan) -> Programs:
 
     def empty(count: int, target) -> Lanes:
         """Make `count` lanes with nothing to do; `target` is that of any pair."""
-        x = jnp.zeros(np.prod(shape))
+        x = jnp.zeros(np.prod(shape), jnp.float32)
         box = Box(x, x)
         lane = Lanes(
             state=solver.init(x, box),
@@ -166,7 +230,7 @@ def programs_of(plan: Plan) -> Programs:
             relative=jnp.float32(1),
             threshold=jnp.float32(0),
             goal=jnp.int32(0),
-            trace=jnp.zeros(solver.max_evaluations if plan.trace else 0),
+            trace=jnp.zeros(solver.max_evaluations if plan.trace else 0, jnp.float32),
         )
         lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
         idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
@@ -177,7 +241,7 @@ def programs_of(plan: Plan) -> Programs:
         count = lanes.goal.shape[0]
         local = lane - jax.lax.axis_index("lanes") * count
         mine = (local >= 0) & (local < count)
-        trace = jnp.full(lanes.trace.shape[1:], jnp.nan)
+        trace = jnp.zeros(lanes.trace.shape[1:], jnp.float32)
         new = Lanes(solver.init(x0, box), box, target, scale, relative, threshold, goal, trace)
 
         def write(old, new):
@@ -201,23 +265,26 @@ def programs_of(plan: Plan) -> Programs:
 
     lanes, everywhere = P("lanes"), P()
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    advance = jax.jit(
+        shard(
+            _at_precision(plan.precision, chunk),
+            in_specs=(everywhere, lanes, everywhere, lanes),
+            out_specs=(lanes, lanes),
+        ),
+        donate_argnums=1,
+    )
+    insert = jax.jit(
+        shard(put, in_specs=(lanes, *(everywhere,) * 8), out_specs=lanes), donate_argnums=0
+    )
     return Programs(
-        mesh=mesh,
-        empty=jax.jit(empty, static_argnums=0, out_shardings=NamedSharding(mesh, lanes)),
-        advance=jax.jit(
-            shard(
-                _at_precision(plan.precision, chunk),
-                in_specs=(everywhere, lanes, everywhere, lanes),
-                out_specs=(lanes, lanes),
-            ),
-            donate_argnums=1,
+        empty=Program(
+            jax.jit(empty, static_argnums=0, out_shardings=NamedSharding(mesh, lanes)), mesh
         ),
-        insert=jax.jit(
-            shard(put, in_specs=(lanes, *(everywhere,) * 8), out_specs=lanes), donate_argnums=0
-        ),
-        take=jax.jit(take),
-        evaluation=jax.jit(_at_precision(plan.precision, evaluation)),
-        activations=jax.jit(_at_precision("highest", evaluate)),
+        advance=Program(advance, mesh),
+        insert=Program(insert, mesh),
+        take=Program(jax.jit(take), mesh),
+        evaluation=Program(jax.jit(_at_precision(plan.precision, evaluation)), first),
+        activations=Program(jax.jit(_at_precision("highest", evaluate)), first),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from advjax.attacks.base import Features, PairData
 from advjax.attacks.box import PixelBox, round_into
-from advjax.engine.inputs import check_pair
+from advjax.engine.inputs import CheckedPairs, check_pair
 from advjax.engine.programs import NO_LABEL, Lanes, Plan, programs_of
 from advjax.engine.results import Pair, PairResult
 from advjax.networks.network import Network
@@ -70,6 +70,9 @@ class Stream:
     ):
         self.net, self.plan, self.attack = net, plan, plan.attack
         self.programs = programs_of(plan)
+        # Copied only where they are not there already.
+        self.params = self.programs.everywhere(net.params)
+        self.first_params = self.programs.first(net.params)
         self.delta, self.target_ratio = delta, target_ratio
         self.start, self.seed = start, seed
         self.guides: OrderedDict[bytes, Labelled] = OrderedDict()
@@ -81,7 +84,7 @@ class Stream:
             block = images[begin : begin + BLOCK]
             padded = np.zeros((BLOCK, *self.net.input_shape), np.float32)
             padded[: len(block)] = block
-            values, labels = jax.device_get(self.programs.activations(self.net.params, padded))
+            values, labels = jax.device_get(self.programs.activations(self.first_params, padded))
             features += [
                 (
                     {name: value[i : i + 1] for name, value in values.items()},
@@ -188,6 +191,10 @@ class Stream:
             lanes, np.int32(lane), start, box, without_batch(problem.target), *numbers
         )
 
+    def advance(self, lanes: Lanes, limit: int, enough: np.ndarray) -> tuple[Lanes, Any]:
+        """Take up to `limit` steps of all lanes; return the number that each device took, too."""
+        return self.programs.advance(self.params, lanes, np.int32(limit), enough)
+
     def numbers(self, problem: Problem) -> tuple[np.float32, np.float32, np.float32, np.int32]:
         """Return the pair's scale and relative distance, and the value and label that end it."""
         initial = problem.initial
@@ -284,6 +291,7 @@ def read_ahead(net: Network, plan: Plan, pairs: Iterable[Any], limit: int) -> It
     ready: queue.Queue[Any] = queue.Queue(limit)
     stop = threading.Event()
     end = object()
+    dark = isinstance(pairs, CheckedPairs)
 
     def put(item: Any) -> None:
         while not stop.is_set():
@@ -295,7 +303,7 @@ def read_ahead(net: Network, plan: Plan, pairs: Iterable[Any], limit: int) -> It
             for index, pair in enumerate(pairs):
                 if stop.is_set():
                     return
-                put(check_pair(net, plan, f"pair {index}", pair))
+                put(check_pair(net, plan, f"pair {index}", pair, dark=dark))
             put(end)
         except BaseException as error:  # whatever it is, it belongs to the consumer
             put(error)

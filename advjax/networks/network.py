@@ -12,21 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from advjax.data.images import Preprocessing, prepare, read_image
-from advjax.errors import AdvjaxError, ImageError, UnknownName
+from advjax.data.units import LEVELS, Bounds, check_bounds, from_levels
+from advjax.errors import AdvjaxError, ImageError, UnknownName, whole
 
 Activations = dict[str, Array]
 Transform = Callable[[Array], Array]
+
+_DECLARE = "advjax.Network(..., bounds=(0, 1))"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
     """A function from images in pixels to named activations, on which attacks and metrics work.
 
-    Bounds and preprocessing belong to the network: `function` takes pixels, 0..255, and brings them
-    to whatever it was trained on (channel order, mean, scale) itself.
+    Bounds and preprocessing belong to the network: `function` takes pixels within `bounds`, and
+    brings them to whatever it was trained on (channel order, mean, scale) itself.
 
     Attributes:
         function: `function(params, images)`, or `function(images)` when `params` is None, gives a
@@ -38,6 +42,9 @@ class Network:
         output: The layer with the class probabilities or logits, if there is one.
         classes: The names of the classes, in the order of `output`.
         preprocessing: The steps from an image file to an input.
+        bounds: The least and the largest value of a pixel. Images of floats, deltas and results
+            are in these units; uint8 images are levels of 0..255 always, and so are files and what
+            commands and runs say of them.
 
     Example:
         >>> def halves(images):
@@ -57,12 +64,19 @@ class Network:
     output: str | None = None
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+    bounds: Bounds = LEVELS
 
     def __post_init__(self):
-        shape = tuple(self.input_shape)
-        if len(shape) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
-            raise AdvjaxError(f"input_shape is {shape}; give (height, width, channels) of an image")
+        try:
+            shape = tuple(whole(n, 1) for n in self.input_shape)
+        except TypeError:
+            shape = ()
+        if len(shape) != 3 or None in shape:
+            raise AdvjaxError(
+                f"input_shape is {self.input_shape!r}; give (height, width, channels) of an image"
+            )
         object.__setattr__(self, "input_shape", shape)
+        object.__setattr__(self, "bounds", check_bounds(self.bounds))
 
     def __repr__(self) -> str:
         """Describe the network in one line of fewer than 200 characters, without its weights."""
@@ -85,7 +99,8 @@ class Network:
         """Return each activation's name and shape for one image, in the order of `function`.
 
         Raises:
-            AdvjaxError: `function` gives no dict, or an array without the batch as first axis.
+            AdvjaxError: `function` gives no dict, an array without the batch as first axis, or
+                complex numbers.
         """
         batch = 2  # not 1, which any array might have as its first axis
         images = jax.ShapeDtypeStruct((batch, *self.input_shape), jnp.float32)
@@ -109,6 +124,11 @@ class Network:
                     f"layer {name!r} of {self.name} has shape {array.shape} for a batch of {batch} "
                     "images; give activations with the batch as first axis"
                 )
+            if not (is_real(array.dtype) or array.dtype == bool):
+                raise AdvjaxError(
+                    f"layer {name!r} of {self.name} is {array.dtype}; give real numbers (of a "
+                    "complex layer its real and imaginary part)"
+                )
         return {name: tuple(shapes[name].shape[1:]) for name in names}
 
     def check_layers(self, layers: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -125,11 +145,30 @@ class Network:
                 raise UnknownName(f"layer of {self.name}", name, self.layers)
         return layers
 
-    def check_images(self, images: Any, argument: str = "images") -> np.ndarray | Array:
-        """Return `images` as an array [b, h, w, c] of uint8 or float32 within 0..255.
+    @functools.cached_property
+    def in_levels(self) -> "Network":
+        """This network of images in 0..255, whatever its own bounds: as files and runs take it."""
+        if self.bounds == LEVELS:
+            return self
+        function = _InLevels(self.function, self.bounds)
+        return dataclasses.replace(self, function=function, bounds=LEVELS)
+
+    def check_images(
+        self, images: Any, argument: str = "images", *, dark: bool = False
+    ) -> np.ndarray | Array:
+        """Return `images` as an array [b, h, w, c] of uint8, or of float32 within `bounds`.
+
+        Inside a transformation of JAX their values are not known, and not checked.
+
+        Args:
+            images: The batch.
+            argument: Its name in messages.
+            dark: Accept floats in 0..1 that may be levels, because they are a part of a batch that
+                was checked.
 
         Raises:
-            ImageError: Another shape or dtype, NaN, or values outside 0..255.
+            ImageError: Another shape or dtype, NaN, values outside the bounds, or images of floats
+                that seem to be in 0..1 where the network takes 0..255.
         """
         shape = ("b", *self.input_shape)
         try:
@@ -143,24 +182,34 @@ class Network:
             )
         if images.dtype == np.uint8:
             return images
-        if images.dtype.kind not in "fiu":
+        if not is_real(images.dtype):
             raise ImageError(f"{argument} has dtype {images.dtype}; give uint8 or float32")
+        floats = not jnp.issubdtype(images.dtype, np.integer)
         images = images.astype(np.float32)
-        if images.size and not bool(((images >= 0) & (images <= 255)).all()):
-            low, high = float(images.min()), float(images.max())
+        if isinstance(images, Tracer) or not images.size:
+            return images
+        least, largest = float(images.min()), float(images.max())
+        low, high = self.bounds
+        if not low <= least <= largest <= high:
             raise ImageError(
-                f"{argument} has values from {low:g} to {high:g}; pixels must be finite and "
-                "within 0..255 (not 0..1 or mean-subtracted: the network does that itself)"
+                f"{argument} has values from {least:g} to {largest:g}; pixels of {self.name} must "
+                f"be finite and within {low:g}..{high:g} (mean and scale are the network's own "
+                f"business; other units are declared by {_DECLARE})"
+            )
+        if self.bounds == LEVELS and floats and not dark and 0 < largest <= 1:
+            raise ImageError(
+                f"{argument} has no value above 1, and {self.name} takes 0..255; multiply by 255, "
+                f"give uint8, or declare the units by {_DECLARE}"
             )
         return images
 
     def __call__(self, images: Any, layers: str | Sequence[str] | None = None) -> Activations:
-        """Return the named activations of a batch, in full float32.
+        """Return the named activations of a batch, in full float32 whatever the network's dtype.
 
         Nothing above the deepest layer asked for is computed.
 
         Args:
-            images: [b, h, w, c], uint8 or float, 0..255.
+            images: [b, h, w, c], uint8, or float within `bounds`.
             layers: One name or several; the default layer when None.
 
         Raises:
@@ -168,7 +217,12 @@ class Network:
             UnknownName: See `check_layers`.
         """
         layers = self.check_layers(layers)
-        images = self.check_images(images)
+        return self.compute(self.check_images(images), layers)
+
+    def compute(self, images: Any, layers: tuple[str, ...]) -> Activations:
+        """Return what a call returns, of images and names that are checked."""
+        if images.dtype == np.uint8:
+            images = from_levels(images, self.bounds)
         images = jnp.asarray(images, jnp.float32)
         with jax.default_matmul_precision("highest"):  # not a GPU's TensorFloat-32
             outputs = _jitted(self.function, self.params is not None, self.params, images, layers)
@@ -204,7 +258,8 @@ class Network:
         Args:
             module: Called with one batch; put it into evaluation mode first (`module.eval()`).
             input_shape: (height, width, channels) of one image.
-            transform: From pixels, 0..255, to what the module takes; None when it takes pixels.
+            transform: From pixels, within `bounds`, to what the module takes; None when it takes
+                pixels.
             **fields: The other attributes of `Network`.
         """
         graph, state = nnx.split(module)
@@ -236,7 +291,8 @@ class Network:
             module: A `flax.linen.Module`, called as `module.apply(variables, images)`.
             variables: Its variables ("params", "batch_stats", ...).
             input_shape: (height, width, channels) of one image.
-            transform: From pixels, 0..255, to what the module takes; None when it takes pixels.
+            transform: From pixels, within `bounds`, to what the module takes; None when it takes
+                pixels.
             **fields: The other attributes of `Network`.
         """
 
@@ -248,6 +304,23 @@ class Network:
             return _layers(output, state["intermediates"], images)
 
         return cls(function, input_shape, variables, **fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InLevels:
+    """The function of a network, of images in 0..255; equal ones share their programs."""
+
+    function: Callable[..., Mapping[str, Array]]
+    bounds: Bounds
+
+    def __call__(self, *arguments: Any) -> Mapping[str, Array]:
+        *params, images = arguments
+        return self.function(*params, from_levels(images, self.bounds))
+
+
+def is_real(dtype: Any) -> bool:
+    """Return True for integers and floats; NumPy alone does not know that bfloat16 is one."""
+    return jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
 
 
 def _layers(output, intermediates, images):
@@ -280,11 +353,20 @@ def activations(
 ) -> Activations:
     """Return the activations of the named layers, inside a compiled program.
 
-    This is the pure function behind `Network.__call__`. Every layer is traced, but what no asked
-    layer needs is dropped before it is compiled.
+    This is the pure function behind `Network.__call__`, and the one way by which activations leave
+    a network: as float32, whatever its own dtype, before anything is computed from them. Every
+    layer is traced, but what no asked layer needs is dropped before it is compiled.
     """
     outputs = function(params, images) if with_params else function(images)
-    return {name: outputs[name] for name in layers}
+    return {name: _as_float32(jnp.asarray(outputs[name])) for name in layers}
+
+
+def _as_float32(array: Array) -> Float[Array, "..."]:
+    if array.dtype.itemsize < 4 and jnp.issubdtype(array.dtype, jnp.floating):
+        # XLA leaves out a conversion to 16 bits and back, in one program and not in another; behind
+        # a barrier every program has the same digits.
+        array = jax.lax.optimization_barrier(array)
+    return array.astype(jnp.float32)
 
 
 _jitted = jax.jit(activations, static_argnums=(0, 1, 4))

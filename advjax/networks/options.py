@@ -34,7 +34,12 @@ class NetworkOptions:
     resize: bool = False
 
     def load(self, seed: int) -> Network:
-        """Return the network; `seed` is that of random weights."""
-        return zoo.load(
+        """Return the network, of images in levels of 255 as files are.
+
+        Args:
+            seed: That of random weights.
+        """
+        net = zoo.load(
             self.network or DEFAULT, self.weights, seed=seed, mean=self.mean, resize=self.resize
         )
+        return net.in_levels

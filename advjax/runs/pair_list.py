@@ -153,9 +153,9 @@ def read_list(path: str | os.PathLike[str]) -> PairList:
         _check(path, name, pc.fill_null(pc.equal(given[name], ""), True), "is empty; name an image")
     if "delta" in given:
         delta = given["delta"]
-        good = pc.and_(pc.is_finite(delta), pc.greater(delta, 0))
+        good = pc.and_(pc.is_finite(delta), pc.greater_equal(delta, 0.5))
         wrong = pc.and_(pc.is_valid(delta), pc.invert(good))
-        _check(path, "delta", wrong, "is not a number of levels above 0")
+        _check(path, "delta", wrong, "is not a number of levels, .5 or more")
     if "id" in given:
         ids = given["id"]
         _check(path, "id", pc.is_null(ids), "is empty; leave the column out to have them numbered")

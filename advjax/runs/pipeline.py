@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from advjax.attacks.base import Attack
 from advjax.engine import Pair, PairResult, Progress, attack_stream, choose_smoothing, resolve
-from advjax.errors import AdvjaxError
+from advjax.errors import AdvjaxError, whole
 from advjax.networks.identity import network_key
 from advjax.networks.network import Network
 from advjax.runs.directory import Block
@@ -48,7 +48,7 @@ class Job:
     """The settings with which every pair of a run is attacked; see `advjax.attack_stream`.
 
     Attributes:
-        net: The network.
+        net: The network. Whatever its bounds, a run is in levels of 255, as its files are.
         attack: A name, or any attack that `advjax.attack` takes.
         layer: The layer, or several, for the pairs that name none; the network's default layer when
             None. Several are joined by "+" in the column `layer`.
@@ -83,16 +83,19 @@ class Job:
     shard_size: int = 256
 
     def __post_init__(self):
+        object.__setattr__(self, "net", self.net.in_levels)
         attack, solver = self.resolved  # with `layer` as it was given
         object.__setattr__(self, "layer", "+".join(attack.layers))
         object.__setattr__(self, "solver", solver)
         object.__setattr__(self, "smoothing", choose_smoothing(attack, solver, self.smoothing))
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+        for name in ("batch_size", "shard_size"):
+            object.__setattr__(self, name, whole(given := getattr(self, name), 1) or given)
+        if whole(self.batch_size, 1) is None:
             raise AdvjaxError(
                 f"batch_size is {self.batch_size!r}; give 1 or more ('auto' depends on the memory "
                 "that is free, and a resumed run must have the same)"
             )
-        if not isinstance(self.shard_size, int) or self.shard_size < 1:
+        if whole(self.shard_size, 1) is None:
             raise AdvjaxError(f"shard_size is {self.shard_size!r}; give 1 or more")
 
     @functools.cached_property
@@ -124,6 +127,7 @@ class Job:
         if self.solver is not None:
             options: Any = self.solver  # a frozen dataclass, which the protocol does not say
             plain["solver"] = {"name": type(self.solver).__name__} | dataclasses.asdict(options)
+        plain = json.loads(json.dumps(plain, default=lambda number: number.item()))  # of NumPy
         return {**network_key(self.net), "pairs": pairs.sha256(), **plain}
 
     def check(self, layer: str | None = None) -> None:
