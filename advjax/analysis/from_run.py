@@ -101,6 +101,7 @@ def run_network(
     weights: Any = None,
     mean: Any = None,
     resize: bool | None = None,
+    layers_up_to: str | None = None,
 ) -> Network:
     """Load the network that a run was made with.
 
@@ -120,7 +121,14 @@ def run_network(
     tried = (None, "random", "orthonormal") if weights is None else (weights,)
     for each in tried:
         try:
-            net = zoo.load(name, each, seed=noted["seed"], mean=mean, resize=bool(resize))
+            net = zoo.load(
+                name,
+                each,
+                seed=noted["seed"],
+                mean=mean,
+                resize=bool(resize),
+                layers_up_to=layers_up_to,
+            )
         except WeightsError:
             if weights is not None:
                 raise
