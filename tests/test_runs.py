@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import itertools
 import json
 import os
@@ -130,6 +132,66 @@ def test_a_finished_run_says_so_and_changes_nothing(net, pairs, tmp_path):
         [".lock", "manifest.json", "pairs.parquet"]
         + [name for name in before if name.startswith("part-")]
     )
+
+
+@pytest.mark.parametrize("when", kill_run.ENDS)
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("share", [False, True])
+def test_a_run_that_fails_at_one_of_its_first_renames_goes_on(
+    net, pairs, tmp_path, monkeypatch, number, when, share
+):
+    seen, replace = [], os.replace
+
+    def failing(source, target):
+        seen.append(target)
+        if len(seen) == number and when == "before":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+        if len(seen) == number and when == "after":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def work(job):
+        if share:
+            return run_share(job, pairs, tmp_path / "run", 0, 1, progress=False)
+        return quiet(job, pairs, tmp_path / "run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with contextlib.suppress(AdvjaxError):  # a note of the progress may fail
+            work(job_of(net))
+    assert len(seen) >= number
+    assert work(job_of(net)).whole
+    assert verify(open_directory(tmp_path / "run")) == ([], 21, 0)
+
+
+def test_a_run_that_has_not_begun_is_begun_with_other_settings(net, pairs, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(directories.pq, "write_table", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            quiet(job_of(net), pairs, out)
+    assert [p.name for p in sorted(out.iterdir())] == [".lock", "manifest.json", "shards"]
+    assert quiet(job_of(net, delta=5.0), pairs, out).whole
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "shards/mine.txt", "mine.txt"])
+def test_files_of_the_users_own_are_never_taken_for_a_run(net, pairs, tmp_path, name):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        quiet(job_of(net), pairs, tmp_path / "run")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["run", "share", "bank"])
+def test_killed_at_a_first_rename_the_same_command_goes_on(kind, tmp_path):
+    """`kill_run.py` does it for each of the first renames."""
+    few, out = kill_run.make_pairs(tmp_path / "few", 6), tmp_path / "out"
+    words = kill_run.first_commands(few, out)[kind]
+    killed, status, said = kill_run.kill_at_rename(words, out, tmp_path / "cache", 1, "after")
+    assert killed
+    assert status == (0 if kind == "bank" else 1), said
 
 
 @pytest.mark.parametrize("start", ["source", "random"])

@@ -215,14 +215,22 @@ def read_shard(path: Path) -> pa.Table:
 def create(
     path: Path, settings: Mapping[str, Any], info: Mapping[str, Any], pairs: PairList
 ) -> RunDirectory:
-    """Create the directory of a new run, which must be empty or absent."""
-    if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-        raise RunError(f"out {str(path)!r} is not empty and holds no run; name a new directory")
-    stream = io.BytesIO()
-    pq.write_table(pairs.table, stream, compression="ZSTD")
-    _write(path / PAIRS, stream.getvalue())
-    with files.writing(path):
-        (path / SHARDS).mkdir(exist_ok=True)
+    """Create the directory of a new run.
+
+    It must be absent, or hold nothing but what this function has written before it was interrupted.
+    The pair list comes last: without it, and without rows, there is no run.
+
+    Raises:
+        RunError: It holds something else, which stays as it is.
+    """
+    if path.exists():
+        for entry in path.iterdir():
+            empty = entry.is_dir() and not any(entry.iterdir())
+            mine = entry.name == MANIFEST or (entry.name == SHARDS and empty)
+            if not mine and not entry.name.startswith("."):
+                raise RunError(
+                    f"out {str(path)!r} is not empty and holds no run; name a new directory"
+                )
     manifest = {
         "format": FORMAT,
         "settings": dict(settings),
@@ -232,11 +240,16 @@ def create(
     }
     manifest["sha256"] = _digest(manifest)
     _write(path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    with files.writing(path):
+        (path / SHARDS).mkdir(exist_ok=True)
+    stream = io.BytesIO()
+    pq.write_table(pairs.table, stream, compression="ZSTD")
+    _write(path / PAIRS, stream.getvalue())
     return RunDirectory(path, manifest)
 
 
 def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
-    """Open the run in a directory; return None where there is none.
+    """Open the run in a directory; return None where there is none, or none that has begun.
 
     Raises:
         RunError: Its manifest is damaged or was edited, or another version's.
@@ -260,7 +273,9 @@ def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
             f"run {str(path)!r} has format {manifest['format']!r}; this version reads {FORMAT} and "
             "older ones: install a newer advjax"
         )
-    return RunDirectory(path, manifest)
+    directory = RunDirectory(path, manifest)
+    begun = (path / PAIRS).exists() or directory.shards() or directory.unfinished()
+    return directory if begun else None
 
 
 def check_same(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
