@@ -12,11 +12,11 @@ import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from advjax.data.preprocessing import MAX_PIXELS, Preprocessing, check_pixels, prepare
 from advjax.errors import ImageError
@@ -30,9 +30,63 @@ EXTENSIONS = (
     *(".bmp", ".ppm", ".pgm", ".pbm"),
 )
 
-# `warnings.catch_warnings` changes the whole process, so that two threads inside it at once could
-# leave each other's filters behind.
-_one_at_a_time = threading.Lock()
+# Pillow's settings while it decodes for us, whatever other libraries have made of them: half of a
+# photograph is an error, sizes are checked here, and long notes inside a file do no harm.
+_SETTINGS: tuple[tuple[Any, str, Any], ...] = (
+    (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
+    (Image, "MAX_IMAGE_PIXELS", None),
+    (PngImagePlugin, "MAX_TEXT_CHUNK", 2**26),
+    (PngImagePlugin, "MAX_TEXT_MEMORY", 2**28),
+)
+
+
+class _Ours:
+    """Pillow's settings, and silence for its warnings, while any thread decodes.
+
+    Both are of the whole process. The first thread in sets them, the last one out restores what was
+    there. A process that is forked meanwhile has not got those threads, and restores it at once.
+    """
+
+    def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(
+                before=self._lock.acquire,  # held for moments: a fork finds no half-made change
+                after_in_parent=self._lock.release,
+                after_in_child=self._after_fork,
+            )
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            self._before = [getattr(module, name) for module, name, _ in _SETTINGS]
+            for module, name, value in _SETTINGS:
+                setattr(module, name, value)
+            self._warnings = warnings.catch_warnings()
+            self._warnings.__enter__()
+            warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore()
+
+    def _restore(self) -> None:
+        self._warnings.__exit__(None, None, None)
+        for (module, name, _), value in zip(_SETTINGS, self._before, strict=True):
+            setattr(module, name, value)
+
+    def _after_fork(self) -> None:
+        if self._inside:
+            self._restore()
+        self._inside = 0
+        self._lock.release()
+
+
+_ours = _Ours()
 
 
 def read_image(path: str | os.PathLike[str], channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
@@ -44,8 +98,10 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> UInt8[np.ndar
     first frame is taken. Embedded colour profiles are ignored, as they were when networks were
     trained.
 
-    A file cut short before its last pixel is an error, even where some rows can still be decoded;
-    a PNG must also match its checksums. Damage inside the other formats cannot always be noticed.
+    A file cut short before its last pixel is an error, even where some rows can still be decoded,
+    whatever Pillow's settings are; a PNG must also match its checksums. A JPEG may lack its end
+    marker, and EXIF that cannot be parsed is as none. Damage inside the other formats cannot always
+    be noticed.
 
     Args:
         path: A PNG, JPEG, GIF, WebP, TIFF, BMP or PPM file.
@@ -106,14 +162,19 @@ def _decode(stream: BinaryIO, name: str, channels: int) -> UInt8[np.ndarray, "h 
     if stream.seek(0, io.SEEK_END) == 0:
         raise ImageError(f"image {name!r} is empty (0 bytes); get a whole copy of it")
     try:
-        with _one_at_a_time, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _ours:
             image = _open(stream)
             if image.format == "PNG":
                 image.verify()  # checksums and the end marker; nothing can be loaded after it
                 image = _open(stream)
-            samples, top = _load(stream, image)
-            orientation = image.getexif().get(0x0112, 1)
+            try:
+                samples, top = _load(stream, image)
+            except OSError:
+                whole = _load_without_end(stream, image.format)
+                if whole is None:
+                    raise
+                samples, top = whole
+            orientation = _orientation(image)
     except ImageError as error:
         raise ImageError(f"image {name!r} {error}") from None
     except UnidentifiedImageError:
@@ -138,10 +199,7 @@ def _decode(stream: BinaryIO, name: str, channels: int) -> UInt8[np.ndarray, "h 
 
 def _open(stream: BinaryIO) -> ImageFile.ImageFile:
     stream.seek(0)
-    try:
-        image = Image.open(stream, formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageError(f"has more than {MAX_PIXELS} pixels; make it smaller") from None
+    image = Image.open(stream, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
         raise ImageError(f"is {size}, more than {MAX_PIXELS} pixels; make it smaller")
@@ -173,6 +231,44 @@ def _load(stream: BinaryIO, image: ImageFile.ImageFile) -> tuple[np.ndarray, int
     mode = "RGBA" if image.has_transparency_data else grey
     samples = np.asarray(image if image.mode == mode else image.convert(mode))
     return np.atleast_3d(samples), 255
+
+
+def _orientation(image: Image.Image) -> object:
+    """Return EXIF's orientation; 1 where it cannot be parsed, as its absence would mean."""
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # whatever Pillow's parser trips over
+        return 1
+
+
+def _load_without_end(stream: BinaryIO, format: str | None) -> tuple[np.ndarray, int] | None:
+    """Decode a JPEG that lacks its end marker alone; return None for any other file.
+
+    Where all pixels are there, what follows them does not matter: with the marker, and with noise
+    before the marker, the image is the same. Where some are missing, noise takes their place. A
+    progressive JPEG, or one with a scan for each channel, may lack a whole scan and is refused.
+    """
+    stream.seek(0)
+    content = stream.read().rstrip(b"\xff") if format in ("JPEG", "MPO") else b""
+    if not content or not _has_one_scan(content):
+        return None
+    noise = bytes(np.random.default_rng(0).integers(0, 255, 1024, np.uint8))
+    ends = [io.BytesIO(content + end + b"\xff\xd9") for end in (b"", noise)]
+    (samples, top), (other, _) = (_load(end, _open(end)) for end in ends)
+    return (samples, top) if np.array_equal(samples, other) else None
+
+
+def _has_one_scan(jpeg: bytes) -> bool:
+    """Return True for a sequential JPEG whose first scan has all components."""
+    at, components = 2, 0
+    while at + 10 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker in (0xC0, 0xC1):
+            components = jpeg[at + 9]
+        elif marker == 0xDA:
+            return 0 < components == jpeg[at + 4]
+        at += 2 + length
+    return False
 
 
 def _rawmode(image: ImageFile.ImageFile) -> str:
