@@ -157,7 +157,7 @@ def _compute(
         def keep() -> None:
             for name, file in opened.items():
                 with files.writing(features_path(out, name)):
-                    os.fsync(file.fileno())
+                    files.sync(file.fileno())
             files.write_text(out / PROGRESS, json.dumps(note | {"done": done}))
 
         bar = stack.enter_context(

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():  # threads show theirs in the same way
             warnings.showwarning = _show_warning
-            warnings.simplefilter("always", AdvjaxWarning)
+            warnings.simplefilter("default", AdvjaxWarning)  # each once
             status = parse(arguments).run()
     except AdvjaxError as error:
         print(f"advjax: {error}", file=sys.stderr)

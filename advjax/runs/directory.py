@@ -167,19 +167,18 @@ class RunDirectory:
         return stream.getvalue()
 
     def clean(self) -> None:
-        """Remove the files that a killed process left; no other process may be at work."""
+        """Remove the files that killed processes left; see `files.remove_abandoned`."""
         for folder in (self.path, self.path / SHARDS, self.path / UNFINISHED):
-            for path in folder.glob(".*.part*"):
-                path.unlink()
+            files.remove_abandoned(folder)
         whole = self.shards()
         for path in self.path.glob(f"{SHARDS}/part-*.parquet"):
             match = _SHARD.fullmatch(path.name)
             if match and whole[int(match[1])] != path:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove the directory of unfinished blocks if there are none."""
-        if not self.unfinished():
+        """Remove the directory of unfinished blocks when all are finished."""
+        if len(self.shards()) == len(self.blocks(self.pairs())):
             shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
 
 
@@ -223,14 +222,9 @@ def create(
     Raises:
         RunError: It holds something else, which stays as it is.
     """
-    if path.exists():
-        for entry in path.iterdir():
-            empty = entry.is_dir() and not any(entry.iterdir())
-            mine = entry.name == MANIFEST or (entry.name == SHARDS and empty)
-            if not mine and not entry.name.startswith("."):
-                raise RunError(
-                    f"out {str(path)!r} is not empty and holds no run; name a new directory"
-                )
+    there = path.iterdir() if path.exists() and not (path / MANIFEST).exists() else ()
+    if any(not entry.name.startswith(".") for entry in there):
+        raise RunError(f"out {str(path)!r} is not empty and holds no run; name a new directory")
     manifest = {
         "format": FORMAT,
         "settings": dict(settings),
@@ -402,12 +396,7 @@ def _write(path: Path, content: bytes) -> None:
             ) from error
         raise
     with files.writing(path):
-        # The new name, too, must outlive a power cut.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.sync_folder(path.parent)  # the new name, too, must outlive a power cut
 
 
 def _digest(content: Mapping[str, Any]) -> str:
