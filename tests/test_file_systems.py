@@ -1,9 +1,13 @@
 """File systems that lack what others have, played by a `sitecustomize` in real processes."""
 
 import os
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import kill_run
+import pyarrow.parquet as pq
 import pytest
 
 from advjax.runs.directory import open_directory, verify
@@ -94,3 +98,37 @@ def test_a_file_system_that_syncs_no_folders(few, tmp_path, number, of, goes_on)
         assert done.returncode == 2, said
         assert len(said.splitlines()) == 1
         assert "cannot write" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_names_in_any_bytes_and_any_locale(few, tmp_path, locale):
+    """A run of a folder, its page and the figures of one pair: the same names in every locale."""
+    folder = os.fsencode(tmp_path / "photos")
+    names = ["été/ü.png".encode(), b"caf\xe9/caf\xe9.png", b"plain/a.png"]
+    for name in names:
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.copy(few.parent / f"{names.index(name)}.png", path)
+    environment = kill_run.environment(few.parents[1] / "cache") | {
+        "LC_ALL": locale,
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    }
+    out = tmp_path / "out"
+
+    def advjax(*words):
+        words = [sys.executable, "-m", "advjax", *words]
+        done = subprocess.run(words, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    words = kill_run.command(Path(os.fsdecode(folder)), out)[3:]
+    advjax(*words)
+    advjax("report", str(out))
+    rows = pq.read_table(out / "shards")["source"].to_pylist()
+    assert set(rows) == {"été/ü.png", "bytes:caf%E9/caf%E9.png", "plain/a.png"}
+    assert "ü.png" in (out / "report.html").read_text(encoding="utf-8")
+    pair = [os.path.join(folder, name) for name in names[:2]]
+    lenet = ["--network", "lenet", "--weights", "random", "--max-evaluations", "2", "--out"]
+    advjax("attack", *pair, *lenet, os.path.join(os.fsencode(tmp_path), b"\xe9"))

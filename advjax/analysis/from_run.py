@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from advjax.analysis.from_files import PairFiles, ids_of
 from advjax.bank import Bank
 from advjax.data import Preprocessing, list_images
+from advjax.data.images import path_of
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import zoo
 from advjax.networks.identity import network_key
@@ -225,14 +226,15 @@ class _Finder:
         return self.paths[name]
 
     def _find(self, name: str) -> Path:
+        path = Path(path_of(name))
         for folder in (self.root, *self.folders):
-            if (folder / name).is_file():
-                return folder / name
+            if (folder / path).is_file():
+                return folder / path
         if self.by_name is None:
             self.by_name = {}
             for file in {file for folder in self.folders for file in list_images(folder)}:
                 self.by_name.setdefault(file.name, []).append(file)
-        there = self.by_name.get(Path(name).name, [])
+        there = self.by_name.get(path.name, [])
         if len(there) == 1:
             return there[0]
         what = f"in {len(there)} places" if there else "not"

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import threading
+import urllib.parse
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ EXTENSIONS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".mpo", ".gif", ".webp", ".tif", ".tiff"),
     *(".bmp", ".ppm", ".pgm", ".pbm"),
 )
+
+# Folders that file managers, archives and network drives put beside the user's own.
+_NOT_THE_USERS = {
+    *("@eaDir", "#recycle", "#snapshot", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"),
+    "lost+found",
+}
 
 # Pillow's settings while it decodes for us, whatever other libraries have made of them: half of a
 # photograph is an error, sizes are checked here, and long notes inside a file do no harm.
@@ -416,7 +423,8 @@ def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w c"]) -
 def list_images(folder: str | os.PathLike[str]) -> Sequence[Path]:
     """List the image files under a folder, by extension, sorted by path.
 
-    Subfolders are searched, links to folders are not followed, hidden files are left out.
+    Subfolders are searched, linked ones too, save links to a folder around them. Hidden files and
+    folders are left out, and those that file managers and servers make (`@eaDir`, `__MACOSX`).
 
     Args:
         folder: The folder; its subfolders are searched, too.
@@ -437,13 +445,65 @@ def list_images(folder: str | os.PathLike[str]) -> Sequence[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"folder {str(folder)!r} is not a directory; give a folder of images")
-    paths = [
-        Path(where, name)
-        for where, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
-    ]
+    paths = []
+    for where, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name not in _NOT_THE_USERS
+            and not _leads_back(folder, Path(where, name))
+        ]
+        paths += [
+            Path(where, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+        ]
     if not paths:
         known = " ".join(EXTENSIONS)
         raise ImageError(f"folder {str(folder)!r} holds no image; known extensions: {known}")
     return sorted(paths, key=lambda path: path.relative_to(folder).parts)
+
+
+def _leads_back(top: Path, path: Path) -> bool:
+    """Return True for a link to a folder that it is in, on the way from `top`."""
+    if not path.is_symlink():
+        return False
+    target = os.path.realpath(path)
+    way = [path.parent]
+    while way[-1] != top:
+        way.append(way[-1].parent)
+    return any(Path(os.path.realpath(each)).is_relative_to(target) for each in way)
+
+
+_BYTES = "bytes:"  # what a name begins with that is percent-encoded, not being UTF-8
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    """Return a file's path as text for tables; `path_of` gives it back.
+
+    It is the path itself as UTF-8, with "/" between folders, whatever the locale is. A path that is
+    not UTF-8, as old archives and discs have them, is percent-encoded after "bytes:".
+
+    Example:
+        >>> name_of("cats/a.png"), name_of(os.fsdecode(bytes([99, 233, 47, 97])))
+        ('cats/a.png', 'bytes:c%E9/a')
+    """
+    content = os.fsencode(Path(path).as_posix())
+    try:
+        name = content.decode()
+    except UnicodeDecodeError:
+        return _BYTES + urllib.parse.quote_from_bytes(content)
+    return f"./{name}" if name.startswith(_BYTES) else name
+
+
+def path_of(name: str) -> str:
+    """Return the path that `name_of` made a name of; any other name is a path itself.
+
+    Example:
+        >>> os.fsencode(path_of("bytes:c%E9/a"))[1]
+        233
+    """
+    if name.startswith(_BYTES):
+        return os.fsdecode(urllib.parse.unquote_to_bytes(name.removeprefix(_BYTES)))
+    return os.fsdecode(name.encode(errors="surrogateescape"))
