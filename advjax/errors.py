@@ -18,6 +18,10 @@ class WeightsError(AdvjaxError):
     """A weights file that cannot be read, or that does not fit the network."""
 
 
+class AdvjaxWarning(UserWarning):
+    """Something that a user should know of; the command line prints it in one line."""
+
+
 class UnknownName(AdvjaxError):
     """A name that is not in a known set; the message offers the nearest one."""
 

@@ -1,12 +1,24 @@
 """Files that a reader never sees half written, and locks on them."""
 
 import contextlib
+import errno
+import functools
+import hashlib
 import os
 import secrets
+import socket
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from advjax.errors import AdvjaxError
+from advjax.errors import AdvjaxError, AdvjaxWarning
+
+# What file systems of clusters and of other machines answer to what they do not have.
+_UNKNOWN = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_NO_LOCKS = _UNKNOWN | {errno.ENOLCK}
+OLD = 3600.0  # seconds after which a temporary file of another machine is given up
+_HOST = hashlib.sha256(socket.gethostname().encode(errors="replace")).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -49,13 +61,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     # The suffix is kept: writers such as Pillow choose the format by it.
     # The stem is not: with it, names near the system's limit could not be written.
-    temporary = path.parent / f".{secrets.token_hex(8)}.part{path.suffix[:16]}"
+    temporary = _temporary(path.parent, path.suffix[:16])
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
+                sync(written.fileno())
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # it may never have been made
@@ -79,14 +91,107 @@ def locked(path: str | os.PathLike[str], busy: AdvjaxError | None = None) -> Ite
         with writing(path):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(path, "a"))
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError as error:
-                raise busy or error from error
+        if not flock(lock, path, wait=busy is None):
+            assert busy is not None
+            raise busy
         yield
+
+
+def flock(file: Any, path: str | os.PathLike[str], *, shared: bool = False, wait: bool) -> bool:
+    """Lock an open file until it is closed; return False if another process keeps us out.
+
+    A system without such locks (Windows) keeps nobody out; neither does a file system without them
+    (some of Lustre and NFS), of which an `AdvjaxWarning` is given.
+
+    Args:
+        file: The open file.
+        path: Its path, for the warning.
+        shared: Let others share the lock.
+        wait: Wait for the process that has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, how | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _warn_of_no_locks(os.fspath(path), error.strerror)
+    return True
+
+
+@functools.cache  # once
+def _warn_of_no_locks(path: str, reason: str) -> None:
+    warnings.warn(
+        f"the file system of {path!r} has no locks ({reason}): nobody else is kept out; start no "
+        "second process with the same directory, or share, yourself",
+        AdvjaxWarning,
+        stacklevel=4,
+    )
+
+
+def sync(descriptor: int) -> None:
+    """Bring what was written to the disk, on file systems that can be asked to."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Bring the names in a folder to the disk, on file systems that can be asked to."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows, or a folder that may be written and not read
+        return
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(folder: Path, suffix: str = "") -> Path:
+    """Return a new name that says which process of which machine writes there."""
+    return folder / f".{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.part{suffix}"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder.
+
+    No lock may be relied upon: there are file systems without, and those whose locks hold on one
+    machine alone. What a process of this machine writes that is alive, and what one of another
+    machine has written within an hour, by the folder's own clock, stays.
+    """
+    with contextlib.suppress(OSError):
+        probe = _temporary(folder)
+        probe.touch()
+        now = probe.stat().st_mtime
+        for path in folder.glob(".*.part*"):
+            host, _, rest = path.name[1:].partition("-")
+            process = rest.partition("-")[0]
+            dead = host == _HOST and process.isdecimal() and not _other_is_alive(int(process))
+            with contextlib.suppress(OSError):  # another process may be faster
+                if dead or now - path.stat().st_mtime > OLD:
+                    path.unlink()
+
+
+def _other_is_alive(process: int) -> bool:
+    """Return True if there is another process with this number on this machine."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

@@ -1,12 +1,15 @@
 """Kills a run again and again at random moments, and compares what is left with a run that was not.
 
-    python tests/kill_run.py --kills 30
+    python tests/kill_run.py --kills 30 --renames 5
 
-Every resumed run must leave the very files of the undisturbed one. Exit status 1 if it does not.
+Every resumed run must leave the very files of the undisturbed one. Before that, a run, a shared run
+and a feature bank are killed before and after each of their first renames; the same command must go
+on. Exit status 1 if one does not.
 """
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -21,10 +24,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+ENDS = ("before", "after")
 
 
 def make_pairs(folder: Path, pairs: int) -> Path:
     """A list of pairs of random images; two of the pairs name files that cannot be read."""
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     names = [f"{i}.png" for i in range(20)]
     for name in names:
@@ -95,6 +100,64 @@ def kill_at_random(pairs: Path, out: Path, cache: Path, kills: int, rng: random.
         return done
 
 
+KILLER = """
+import os, signal
+
+number, when = int(os.environ["KILL_AT"]), os.environ["KILL_WHEN"]
+replace, seen = os.replace, []
+
+def killing(source, target, **more):
+    if os.fspath(target).startswith(os.environ["KILL_IN"]):
+        seen.append(target)
+    if len(seen) == number and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target, **more)
+    if len(seen) == number and when == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = killing
+"""
+
+BANK = """
+import sys
+from pathlib import Path
+import advjax
+from advjax.bank import build_bank
+net = advjax.load("lenet", "orthonormal")
+paths = sorted(path for path in Path(sys.argv[1]).glob("*.png") if path.stem.isdecimal())
+build_bank(net, paths, ["ip1", "pool2"], sys.argv[2], batch_size=8, progress=False)
+"""
+
+
+def first_commands(pairs: Path, out: Path) -> dict[str, list[str]]:
+    """The commands that are killed at their first renames; all of them write to `out`."""
+    return {
+        "run": command(pairs, out),
+        "share": command(pairs, out, "--share", "0/1"),
+        "bank": [sys.executable, "-c", BANK, str(pairs.parent), str(out)],
+    }
+
+
+def kill_at_rename(
+    words: list[str], out: Path, cache: Path, number: int, when: str
+) -> tuple[bool, int, str]:
+    """Kills a command at a rename, gives it again; whether it was killed, and how it ended then."""
+    shim = cache.parent / "shim"
+    shim.mkdir(exist_ok=True)
+    (shim / "sitecustomize.py").write_text(KILLER)
+    plain = environment(cache)
+    killer = plain | {
+        "PYTHONPATH": f"{shim}{os.pathsep}{ROOT}",
+        "KILL_AT": str(number),
+        "KILL_WHEN": when,
+        "KILL_IN": str(out),
+    }
+    first = subprocess.run(words, env=killer, capture_output=True, text=True)
+    killed = first.returncode == -signal.SIGKILL
+    again = subprocess.run(words, env=plain, capture_output=True, text=True) if killed else first
+    return killed, again.returncode, again.stderr
+
+
 def newest(out: Path) -> float:
     """When something was written there last."""
     times = []
@@ -107,6 +170,7 @@ def newest(out: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--renames", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -114,6 +178,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         pairs, cache = make_pairs(folder, options.pairs), folder / "cache"
+        few = make_pairs(folder / "few", 20)
+        for kind in first_commands(few, folder):
+            killed = 0
+            for number, when in itertools.product(range(1, options.renames + 1), ENDS):
+                out = folder / f"{kind}-{number}-{when}"
+                words = first_commands(few, out)[kind]
+                was, status, said = kill_at_rename(words, out, cache, number, when)
+                killed += was
+                # Two pairs of a run cannot be attacked.
+                if status != (0 if kind == "bank" else 1):
+                    sys.exit(f"{kind}, killed {when} rename {number}: status {status}: {said}")
+            print(f"{kind}: killed at {killed} of its first renames, and gone on each time")
         kill_at_random(pairs, folder / "whole", cache, 0, rng)
         whole, done, runs = content(folder / "whole"), 0, 0
         while done < options.kills:

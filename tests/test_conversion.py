@@ -11,7 +11,8 @@ from advjax.checkpoints.caffemodel import (
     CaffeModel,
     read_caffemodel,
 )
-from advjax.errors import WeightsError
+from advjax.cli.app import main
+from advjax.errors import AdvjaxWarning, UnknownName, WeightsError
 from advjax.networks import conversion, zoo
 
 SMALL = ("lenet", "cifar10_full", "cifar10_quick", "squeezenet")
@@ -90,19 +91,69 @@ def load_error(model, tmp_path, name="lenet"):
 
 
 def test_a_missing_layer_is_named_with_its_shape(tmp_path):
-    model = changed(conversion.to_caffe(build("lenet"), "lenet"), ip2=None)
+    model = changed(conversion.to_caffe(build("lenet"), "lenet"), ip1=None)
     message = load_error(model, tmp_path)
-    assert "-ip2.kernel (500, 10)" in message
-    assert "-ip2.bias (10,)" in message
+    assert "-ip1.kernel (800, 500)" in message
+    assert "-ip1.bias (500,)" in message
     assert "+" not in message
 
 
-def test_an_unexpected_layer_is_named_with_its_shape(tmp_path):
+def saved(model, tmp_path):
+    path = tmp_path / "net.caffemodel"
+    write_caffemodel(path, model)
+    return path
+
+
+def test_layers_that_the_network_lacks_are_left_out_and_named(tmp_path):
     model = conversion.to_caffe(build("lenet"), "lenet")
-    extra = CaffeLayer("aux/fc", "InnerProduct", blobs=(np.ones((3, 4)), np.ones(3)))
-    message = load_error(model._replace(layers=(*model.layers, extra)), tmp_path)
-    assert "+aux/fc.0 (3, 4)" in message
-    assert "+aux/fc.1 (3,)" in message
+    extra = [
+        CaffeLayer(f"loss{i}/fc", "InnerProduct", blobs=(np.ones((3, 4)), np.ones(3)))
+        for i in (1, 2)
+    ]
+    plain = advjax.load("lenet", saved(model, tmp_path))
+    path = saved(model._replace(layers=(*model.layers, *extra)), tmp_path)
+    with pytest.warns(AdvjaxWarning, match=r"does not have: loss1/fc, loss2/fc$") as caught:
+        net = advjax.load("lenet", path)
+    assert len(caught) == 1
+    image = np.random.default_rng(0).integers(0, 256, (1, 28, 28, 1), np.uint8)
+    assert net.layers == plain.layers
+    np.testing.assert_array_equal(net(image, "prob")["prob"], plain(image, "prob")["prob"])
+    with pytest.warns(AdvjaxWarning, match="loss1/fc, loss2/fc"):
+        arrays = zoo.convert("lenet", path, tmp_path / "net.safetensors")
+    assert arrays.keys() == arrays_of(build("lenet")).keys()
+
+
+@pytest.mark.parametrize("fine_tuned", ["ip2", "ip2_mine"])
+def test_a_last_layer_of_another_size_leaves_those_below(fine_tuned, tmp_path):
+    """A network that was fine-tuned for other classes, its last layer renamed or not."""
+    model = conversion.to_caffe(build("lenet"), "lenet")
+    plain = advjax.load("lenet", saved(model, tmp_path))
+    last = CaffeLayer(fine_tuned, "InnerProduct", blobs=(np.ones((3, 500)), np.ones(3)))
+    path = saved(model._replace(layers=(*model.layers[:-1], last)), tmp_path)
+    with pytest.warns(AdvjaxWarning, match="left out the layers ip2, prob"):
+        net = advjax.load("lenet", path)
+    assert list(net.layers) == list(plain.layers)[:-2]
+    assert net.layer == plain.layer
+    assert (net.output, net.classes) == (None, None)
+    below = advjax.load("lenet", path, layers_up_to="ip1")  # asked for: nothing to say
+    assert list(below.layers)[-1] == "ip1"
+    image = np.random.default_rng(0).integers(0, 256, (1, 28, 28, 1), np.uint8)
+    for each in (net, below):
+        np.testing.assert_array_equal(each(image, "ip1")["ip1"], plain(image, "ip1")["ip1"])
+    result = advjax.attack(net, image, 255 - image, solver=advjax.SignMomentum(max_evaluations=2))
+    assert np.isfinite(result.ratio).all()
+    with pytest.raises(WeightsError, match="ip2"):
+        advjax.load("lenet", path, layers_up_to="ip2")
+    with pytest.raises(UnknownName, match="did you mean 'ip1'"):
+        advjax.load("lenet", path, layers_up_to="ip11")
+    with pytest.raises(WeightsError, match="ip2"):  # a file of the whole network cannot be made
+        zoo.convert("lenet", path, tmp_path / "net.safetensors")
+
+
+def test_layers_up_to_with_weights_that_fit(tmp_path):
+    net = advjax.load("lenet", "random", layers_up_to="pool1")
+    assert list(net.layers) == ["data", "conv1", "pool1"]
+    assert net.layer == "pool1"
 
 
 def test_a_layer_with_a_blob_too_many_or_too_few(tmp_path):
@@ -166,7 +217,18 @@ def test_with_parameters_gives_float32_in_the_right_places():
     module = build("lenet")
     arrays = {name: np.float64(value) + 1 for name, value in arrays_of(module).items()}
     abstract = nnx.state(nnx.eval_shape(lambda: zoo.architecture("lenet").build(None)))
-    state = conversion.with_parameters(abstract, arrays, "test")
+    state = conversion.with_parameters(abstract, arrays)
     for name, value in conversion.parameters(state).items():
         assert value.dtype == np.float32
         np.testing.assert_array_equal(value, np.float32(arrays[name]))
+
+
+def test_at_the_command_line_what_is_left_out_is_one_line(tmp_path, capsys):
+    model = conversion.to_caffe(build("lenet"), "lenet")
+    extra = CaffeLayer("loss1/fc", "InnerProduct", blobs=(np.ones((3, 4)), np.ones(3)))
+    path = saved(model._replace(layers=(*model.layers, extra)), tmp_path)
+    out = tmp_path / "net.safetensors"
+    assert main(["weights", "convert", str(path), "--network", "lenet", "--out", str(out)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("advjax: ")
+    assert line.endswith("left out what the network does not have: loss1/fc")

@@ -1,7 +1,11 @@
 import io
 import os
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -10,7 +14,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from advjax.data import (
     Preprocessing,
@@ -312,6 +316,57 @@ def test_broken_exif_neither_warns_nor_fails():
         assert any(u.shape == image.shape and np.abs(u - image).max() <= 3 for u in upright)
 
 
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0" + rest
+        for rest in (
+            b"",
+            b"\xff" * 40,
+            b"MM\0*\0\0",
+            b"II*\0\xff\xff\xff\x7f",
+            b"II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\xff\xff\xff\xff" * 9,
+            b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\xff\0\0\0\x99",
+        )
+    ],
+)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_exif_that_cannot_be_parsed_means_upright(format, exif):
+    lossless = {"lossless": True} if format == "WEBP" else {}
+    image = decode_image(encoded(QUARTERS, format, exif=exif, **lossless), "exif")
+    np.testing.assert_array_equal(
+        image, decode_image(encoded(QUARTERS, format, **lossless), "plain")
+    )
+
+
+def text_chunk(kind: bytes, size: int) -> bytes:
+    """A note, or a profile, of so many bytes when it is unpacked."""
+    packed = zlib.compress(bytes(size))
+    head = {b"tEXt": b"k\0", b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0", b"iCCP": b"p\0\0"}[kind]
+    return chunk(kind, head + (b"a" * size if kind == b"tEXt" else packed))
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt", b"iCCP"])
+def test_long_notes_and_profiles_do_no_harm(kind):
+    data = encoded(QUARTERS, "PNG")
+    data = data[:33] + text_chunk(kind, 3 << 20) + data[33:]  # after the header
+    np.testing.assert_array_equal(decode_image(data, "noted.png"), QUARTERS)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"quality": 100}, {"restart_marker_blocks": 2}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("left", [b"", b"\xff"])
+def test_a_jpeg_that_lacks_its_end_marker_alone_is_read(left, mode, options):
+    image = np.asarray(Image.fromarray(SMOOTH).convert(mode))
+    data = encoded(image, "JPEG", **options)
+    assert data.endswith(b"\xff\xd9")
+    np.testing.assert_array_equal(
+        decode_image(data[:-2] + left, "endless.jpg"), decode_image(data, "whole.jpg")
+    )
+
+
 # What cannot be read
 
 
@@ -415,6 +470,77 @@ def test_mutations_give_an_image_or_an_image_error(kind, draw):
         return
     assert image.dtype == np.uint8
     assert image.shape[-1] == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30}])
+def test_a_jpeg_that_lacks_pixels_is_refused(options):
+    data = encoded(SMOOTH, "JPEG", **options)
+    scan = data.index(b"\xff\xda")
+    for end in np.linspace(scan + 14, len(data) - 8, 60).astype(int):
+        assert "truncated" in failure(decode_image, data[:end], "half.jpg")
+
+
+OTHERS = {
+    (ImageFile, "LOAD_TRUNCATED_IMAGES"): True,
+    (Image, "MAX_IMAGE_PIXELS"): 10,
+    (PngImagePlugin, "MAX_TEXT_CHUNK"): 10,
+    (PngImagePlugin, "MAX_TEXT_MEMORY"): 10,
+}
+
+
+@pytest.fixture
+def others(monkeypatch):
+    """Settings of Pillow that other libraries make."""
+    for (module, name), value in OTHERS.items():
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.parametrize("kind", TRUNCATED)
+def test_other_libraries_settings_of_pillow_do_not_matter(kind, others):
+    data = TRUNCATED[kind]
+    decode_image(data, kind)
+    failure(decode_image, data[: len(data) // 2], kind)
+    noted = encoded(QUARTERS, "PNG")
+    decode_image(noted[:33] + text_chunk(b"zTXt", 1000) + noted[33:], "noted.png")
+    assert all(getattr(*setting) == value for setting, value in OTHERS.items())
+
+
+def test_threads_decode_side_by_side_and_restore_others_settings(others):
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        for image in pool.map(lambda _: decode_image(TRUNCATED["jpeg"], "jpeg"), range(200)):
+            assert image.shape == SMOOTH.shape
+    assert all(getattr(*setting) == value for setting, value in OTHERS.items())
+    assert warnings.filters == filters
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_while_images_are_decoded_decodes_too(tmp_path):
+    """As loaders of data do; in a process of its own, which may hang."""
+    (tmp_path / "a.jpg").write_bytes(TRUNCATED["jpeg"])
+    script = """
+import os, sys, threading, warnings
+from PIL import ImageFile
+from advjax.data.images import read_image
+ImageFile.LOAD_TRUNCATED_IMAGES = True
+filters = list(warnings.filters)
+stop = threading.Event()
+def work():
+    while not stop.is_set():
+        read_image(sys.argv[1])
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(60):
+    child = os.fork()
+    if not child:
+        same = ImageFile.LOAD_TRUNCATED_IMAGES and warnings.filters == filters
+        read_image(sys.argv[1])
+        os._exit(0 if same and ImageFile.LOAD_TRUNCATED_IMAGES else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path / "a.jpg"], check=True, timeout=120)
 
 
 # Resizing and cropping

@@ -1,5 +1,6 @@
 import io
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import advjax
+from advjax.data.images import name_of, path_of
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.runs.image_reader import Reader
 from advjax.runs.pair_list import COLUMNS, PairList, find_images, make_pair_list, read_list
@@ -65,7 +67,7 @@ def test_a_list_is_the_same_whatever_file_holds_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("source,guid\na,b\n", "'guid' is not known; did you mean 'guide'?"),
+        ("source,guid\na,b\n", "has no column 'guide'; is it 'guid'?"),
         ("source\na\n", "has no column 'guide'"),
         ("source,guide\n", "has no rows"),
         ("source,guide\na,b\n,b\n", "source of row 2"),
@@ -84,6 +86,102 @@ def test_lists_that_cannot_be(text, says, tmp_path):
     assert says in str(error.value)
 
 
+def test_columns_of_the_users_own_come_after_the_known_ones(tmp_path):
+    """Those of an earlier run's results get another name, as the new rows have them too."""
+    path = tmp_path / "list.csv"
+    path.write_text("note,source,ratio,guide\n1,a.png,.5,b.png\n")
+    found = read_list(path)
+    assert found.table.column_names == [*COLUMNS.names, "note", "list_ratio"]
+    assert [field.name for field in found.own] == ["note", "list_ratio"]
+    (row,) = found.table.to_pylist()
+    assert (row["note"], row["list_ratio"]) == ("1", ".5")
+    path.write_text("note,source,ratio,guide\n2,a.png,.5,b.png\n")
+    assert read_list(path).sha256() != found.sha256()
+
+
+def test_a_folder_is_the_same_list_by_any_spelling_and_when_it_has_been_moved(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    spellings = [str(folder), "photos", "./photos/", "photos/../photos", f"{tmp_path}//photos"]
+    lists = [make_pair_list(spelling) for spelling in spellings]
+    os.symlink(folder, "linked")
+    lists.append(make_pair_list("linked"))
+    shutil.copytree(folder, tmp_path / "else" / "where")
+    lists.append(make_pair_list(str(tmp_path / "else" / "where")))
+    assert len({found.sha256() for found in lists}) == 1
+    for found in lists:
+        for pair in pairs_of(found):
+            assert all((found.root / name).is_file() for name in pair)
+
+
+@pytest.mark.parametrize("guides", ["photos/c", "photos", "."])
+def test_two_folders_are_moved_together(folder, tmp_path, guides):
+    both = make_pair_list(str(folder / "a"), str(tmp_path / guides))
+    for pair in pairs_of(both):
+        assert all((both.root / name).is_file() for name in pair)
+    shutil.copytree(folder, tmp_path / "else" / "photos")
+    moved = make_pair_list(str(tmp_path / "else/photos/a"), str(tmp_path / "else" / guides))
+    if guides != ".":  # which now holds the images twice
+        assert moved.sha256() == both.sha256()
+
+
+HIDDEN = (".ipynb_checkpoints", ".git/a", ".Trash", "@eaDir", "__MACOSX", "a/@eaDir/b", "a/.x")
+
+
+def test_hidden_folders_are_no_classes(folder, tmp_path):
+    before = make_pair_list(str(folder)).sha256()
+    for name in HIDDEN:
+        (folder / name).mkdir(parents=True)
+        shutil.copy(folder / "a" / "0.png", folder / name / "0.png")
+    assert make_pair_list(str(folder)).sha256() == before
+
+
+def test_links_to_folders_are_followed_and_loops_are_not(folder, tmp_path):
+    expected = make_pair_list(str(folder)).sha256()
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in "abc":
+        os.symlink(folder / name, linked / name)
+    assert make_pair_list(str(linked)).sha256() == expected
+    os.symlink("..", folder / "a" / "up")
+    os.symlink(folder, folder / "b" / "top")
+    os.symlink(tmp_path, folder / "c" / "above")
+    os.symlink("self", folder / "self")
+    os.symlink("nowhere", folder / "gone")
+    assert make_pair_list(str(folder)).sha256() == expected
+    # Two folders that lead to each other.
+    for one, other in (("x", "y"), ("y", "x")):
+        (tmp_path / one).mkdir()
+        shutil.copy(folder / "a" / "0.png", tmp_path / one / "0.png")
+        os.symlink(tmp_path / other, tmp_path / one / other)
+    assert find_images(str(tmp_path / "x"), tmp_path / "x").names == ["0.png", "y/0.png"]
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+
+def test_names_that_are_not_utf8_have_a_reversible_form(folder):
+    (folder / NOT_UTF8).mkdir()
+    shutil.copy(folder / "a" / "0.png", folder / NOT_UTF8 / f"{NOT_UTF8}.png")
+    shutil.copy(folder / "a" / "0.png", folder / "été.png")
+    found = make_pair_list(str(folder))
+    names = sorted({name for pair in pairs_of(found) for name in pair})
+    assert "bytes:caf%E9/caf%E9.png" in names
+    assert "été.png" in names
+    net = advjax.Network(
+        lambda x: {"mean": x.mean((1, 2))}, (4, 4, 3), preprocessing=advjax.Preprocessing(crop=4)
+    )
+    reader = Reader(net, found.root)
+    assert all(reader(name).shape == (4, 4, 3) and reader.size(name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["a.png", "bytes:%41", "é/ü.png", NOT_UTF8, "./x", "a%20b"])
+def test_names_come_back(name):
+    assert os.path.normpath(path_of(name_of(name))) == os.path.normpath(name)
+    name_of(name).encode()
+
+
 def test_no_such_list(tmp_path):
     with pytest.raises(AdvjaxError, match="cannot be read"):
         make_pair_list(str(tmp_path / "none.parquet"))
@@ -95,7 +193,7 @@ def test_no_such_list(tmp_path):
 def test_two_folders_all_with_all(folder):
     sources, guides = str(folder / "a"), str(folder)
     found = pairs_of(make_pair_list(sources, guides))
-    every = itertools.product(find_images(sources).names, find_images(guides).names)
+    every = itertools.product(*(find_images(each, folder).names for each in (sources, guides)))
     assert found == [(s, g) for s, g in every if s != g]
     assert len(found) == 2 * 9 - 2
 
@@ -142,7 +240,9 @@ def test_the_papers_protocol_takes_20_sources_and_3000_guides(monkeypatch):
 
     names = {"s": [f"s{i}" for i in range(50)], "g": [f"g{i}" for i in range(4000)]}
     monkeypatch.setattr(
-        module, "find_images", lambda where: module.Images(names[where], [None] * len(names[where]))
+        module,
+        "find_images",
+        lambda where, top: module.Images(names[where], [None] * len(names[where])),
     )
     found = pairs_of(make_pair_list("s", "g", pairing="paper"))
     assert len(found) == 60_000
@@ -250,6 +350,38 @@ def test_a_tfds_data_set_is_read_without_tensorflow(data_set):
     assert "tensorflow" not in sys.modules
     apart = pairs_of(make_pair_list(where))
     assert len(apart) == 2 * 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("split", "count"),
+    [("test[:3]", 3), ("test[50%:]", 3), ("test[:2]+test[4:]", 5), ("all", 7), ("test[-1:]", 1)],
+)
+def test_slices_of_tfds_splits(data_set, split, count):
+    _, where = data_set
+    found = find_images(where.removesuffix("test") + split)
+    assert len(found.names) == len(set(found.names)) == count
+    net = advjax.Network(
+        lambda x: {"mean": x.mean((1, 2))}, (4, 4, 3), preprocessing=advjax.Preprocessing(crop=4)
+    )
+    assert Reader(net, ".")(found.names[-1]).shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ("test[abc]", r"split 'test\[abc\]' .* such as train\[:50%\]"),
+        ("test[:", "such as train"),
+        ("test+", "split ''"),
+        ("test+tset", "'tset' is not known; did you mean 'test'"),
+        ("test[90:99]", "cannot be read"),
+        ("test[200%:]", "cannot be read"),
+    ],
+)
+def test_slices_that_cannot_be(data_set, split, says):
+    _, where = data_set
+    with pytest.raises(AdvjaxError, match=says) as caught:
+        find_images(where.removesuffix("test") + split)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_bytes_of_a_tfds_image_are_the_files_own(data_set):

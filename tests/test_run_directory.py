@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from advjax import files
 from advjax.errors import AdvjaxError
 from advjax.runs import directory as directories
 from advjax.runs import lock
@@ -278,15 +279,45 @@ def test_a_folder_with_something_else(tmp_path):
 
 
 def test_clean_removes_what_a_killed_process_left(whole):
+    kill = (
+        "import os, pathlib, sys; from advjax import files\n"
+        "with files.atomic_path(pathlib.Path(sys.argv[1])) as path:\n"
+        "    path.write_bytes(b'PAR1'); os.kill(os.getpid(), 9)"
+    )
     for folder in ("", "shards", "unfinished"):
         (whole.path / folder).mkdir(exist_ok=True)
-        (whole.path / folder / ".0123456789abcdef.part.parquet").write_bytes(b"PAR1")
+        command = [sys.executable, "-c", kill, whole.path / folder / "part-00000.parquet"]
+        assert subprocess.run(command).returncode == -9
+    assert len(list(whole.path.rglob(".*.part.parquet"))) == 3
     before = listing(whole)
     whole.clean()
     whole.tidy()
     assert listing(whole) == [name for name in before if not name.startswith(".")]
     assert not (whole.path / "unfinished").exists()
     assert not list(whole.path.rglob("*.part*"))
+
+
+def test_clean_leaves_what_others_are_writing(directory):
+    """A process of this machine that is alive; one of another machine, within the hour."""
+    there = directory.path / "shards"
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as alive:
+        mine = there / f".{files._HOST}-{alive.pid}-0123456789abcdef.part.parquet"
+        fresh, old = (there / f".abcdef01-{i}-0123456789abcdef.part.parquet" for i in (1, 2))
+        for path in (mine, fresh, old):
+            path.write_bytes(b"PAR1")
+        os.utime(old, (old.stat().st_mtime - 2 * files.OLD,) * 2)
+        directory.clean()
+        assert sorted(there.iterdir()) == sorted([mine, fresh])
+        alive.communicate(b"\n")
+    directory.clean()
+    assert list(there.iterdir()) == [fresh]
+
+
+def test_what_is_not_whole_is_not_tidied_away(directory):
+    (directory.path / "unfinished").mkdir()
+    directory.tidy()
+    assert (directory.path / "unfinished").exists()
 
 
 def test_a_damaged_unfinished_block_is_done_again(directory):

@@ -1,7 +1,12 @@
+import contextlib
+import dataclasses
+import errno
 import itertools
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +22,14 @@ import pytest
 from PIL import Image
 
 import advjax
-from advjax import cli
+from advjax import cli, engine
 from advjax.data import decode_image
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.metrics import psnr, ssim
 from advjax.runs import directory as directories
 from advjax.runs import lock
 from advjax.runs.directory import RunError, open_directory, verify
-from advjax.runs.driver import run, run_share
+from advjax.runs.driver import about, run, run_share
 from advjax.runs.dry_run import dry_run
 from advjax.runs.pair_list import PairList, make_pair_list
 from advjax.runs.pipeline import Job, Task, attack_blocks
@@ -130,6 +135,178 @@ def test_a_finished_run_says_so_and_changes_nothing(net, pairs, tmp_path):
         [".lock", "manifest.json", "pairs.parquet"]
         + [name for name in before if name.startswith("part-")]
     )
+
+
+@pytest.mark.parametrize("when", kill_run.ENDS)
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("share", [False, True])
+def test_a_run_that_fails_at_one_of_its_first_renames_goes_on(
+    net, pairs, tmp_path, monkeypatch, number, when, share
+):
+    seen, replace = [], os.replace
+
+    def failing(source, target):
+        seen.append(target)
+        if len(seen) == number and when == "before":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+        if len(seen) == number and when == "after":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def work(job):
+        if share:
+            return run_share(job, pairs, tmp_path / "run", 0, 1, progress=False)
+        return quiet(job, pairs, tmp_path / "run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with contextlib.suppress(AdvjaxError):  # a note of the progress may fail
+            work(job_of(net))
+    assert len(seen) >= number
+    assert work(job_of(net)).whole
+    assert verify(open_directory(tmp_path / "run")) == ([], 21, 0)
+
+
+def test_a_run_that_has_not_begun_is_begun_with_other_settings(net, pairs, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(directories.pq, "write_table", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            quiet(job_of(net), pairs, out)
+    assert [p.name for p in sorted(out.iterdir())] == [".lock", "manifest.json", "shards"]
+    assert quiet(job_of(net, delta=5.0), pairs, out).whole
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "shards/mine.txt", "mine.txt"])
+def test_files_of_the_users_own_are_never_taken_for_a_run(net, pairs, tmp_path, name):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        quiet(job_of(net), pairs, tmp_path / "run")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["run", "share", "bank"])
+def test_killed_at_a_first_rename_the_same_command_goes_on(kind, tmp_path):
+    """`kill_run.py` does it for each of the first renames."""
+    few, out = kill_run.make_pairs(tmp_path / "few", 6), tmp_path / "out"
+    words = kill_run.first_commands(few, out)[kind]
+    killed, status, said = kill_run.kill_at_rename(words, out, tmp_path / "cache", 1, "after")
+    assert killed
+    assert status == (0 if kind == "bank" else 1), said
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_longer_list_that_begins_with_the_old_extends_the_run(net, folder, tmp_path, share):
+    rows = (folder / "pairs.csv").read_text().splitlines()
+    out, job = tmp_path / "run", job_of(net)
+    (folder / "long.csv").write_text("\n".join(rows) + "\n")
+
+    def work(count):
+        (folder / "part.csv").write_text("\n".join(rows[: count + 1]) + "\n")
+        pairs = make_pair_list(str(folder / "part.csv"))
+        if share:
+            return run_share(job, pairs, out, 0, 1, progress=False)
+        return quiet(job, pairs, out)
+
+    assert work(6) == (6, 6, 0, 6, True)
+    first = files_of(out)
+    assert work(7) == (7, 7, 0, 1, True)
+    assert work(21) == (21, 21, 0, 14, True)
+    assert work(21) == (21, 21, 0, 0, True)
+    assert verify(open_directory(out)) == ([], 21, 0)
+    assert {n: c for n, c in files_of(out).items() if n in first and "part-" in n} == {
+        n: c for n, c in first.items() if "part-" in n
+    }
+    quiet(job, make_pair_list(str(folder / "long.csv")), tmp_path / "whole")
+    found, whole = (
+        advjax.open_run(path).table(["id", "ratio"]) for path in (out, tmp_path / "whole")
+    )
+    assert found["id"] == whole["id"]
+    np.testing.assert_allclose(found["ratio"], whole["ratio"], rtol=1e-5)
+    with pytest.raises(RunError, match="the list has 20 pairs, the run 21"):
+        work(20)
+    rows[3] = "5.png,5.png"
+    with pytest.raises(RunError, match="pair 2 of the list has source '5"):
+        work(21)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_extension_that_is_interrupted_goes_on(
+    net, folder, pairs, tmp_path, monkeypatch, number
+):
+    few = PairList(pairs.table.slice(0, 6), pairs.root)
+    quiet(job_of(net), few, tmp_path / "run")
+    replace, seen = os.replace, []
+
+    def failing(source, target):
+        seen.append(target)
+        if len(seen) == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(AdvjaxError, match="disk is full"):
+            quiet(job_of(net), pairs, tmp_path / "run")
+    assert quiet(job_of(net), pairs, tmp_path / "run").whole
+    assert verify(open_directory(tmp_path / "run")) == ([], 21, 0)
+
+
+def test_a_run_whose_images_have_been_moved_goes_on_and_is_read_there(net, folder, pairs, tmp_path):
+    shutil.copytree(folder, tmp_path / "photos")
+    quiet(job_of(net), make_pair_list(str(tmp_path / "photos" / "pairs.csv")), tmp_path / "run")
+    os.rename(tmp_path / "photos", tmp_path / "moved")
+    moved = make_pair_list(str(tmp_path / "moved" / "pairs.csv"))
+    assert quiet(job_of(net), moved, tmp_path / "run") == (21, 21, 0, 0, True)
+    reader = advjax.open_run(tmp_path / "run").reader(net)
+    np.testing.assert_array_equal(reader("0.png"), net.read(folder / "0.png"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"delta": 5.0}, "(delta 10.0 there, 5.0 here)"),
+        (
+            {"solver": advjax.SignMomentum(max_evaluations=13)},
+            "(max_evaluations 12 there, 13 here)",
+        ),
+        (
+            {"solver": advjax.ProjectedLBFGS()},
+            "(solver 'SignMomentum' there, 'ProjectedLBFGS' here)",
+        ),
+        ({"net": {"params": {**WEIGHTS, "top": WEIGHTS["top"] + 1}}}, "(the network's weights, or"),
+        ({"smoothing": None}, "(smoothing {"),
+    ],
+)
+def test_what_differs_is_said_in_words(net, pairs, tmp_path, changes, says):
+    job = job_of(net)
+    directories.create(tmp_path / "run", job.settings(pairs), about(job, pairs), pairs)
+    changes = {
+        name: dataclasses.replace(net, **value) if name == "net" else value
+        for name, value in changes.items()
+    }
+    with pytest.raises(RunError) as error:
+        quiet(dataclasses.replace(job, **changes), pairs, tmp_path / "run")
+    assert says in str(error.value)
+    assert re.search("[0-9a-f]{32}", str(error.value)) is None
+    assert "batch_size" not in str(error.value)
+
+
+def test_columns_of_the_users_own_are_in_the_rows(net, folder, tmp_path):
+    rows = (folder / "pairs.csv").read_text().splitlines()
+    lines = [f"{row},{i:03}" for i, row in enumerate(rows[1:6])]
+    lines[2] = "none.png,0.png,002"
+    (folder / "noted.csv").write_text("\n".join(["source,guide,note", *lines]) + "\n")
+    quiet(job_of(net), make_pair_list(str(folder / "noted.csv")), tmp_path / "run")
+    data = advjax.open_run(tmp_path / "run")
+    assert data.table(["note"])["note"].to_pylist() == ["000", "001", "002", "003", "004"]
+    assert "note" in data.table().column_names
+    assert sorted(row["note"] for row in data.rows(["note"])) == sorted(
+        pq.read_table(tmp_path / "run" / "shards")["note"].to_pylist()
+    )
+    assert verify(open_directory(tmp_path / "run")) == ([], 5, 1)
 
 
 @pytest.mark.parametrize("start", ["source", "random"])
@@ -286,9 +463,9 @@ def test_other_settings_are_refused(net, pairs, folder, tmp_path):
     for job, list_, says in (
         (job_of(net, delta=5.0), pairs, "delta 10.0 there, 5.0 here"),
         (job_of(net, batch_size=8), pairs, "batch_size 4 there, 8 here"),
-        (job_of(net), few, "pairs '"),
-        (job_of(other), pairs, "weights '"),
-        (Job(net, batch_size=4, shard_size=4), pairs, "solver {'name': 'SignMomentum'"),
+        (job_of(net), few, "(pair 0 of the list has id '0001', of the run '0000')"),
+        (job_of(other), pairs, "the network's weights, or its mean, are others"),
+        (Job(net, batch_size=4, shard_size=4), pairs, "(max_evaluations 12 there, 500 here)"),
     ):
         with pytest.raises(RunError) as error:
             quiet(job, list_, tmp_path / "run")
@@ -498,19 +675,29 @@ def test_a_dry_run_writes_nothing(command, digits, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_more_lanes_than_pairs(command, digits, tmp_path):
+def test_no_more_lanes_than_pairs(command, digits, tmp_path, monkeypatch):
+    """And the setting is the number that was given, so that more pairs may come."""
+    lanes = []
+
+    def stream(*args, batch_size, **options):
+        lanes.append(batch_size)
+        return engine.attack_stream(*args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr("advjax.runs.pipeline.attack_stream", stream)
     words = ("run", digits / "pairs.csv", "--out", tmp_path, *LENET.split(), "--batch-size", "32")
     for _ in range(2):  # resuming, it is the same again
         status, _, err = command(*words)
         assert (status, err) == (1, "")
-    assert advjax.open_run(tmp_path).settings["batch_size"] == 9
+    assert advjax.open_run(tmp_path).settings["batch_size"] == 32
+    assert lanes[1] == 9  # the first was the check of the settings
 
 
 def test_a_dry_run_counts_the_lanes_that_stay_empty(net, pairs, monkeypatch):
     monkeypatch.setattr("advjax.runs.dry_run.MEASURED", 0.1)
-    job = job_of(net, batch_size=len(pairs) + 5)
-    found = dry_run(job, pairs)
-    assert found["seconds"] * found["rate"] == pytest.approx((len(pairs) + 5) * job.budget)
+    for batch_size, lanes in ((len(pairs) - 5, 2 * (len(pairs) - 5)), (99, len(pairs))):
+        job = job_of(net, batch_size=batch_size)
+        found = dry_run(job, pairs)
+        assert found["seconds"] * found["rate"] == pytest.approx(lanes * job.budget)
 
 
 def test_killed_at_random_moments(tmp_path):

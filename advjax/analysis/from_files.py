@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from advjax.bank import Bank
 from advjax.data import list_images, read_image
 from advjax.data.units import from_levels
+from advjax.data.images import name_of
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 
@@ -79,7 +80,7 @@ def _of_table(path: Path) -> list[PairFiles]:
     from advjax.data.tables import read_table
 
     columns = pa.schema([(name, pa.string()) for name in KNOWN])
-    rows = read_table(path, "table", columns, NEEDED, others=True).to_pylist()
+    rows = read_table(path, "table", columns, NEEDED).to_pylist()
     pair_files = []
     for number, row in enumerate(rows, 1):
         files = [path.parent / (row[name] or "") for name in NEEDED]
@@ -202,8 +203,7 @@ def ids_of(
         ]
         labels = [getattr(pair, f"{name}_class") for pair in pair_files]
         known[f"{name}_classes"] = [
-            label
-            or next((w.parent.name for w in _ways(file) if w.parent.name in bank.classes), None)
+            label or next((c for c in map(_class_of, _ways(file)) if c in bank.classes), None)
             for label, file in zip(labels, files, strict=True)
         ]
     for i, pair in enumerate(pair_files):
@@ -217,7 +217,11 @@ def _id_of(file: Path, folder: Path | None) -> str | None:
     """Return the file's path in the folder, if it is there; each may be reached through links."""
     tops = () if folder is None else _ways(folder)
     inside = (w.relative_to(top) for w in _ways(file) for top in tops if top in w.parents)
-    return next((path.as_posix() for path in inside), None)
+    return next((name_of(path) for path in inside), None)
+
+
+def _class_of(file: Path) -> str:
+    return name_of(file.parent.name)
 
 
 def _ways(path: Path) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ from advjax.analysis.from_files import PairFiles, ids_of
 from advjax.bank import Bank
 from advjax.data import Preprocessing, list_images
 from advjax.data.units import from_levels
+from advjax.data.images import path_of
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import zoo
 from advjax.networks.identity import network_key
@@ -103,6 +104,7 @@ def run_network(
     weights: Any = None,
     mean: Any = None,
     resize: bool | None = None,
+    layers_up_to: str | None = None,
 ) -> Network:
     """Load the network that a run was made with.
 
@@ -122,7 +124,14 @@ def run_network(
     tried = (None, "random", "orthonormal") if weights is None else (weights,)
     for each in tried:
         try:
-            net = zoo.load(name, each, seed=noted["seed"], mean=mean, resize=bool(resize))
+            net = zoo.load(
+                name,
+                each,
+                seed=noted["seed"],
+                mean=mean,
+                resize=bool(resize),
+                layers_up_to=layers_up_to,
+            )
         except WeightsError:
             if weights is not None:
                 raise
@@ -219,14 +228,15 @@ class _Finder:
         return self.paths[name]
 
     def _find(self, name: str) -> Path:
+        path = Path(path_of(name))
         for folder in (self.root, *self.folders):
-            if (folder / name).is_file():
-                return folder / name
+            if (folder / path).is_file():
+                return folder / path
         if self.by_name is None:
             self.by_name = {}
             for file in {file for folder in self.folders for file in list_images(folder)}:
                 self.by_name.setdefault(file.name, []).append(file)
-        there = self.by_name.get(Path(name).name, [])
+        there = self.by_name.get(path.name, [])
         if len(there) == 1:
             return there[0]
         what = f"in {len(there)} places" if there else "not"

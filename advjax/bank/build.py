@@ -29,7 +29,7 @@ from advjax.bank.bank import (
     open_bank,
     read_json,
 )
-from advjax.data.images import list_images
+from advjax.data.images import list_images, name_of
 from advjax.errors import AdvjaxError, whole
 from advjax.networks.identity import network_key
 from advjax.networks.network import Network
@@ -157,7 +157,7 @@ def _compute(
         def keep() -> None:
             for name, file in opened.items():
                 with files.writing(features_path(out, name)):
-                    os.fsync(file.fileno())
+                    files.sync(file.fileno())
             files.write_text(out / PROGRESS, json.dumps(note | {"done": done}))
 
         bar = stack.enter_context(
@@ -239,11 +239,11 @@ def _images(images, labels) -> tuple[list[Path], list[str], list[str | None]]:
         folder = Path(images)
         paths = list(list_images(folder))
         parts = [path.relative_to(folder).parts for path in paths]
-        ids = ["/".join(part) for part in parts]
-        classes = [part[0] if len(part) > 1 else None for part in parts]
+        ids = [name_of(Path(*part)) for part in parts]
+        classes = [name_of(part[0]) if len(part) > 1 else None for part in parts]
     else:
         paths = [Path(path) for path in images]
-        ids = [path.as_posix() for path in paths]
+        ids = [name_of(path) for path in paths]
         classes: list[str | None] = [None for _ in paths]
         if not paths:
             raise AdvjaxError("images is empty; give a folder, or one file or more")

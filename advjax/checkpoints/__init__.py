@@ -13,7 +13,8 @@ from advjax.checkpoints.content import sha1_file as sha1_file
 from advjax.checkpoints.content import sha256_file as sha256_file
 from advjax.checkpoints.content import sniff as sniff
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict as read_legacy_state_dict
+from advjax.checkpoints.weights_file import Misfit as Misfit
 from advjax.checkpoints.weights_file import WeightsMetadata as WeightsMetadata
-from advjax.checkpoints.weights_file import check_fit as check_fit
+from advjax.checkpoints.weights_file import compare as compare
 from advjax.checkpoints.weights_file import load_weights as load_weights
 from advjax.checkpoints.weights_file import save_weights as save_weights

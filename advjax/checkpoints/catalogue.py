@@ -253,7 +253,7 @@ def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool) -> N
         part.unlink(missing_ok=True)
         raise
     with open(ready, "rb") as file:
-        os.fsync(file.fileno())
+        files.sync(file.fileno())
     status = ready.stat()
     kept = {
         "address": entry.address,

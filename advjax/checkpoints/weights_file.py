@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -161,41 +161,49 @@ def load_weights(
     return arrays, metadata
 
 
-def check_fit(
-    expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]], what: str
-) -> None:
-    """Raise one error that lists every way in which tensors do not fit a network.
+class Misfit(NamedTuple):
+    """The ways in which tensors do not fit a network, each tensor with its shape as text."""
+
+    missing: dict[str, str]
+    extra: dict[str, str]
+    wrong: dict[str, str]
+
+    def __str__(self) -> str:
+        kinds = (
+            ("missing", self.missing),
+            ("unexpected", self.extra),
+            ("wrong shape", self.wrong),
+        )
+        return "; ".join(f"{kind} {_some(list(each.values()))}" for kind, each in kinds if each)
+
+    @property
+    def unusable(self) -> tuple[str, ...]:
+        """The names of the network's tensors that are missing or of another shape."""
+        return (*self.missing, *self.wrong)
+
+
+def compare(
+    expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]
+) -> Misfit:
+    """Return the ways in which tensors do not fit a network.
 
     Args:
         expected: The shapes that the network needs, by name.
         actual: The shapes that are there, by name.
-        what: The thing that is loaded, for the message ("weights 'x.safetensors' for caffenet").
-
-    Raises:
-        WeightsError: Missing (-) or unexpected (+) names, or wrong shapes; at most six of each are
-            named.
 
     Example:
-        >>> check_fit({"fc8.bias": (1000,)}, {"fc9.bias": (1000,)}, "caffenet")
-        Traceback (most recent call last):
-            ...
-        advjax.errors.WeightsError: caffenet does not fit: missing -fc8.bias (1000,); unexpected \
-+fc9.bias (1000,); choose the network that the weights were made for
+        >>> str(compare({"fc8.bias": (1000,)}, {"fc9.bias": (1000,)}))
+        'missing -fc8.bias (1000,); unexpected +fc9.bias (1000,)'
     """
-    missing = [f"-{name} {tuple(expected[name])}" for name in expected if name not in actual]
-    extra = [f"+{name} {tuple(actual[name])}" for name in actual if name not in expected]
-    wrong = [
-        f"{name} {tuple(actual[name])} where {tuple(shape)} is needed"
-        for name, shape in expected.items()
-        if name in actual and tuple(actual[name]) != tuple(shape)
-    ]
-    kinds = (("missing", missing), ("unexpected", extra), ("wrong shape", wrong))
-    problems = [f"{kind} {_some(items)}" for kind, items in kinds if items]
-    if problems:
-        raise WeightsError(
-            f"{what} does not fit: {'; '.join(problems)}; choose the network that the weights were"
-            " made for"
-        )
+    return Misfit(
+        {name: f"-{name} {tuple(expected[name])}" for name in expected if name not in actual},
+        {name: f"+{name} {tuple(actual[name])}" for name in actual if name not in expected},
+        {
+            name: f"{name} {tuple(actual[name])} where {tuple(shape)} is needed"
+            for name, shape in expected.items()
+            if name in actual and tuple(actual[name]) != tuple(shape)
+        },
+    )
 
 
 def _some(items: list[str]) -> str:

@@ -5,6 +5,7 @@ import io
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from advjax.cli.report import Report
 from advjax.cli.reproduce import Reproduce
 from advjax.cli.run import Run
 from advjax.cli.weights import WeightsCommand
-from advjax.errors import AdvjaxError, UnknownName
+from advjax.errors import AdvjaxError, AdvjaxWarning, UnknownName
 
 Command = (
     Annotated[Demo, subcommand("demo")]
@@ -68,6 +69,17 @@ def _mistake(box: str) -> AdvjaxError:
     return AdvjaxError("; ".join([*facts, f"see '{usage[0] if usage else 'advjax --help'}'"]))
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any
+) -> None:
+    """Print a warning of ours as one line, and others as Python does, all on standard error."""
+    text = warnings.formatwarning(message, category, filename, lineno)
+    print(
+        f"advjax: {message}" if issubclass(category, AdvjaxWarning) else text.rstrip(),
+        file=sys.stderr,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake of the user's is one line on standard error and exit status 2.
 
@@ -76,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # not every file's name can be encoded
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = parse(arguments).run()
+        with warnings.catch_warnings():  # threads show theirs in the same way
+            warnings.showwarning = _show_warning
+            warnings.simplefilter("default", AdvjaxWarning)  # each once
+            status = parse(arguments).run()
     except AdvjaxError as error:
         print(f"advjax: {error}", file=sys.stderr)
         return 2

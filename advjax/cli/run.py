@@ -108,7 +108,7 @@ class Run:
         pairs = make_pair_list(
             words, self.guides, pairing=self.pairing, count=self.count, seed=seed
         )
-        job = self._job(len(pairs))
+        job = self._job()
         if self.dry_run:
             print(describe(dry_run(job, pairs), job))
             return 0
@@ -143,7 +143,7 @@ class Run:
             return run_share(job, pairs, out, *share, **options)
         return run(job, pairs, out, **options)
 
-    def _job(self, pairs: int) -> Any:
+    def _job(self) -> Any:
         from advjax.runs.pipeline import Job
 
         attack = self.attack
@@ -151,8 +151,7 @@ class Run:
         return Job(
             net=self.network.load(attack.seed),
             **settings,
-            # Lanes that no pair of the list could fill would be computed all the same.
-            batch_size=min(self.batch_size, pairs),
+            batch_size=self.batch_size,
             target_ratio=self.target_ratio,
             until_label=self.until_label,
             precision=self.precision,

@@ -9,14 +9,15 @@ import os
 import stat
 import sys
 import threading
+import urllib.parse
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from advjax.data.preprocessing import MAX_PIXELS, Preprocessing, check_pixels, prepare
 from advjax.errors import ImageError
@@ -30,9 +31,69 @@ EXTENSIONS = (
     *(".bmp", ".ppm", ".pgm", ".pbm"),
 )
 
-# `warnings.catch_warnings` changes the whole process, so that two threads inside it at once could
-# leave each other's filters behind.
-_one_at_a_time = threading.Lock()
+# Folders that file managers, archives and network drives put beside the user's own.
+_NOT_THE_USERS = {
+    *("@eaDir", "#recycle", "#snapshot", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"),
+    "lost+found",
+}
+
+# Pillow's settings while it decodes for us, whatever other libraries have made of them: half of a
+# photograph is an error, sizes are checked here, and long notes inside a file do no harm.
+_SETTINGS: tuple[tuple[Any, str, Any], ...] = (
+    (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
+    (Image, "MAX_IMAGE_PIXELS", None),
+    (PngImagePlugin, "MAX_TEXT_CHUNK", 2**26),
+    (PngImagePlugin, "MAX_TEXT_MEMORY", 2**28),
+)
+
+
+class _Ours:
+    """Pillow's settings, and silence for its warnings, while any thread decodes.
+
+    Both are of the whole process. The first thread in sets them, the last one out restores what was
+    there. A process that is forked meanwhile has not got those threads, and restores it at once.
+    """
+
+    def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(
+                before=self._lock.acquire,  # held for moments: a fork finds no half-made change
+                after_in_parent=self._lock.release,
+                after_in_child=self._after_fork,
+            )
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            self._before = [getattr(module, name) for module, name, _ in _SETTINGS]
+            for module, name, value in _SETTINGS:
+                setattr(module, name, value)
+            self._warnings = warnings.catch_warnings()
+            self._warnings.__enter__()
+            warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore()
+
+    def _restore(self) -> None:
+        self._warnings.__exit__(None, None, None)
+        for (module, name, _), value in zip(_SETTINGS, self._before, strict=True):
+            setattr(module, name, value)
+
+    def _after_fork(self) -> None:
+        if self._inside:
+            self._restore()
+        self._inside = 0
+        self._lock.release()
+
+
+_ours = _Ours()
 
 
 def read_image(path: str | os.PathLike[str], channels: int = 3) -> UInt8[np.ndarray, "h w c"]:
@@ -44,8 +105,10 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> UInt8[np.ndar
     first frame is taken. Embedded colour profiles are ignored, as they were when networks were
     trained.
 
-    A file cut short before its last pixel is an error, even where some rows can still be decoded;
-    a PNG must also match its checksums. Damage inside the other formats cannot always be noticed.
+    A file cut short before its last pixel is an error, even where some rows can still be decoded,
+    whatever Pillow's settings are; a PNG must also match its checksums. A JPEG may lack its end
+    marker, and EXIF that cannot be parsed is as none. Damage inside the other formats cannot always
+    be noticed.
 
     Args:
         path: A PNG, JPEG, GIF, WebP, TIFF, BMP or PPM file.
@@ -106,14 +169,19 @@ def _decode(stream: BinaryIO, name: str, channels: int) -> UInt8[np.ndarray, "h 
     if stream.seek(0, io.SEEK_END) == 0:
         raise ImageError(f"image {name!r} is empty (0 bytes); get a whole copy of it")
     try:
-        with _one_at_a_time, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _ours:
             image = _open(stream)
             if image.format == "PNG":
                 image.verify()  # checksums and the end marker; nothing can be loaded after it
                 image = _open(stream)
-            samples, top = _load(stream, image)
-            orientation = image.getexif().get(0x0112, 1)
+            try:
+                samples, top = _load(stream, image)
+            except OSError:
+                whole = _load_without_end(stream, image.format)
+                if whole is None:
+                    raise
+                samples, top = whole
+            orientation = _orientation(image)
     except ImageError as error:
         raise ImageError(f"image {name!r} {error}") from None
     except UnidentifiedImageError:
@@ -138,10 +206,7 @@ def _decode(stream: BinaryIO, name: str, channels: int) -> UInt8[np.ndarray, "h 
 
 def _open(stream: BinaryIO) -> ImageFile.ImageFile:
     stream.seek(0)
-    try:
-        image = Image.open(stream, formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageError(f"has more than {MAX_PIXELS} pixels; make it smaller") from None
+    image = Image.open(stream, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
         raise ImageError(f"is {size}, more than {MAX_PIXELS} pixels; make it smaller")
@@ -173,6 +238,44 @@ def _load(stream: BinaryIO, image: ImageFile.ImageFile) -> tuple[np.ndarray, int
     mode = "RGBA" if image.has_transparency_data else grey
     samples = np.asarray(image if image.mode == mode else image.convert(mode))
     return np.atleast_3d(samples), 255
+
+
+def _orientation(image: Image.Image) -> object:
+    """Return EXIF's orientation; 1 where it cannot be parsed, as its absence would mean."""
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # whatever Pillow's parser trips over
+        return 1
+
+
+def _load_without_end(stream: BinaryIO, format: str | None) -> tuple[np.ndarray, int] | None:
+    """Decode a JPEG that lacks its end marker alone; return None for any other file.
+
+    Where all pixels are there, what follows them does not matter: with the marker, and with noise
+    before the marker, the image is the same. Where some are missing, noise takes their place. A
+    progressive JPEG, or one with a scan for each channel, may lack a whole scan and is refused.
+    """
+    stream.seek(0)
+    content = stream.read().rstrip(b"\xff") if format in ("JPEG", "MPO") else b""
+    if not content or not _has_one_scan(content):
+        return None
+    noise = bytes(np.random.default_rng(0).integers(0, 255, 1024, np.uint8))
+    ends = [io.BytesIO(content + end + b"\xff\xd9") for end in (b"", noise)]
+    (samples, top), (other, _) = (_load(end, _open(end)) for end in ends)
+    return (samples, top) if np.array_equal(samples, other) else None
+
+
+def _has_one_scan(jpeg: bytes) -> bool:
+    """Return True for a sequential JPEG whose first scan has all components."""
+    at, components = 2, 0
+    while at + 10 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker in (0xC0, 0xC1):
+            components = jpeg[at + 9]
+        elif marker == 0xDA:
+            return 0 < components == jpeg[at + 4]
+        at += 2 + length
+    return False
 
 
 def _rawmode(image: ImageFile.ImageFile) -> str:
@@ -320,7 +423,8 @@ def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w c"]) -
 def list_images(folder: str | os.PathLike[str]) -> Sequence[Path]:
     """List the image files under a folder, by extension, sorted by path.
 
-    Subfolders are searched, links to folders are not followed, hidden files are left out.
+    Subfolders are searched, linked ones too, save links to a folder around them. Hidden files and
+    folders are left out, and those that file managers and servers make (`@eaDir`, `__MACOSX`).
 
     Args:
         folder: The folder; its subfolders are searched, too.
@@ -341,13 +445,65 @@ def list_images(folder: str | os.PathLike[str]) -> Sequence[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"folder {str(folder)!r} is not a directory; give a folder of images")
-    paths = [
-        Path(where, name)
-        for where, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
-    ]
+    paths = []
+    for where, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name not in _NOT_THE_USERS
+            and not _leads_back(folder, Path(where, name))
+        ]
+        paths += [
+            Path(where, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+        ]
     if not paths:
         known = " ".join(EXTENSIONS)
         raise ImageError(f"folder {str(folder)!r} holds no image; known extensions: {known}")
     return sorted(paths, key=lambda path: path.relative_to(folder).parts)
+
+
+def _leads_back(top: Path, path: Path) -> bool:
+    """Return True for a link to a folder that it is in, on the way from `top`."""
+    if not path.is_symlink():
+        return False
+    target = os.path.realpath(path)
+    way = [path.parent]
+    while way[-1] != top:
+        way.append(way[-1].parent)
+    return any(Path(os.path.realpath(each)).is_relative_to(target) for each in way)
+
+
+_BYTES = "bytes:"  # what a name begins with that is percent-encoded, not being UTF-8
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    """Return a file's path as text for tables; `path_of` gives it back.
+
+    It is the path itself as UTF-8, with "/" between folders, whatever the locale is. A path that is
+    not UTF-8, as old archives and discs have them, is percent-encoded after "bytes:".
+
+    Example:
+        >>> name_of("cats/a.png"), name_of(os.fsdecode(bytes([99, 233, 47, 97])))
+        ('cats/a.png', 'bytes:c%E9/a')
+    """
+    content = os.fsencode(Path(path).as_posix())
+    try:
+        name = content.decode()
+    except UnicodeDecodeError:
+        return _BYTES + urllib.parse.quote_from_bytes(content)
+    return f"./{name}" if name.startswith(_BYTES) else name
+
+
+def path_of(name: str) -> str:
+    """Return the path that `name_of` made a name of; any other name is a path itself.
+
+    Example:
+        >>> os.fsencode(path_of("bytes:c%E9/a"))[1]
+        233
+    """
+    if name.startswith(_BYTES):
+        return os.fsdecode(urllib.parse.unquote_to_bytes(name.removeprefix(_BYTES)))
+    return os.fsdecode(name.encode(errors="surrogateescape"))

@@ -1,15 +1,16 @@
 """Parameters by name: between a module, Caffe's blobs and flat dictionaries of arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend import core
 
 from advjax.checkpoints.caffemodel import CaffeLayer, CaffeModel
-from advjax.checkpoints.weights_file import check_fit
+from advjax.checkpoints.weights_file import Misfit, compare
 from advjax.networks.layers import Conv, InnerProduct
 
 
@@ -20,24 +21,69 @@ def parameters(state: nnx.State) -> dict[str, Any]:
     }
 
 
-def with_parameters(state: nnx.State, arrays: Mapping[str, Any], what: str) -> nnx.State:
+def misfit(state: nnx.State, arrays: Mapping[str, Any]) -> Misfit:
+    """Return the ways in which arrays differ by name and shape from the parameters of a state.
+
+    A parameter too many of a layer that the state has, such as a third blob, is a wrong shape of
+    that layer: without it the layer would compute something else.
+    """
+    expected = {name: tuple(leaf.shape) for name, leaf in parameters(state).items()}
+    found = compare(expected, {name: tuple(a.shape) for name, a in arrays.items()})
+    first = {name.rpartition(".")[0]: name for name in reversed(expected)}  # of each layer
+    for name in list(found.extra):
+        if owner := first.get(name.rpartition(".")[0]):
+            found.wrong[owner] = found.extra.pop(name)
+    return found
+
+
+def with_parameters(
+    state: nnx.State, arrays: Mapping[str, Any], unused: Collection[str] = ()
+) -> nnx.State:
     """Return a state of the same structure with these arrays, as float32 on the device.
 
     Args:
         state: Of a zoo module; its leaves may be abstract.
-        arrays: All of its parameters by name.
-        what: The arrays' name in error messages.
-
-    Raises:
-        WeightsError: Missing (-), unexpected (+) or differently shaped arrays, by name.
+        arrays: All of its parameters by name; others are left out.
+        unused: The parameters that no layer of interest needs: they become zeros.
     """
-    expected = {name: tuple(leaf.shape) for name, leaf in parameters(state).items()}
-    check_fit(expected, {name: tuple(a.shape) for name, a in arrays.items()}, what)
+
+    def leaf_of(name: str, shape: tuple[int, ...]) -> Any:
+        return jnp.zeros(shape) if name in unused else jnp.asarray(arrays[name], jnp.float32)
+
     leaves = [
-        (path, leaf.replace(jnp.asarray(arrays[".".join(map(str, path[1:]))], jnp.float32)))
+        (path, leaf.replace(leaf_of(".".join(map(str, path[1:])), leaf.shape)))
         for path, leaf in nnx.to_flat_state(state)
     ]
     return nnx.from_flat_state(leaves)
+
+
+def dependent(
+    function: Callable[..., Mapping[str, Any]],
+    params: Any,
+    shape: tuple[int, ...],
+    leaves: Collection[str],
+) -> frozenset[str]:
+    """Return the layers whose activations depend on some of a network's parameters.
+
+    Args:
+        function: `function(params, images)`, a dict of activations.
+        params: Its parameters, {"module": the state of a zoo module, ...}, possibly abstract.
+        shape: Of one image.
+        leaves: The names of parameters of the module.
+    """
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    closed, outputs = jax.make_jaxpr(function, return_shape=True)(params, images)
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    # nnx's names of leaves: ["module"]["layers"]["conv1"]["kernel"].value, say.
+    named = [".".join(str(key.key) for key in path[2:] if hasattr(key, "key")) for path in paths]
+    touched = {var for var, name in zip(closed.jaxpr.invars, named, strict=False) if name in leaves}
+    for equation in closed.jaxpr.eqns:
+        if any(not isinstance(v, core.Literal) and v in touched for v in equation.invars):
+            touched.update(equation.outvars)
+    names = jax.tree.leaves({name: name for name in outputs})  # sorted, as the outputs are
+    return frozenset(
+        name for name, var in zip(names, closed.jaxpr.outvars, strict=True) if var in touched
+    )
 
 
 def from_caffe(
@@ -56,7 +102,7 @@ def from_caffe(
 
     Returns:
         Arrays by name. Layers of the file that the module lacks keep the file's names, blobs
-        numbered ("loss1/fc.0"), so that a mismatch is reported in the end by `with_parameters`.
+        numbered ("loss1/fc.0"), so that `misfit` names them.
 
     Example:
         >>> from advjax.networks.lenet import LeNet

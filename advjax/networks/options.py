@@ -22,6 +22,8 @@ class NetworkOptions:
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
             the network's own resize and crop.
+        layers_up_to: Use the layers up to this one, and need the weights of these alone; for
+            networks that were fine-tuned with other last layers.
 
     Example:
         >>> NetworkOptions("lenet", "random").load(seed=0).name
@@ -32,6 +34,7 @@ class NetworkOptions:
     weights: str | None = None
     mean: Path | None = None
     resize: bool = False
+    layers_up_to: str | None = None
 
     def load(self, seed: int) -> Network:
         """Return the network, of images in levels of 255 as files are.
@@ -40,6 +43,11 @@ class NetworkOptions:
             seed: That of random weights.
         """
         net = zoo.load(
-            self.network or DEFAULT, self.weights, seed=seed, mean=self.mean, resize=self.resize
+            self.network or DEFAULT,
+            self.weights,
+            seed=seed,
+            mean=self.mean,
+            resize=self.resize,
+            layers_up_to=self.layers_up_to,
         )
         return net.in_levels

@@ -4,9 +4,12 @@ import dataclasses
 import functools
 import importlib.util
 import os
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,7 +19,7 @@ from advjax.checkpoints.caffemodel import read_binaryproto, read_caffemodel
 from advjax.checkpoints.catalogue import cached, fetch, load_catalogue
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict
 from advjax.data.imagenet import imagenet_classes
-from advjax.errors import AdvjaxError, UnknownName, WeightsError
+from advjax.errors import AdvjaxError, AdvjaxWarning, UnknownName, WeightsError
 from advjax.networks import (
     caffenet,
     conversion,
@@ -60,6 +63,7 @@ def load(
     seed: int = 0,
     mean: str | os.PathLike[str] | np.ndarray | None = None,
     resize: bool = False,
+    layers_up_to: str | None = None,
 ) -> Network:
     """Build a network of the zoo and give it weights.
 
@@ -75,13 +79,20 @@ def load(
             centre, as Caffe does.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
             the network's default resize and crop.
+        layers_up_to: Keep the layers up to this one, in the order of the network, and need the
+            weights of these alone. None: all layers; where the file lacks weights, or has them in
+            another shape, those that need none of them, as long as the default layer is among them.
 
     Returns:
         The network; its `params` are {"mean": ..., "module": ...}.
 
     Raises:
-        UnknownName: No such network.
+        UnknownName: No such network, or no such layer.
         WeightsError: Weights that are missing, unreadable or another network's.
+
+    Warns:
+        AdvjaxWarning: The file has more in it than the network, such as the heads that are used in
+            training alone, or layers are left out as their weights do not fit.
 
     Example:
         >>> net = load("lenet", "random")
@@ -101,9 +112,8 @@ def load(
     else:
         arrays, metadata = read_weights(name, weights)
     stored_mean = arrays.pop(_MEAN, None)
-    state = conversion.with_parameters(
-        state, arrays, f"{name} weights {str(weights or 'default')!r}"
-    )
+    what = f"{name} weights {str(weights or 'default')!r}"
+    kept, unused = _usable(row, graph, state, arrays, what, layers_up_to)
     if isinstance(mean, str | os.PathLike):
         mean = mean_image(mean)
     preprocessing = row.preprocessing
@@ -113,24 +123,80 @@ def load(
         )
     usual = row.mean if stored_mean is None else stored_mean
     subtracted = _fit_mean(usual if mean is None else mean, row.input_shape)
+    classes = (metadata.classes if metadata else None) or class_names(name)
     return Network(
-        function=functools.partial(_activations, graph, row.order, row.scale),
+        function=functools.partial(_activations, graph, row.order, row.scale, kept),
         input_shape=row.input_shape,
-        params={"mean": jnp.asarray(subtracted), "module": state},
+        params={
+            "mean": jnp.asarray(subtracted),
+            "module": conversion.with_parameters(state, arrays, unused),
+        },
         name=name,
-        layer=row.layer,
-        output=row.output,
-        classes=(metadata.classes if metadata else None) or class_names(name),
+        layer=row.layer if kept is None or row.layer in kept else kept[-1],
+        output=row.output if kept is None or row.output in kept else None,
+        classes=classes if kept is None or row.output in kept else None,
         preprocessing=preprocessing,
     )
 
 
-def _activations(graph, order, scale, params, images):
+def _usable(
+    row: Architecture,
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    arrays: dict[str, Any],
+    what: str,
+    layers_up_to: str | None,
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the layers that these arrays serve, None for all, and the parameters that they lack.
+
+    Raises:
+        WeightsError: The arrays do not serve the layers asked for.
+    """
+    misfit = conversion.misfit(state, arrays)
+    if misfit.extra and not misfit.unusable:
+        warn(f"{what}: left out what the network does not have: {_names(misfit.extra)}")
+    if not misfit.unusable and layers_up_to is None:
+        return None, ()
+    params = {"mean": jax.ShapeDtypeStruct((row.input_shape[-1],), jnp.float32), "module": state}
+    function = functools.partial(_activations, graph, row.order, row.scale, None)
+    layers = Network(function, row.input_shape, params).layers
+    kept = tuple(layers)
+    if layers_up_to is not None:
+        if layers_up_to not in layers:
+            raise UnknownName(f"layer of {what}", layers_up_to, layers)
+        kept = kept[: kept.index(layers_up_to) + 1]
+    if misfit.unusable:
+        lacking = conversion.dependent(function, params, row.input_shape, misfit.unusable)
+        if (layers_up_to or row.layer) in lacking:
+            raise WeightsError(
+                f"{what} does not fit: {misfit}; choose the network that the weights were made "
+                "for, or a layer below with layers_up_to"
+            )
+        without = ", ".join(layer for layer in kept if layer in lacking)
+        kept = tuple(layer for layer in kept if layer not in lacking)
+        if without:
+            warn(f"{what}: left out the layers {without}, whose weights differ: {misfit}")
+    return kept, misfit.unusable
+
+
+def _names(parameters: Iterable[str]) -> str:
+    """Return the names of the layers of parameters."""
+    layers = dict.fromkeys(name.rpartition(".")[0] or name for name in parameters)
+    return ", ".join(layers)
+
+
+def warn(message: str) -> None:
+    """Warn of weights that are not used, or of layers that are not there."""
+    warnings.warn(message, AdvjaxWarning, stacklevel=4)
+
+
+def _activations(graph, order, scale, kept, params, images):
     if order == "BGR":
         images = images[..., ::-1]
     mean = params["mean"]
     mean = mean.reshape((1,) * (4 - mean.ndim) + mean.shape)
-    return nnx.merge(graph, params["module"])((images - mean) * scale)
+    outputs = nnx.merge(graph, params["module"])((images - mean) * scale)
+    return outputs if kept is None else {name: outputs[name] for name in kept}
 
 
 def class_names(name: str) -> tuple[str, ...] | None:
@@ -210,7 +276,14 @@ def convert(
     arrays, known = read_weights(name, source)
     module = nnx.eval_shape(lambda: architecture(name).build(None))
     stored_mean = arrays.pop(_MEAN, None)
-    conversion.with_parameters(nnx.state(module), arrays, f"{name} weights {str(source)!r}")
+    misfit, what = conversion.misfit(nnx.state(module), arrays), f"{name} weights {str(source)!r}"
+    if misfit.unusable:
+        raise WeightsError(
+            f"{what} does not fit: {misfit}; choose the network that the weights were made for"
+        )
+    if misfit.extra:
+        warn(f"{what}: left out what the network does not have: {_names(misfit.extra)}")
+    arrays = {key: array for key, array in arrays.items() if key not in misfit.extra}
     if mean is not None:
         stored_mean = _fit_mean(mean_image(mean), architecture(name).input_shape)
     if stored_mean is not None:

@@ -158,7 +158,7 @@ class Experiments:
             job.check(experiment.layer)
             pairs, there = self.pairs(experiment.pool), open_directory(self.folder(experiment))
             if there is not None:
-                check_same(there, job.settings(pairs.work))
+                check_same(there, job.settings(pairs.work), pairs.work)
         if measured:
             number = {name: i for i, name in enumerate(self.classes)}
             numbers = [number[name or ""] for name in self.training.classes]

@@ -11,11 +11,12 @@ import dataclasses
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from jaxtyping import Int
 
 from advjax import files
 from advjax.errors import AdvjaxError
-from advjax.runs.pair_list import PairList
+from advjax.runs.pair_list import COLUMNS, PairList
 from advjax.runs.schema import ERROR, SCHEMA
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported; type checkers see none
@@ -82,11 +83,24 @@ class RunDirectory:
             raise RunError(f"{str(self.path / PAIRS)!r} has been changed since the run began")
         return pairs
 
+    def own(self) -> list[pa.Field]:
+        """Return the user's own columns of the pair list; none where the list is not there."""
+        try:
+            schema = pq.read_schema(self.path / PAIRS)
+        except (OSError, pa.ArrowException):
+            return []
+        return [field for field in schema if field.name not in COLUMNS.names]
+
     def blocks(self, pairs: PairList) -> list[Block]:
-        """Return the pair list cut into blocks."""
+        """Return the pair list cut into blocks; pairs that came later have blocks of their own."""
         settings = self.manifest["settings"]
         layers = pairs.table["layer"].fill_null(settings["layer"]).to_numpy(zero_copy_only=False)
-        return cut(layers, settings["shard_size"])
+        blocks: list[Block] = []
+        ends = [*self.manifest.get("before", ()), len(pairs)]
+        for begin, end in itertools.pairwise([0, *ends]):
+            for block in cut(layers[begin:end], settings["shard_size"]):
+                blocks.append(Block(len(blocks), block.layer, block.indices + begin))
+        return blocks
 
     def shards(self) -> dict[int, Path]:
         """Return the path of each block's shard, where there is one."""
@@ -113,12 +127,12 @@ class RunDirectory:
         """
         rows = None
         if path := self._shard(block):
-            rows = read_shard(path)
+            rows = read_shard(path, self.own())
         else:
             # Not named by its content: it is replaced all the time. Parquet's own checksums serve,
             # and a damaged one is as none.
             with contextlib.suppress(OSError, pa.ArrowException):
-                rows = _read(self._partial(block).read_bytes())
+                rows = _read(self._partial(block).read_bytes(), self.own())
         if rows is not None and not failed:
             rows = rows.filter(pc.not_equal(rows["status"], ERROR))
         return rows
@@ -167,19 +181,18 @@ class RunDirectory:
         return stream.getvalue()
 
     def clean(self) -> None:
-        """Remove the files that a killed process left; no other process may be at work."""
+        """Remove the files that killed processes left; see `files.remove_abandoned`."""
         for folder in (self.path, self.path / SHARDS, self.path / UNFINISHED):
-            for path in folder.glob(".*.part*"):
-                path.unlink()
+            files.remove_abandoned(folder)
         whole = self.shards()
         for path in self.path.glob(f"{SHARDS}/part-*.parquet"):
             match = _SHARD.fullmatch(path.name)
             if match and whole[int(match[1])] != path:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove the directory of unfinished blocks if there are none."""
-        if not self.unfinished():
+        """Remove the directory of unfinished blocks when all are finished."""
+        if len(self.shards()) == len(self.blocks(self.pairs())):
             shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
 
 
@@ -193,8 +206,8 @@ def cut(layers: np.ndarray, size: int) -> list[Block]:
     return blocks
 
 
-def read_shard(path: Path) -> pa.Table:
-    """Read the rows of a shard.
+def read_shard(path: Path, own: Sequence[pa.Field] = ()) -> pa.Table:
+    """Read the rows of a shard, with these columns of the user's own.
 
     Raises:
         RunError: Its bytes are not those that were written.
@@ -209,34 +222,87 @@ def read_shard(path: Path) -> pa.Table:
             f"shard {str(path)!r} is damaged: its content ({len(content):,} bytes) does not have "
             "the checksum in its name; delete it and give the run's command again"
         )
-    return _read(content)
+    return _read(content, own)
 
 
 def create(
     path: Path, settings: Mapping[str, Any], info: Mapping[str, Any], pairs: PairList
 ) -> RunDirectory:
-    """Create the directory of a new run, which must be empty or absent."""
-    if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+    """Create the directory of a new run.
+
+    It must be absent, or hold nothing but what this function has written before it was interrupted.
+    The pair list comes last: without it, and without rows, there is no run.
+
+    Raises:
+        RunError: It holds something else, which stays as it is.
+    """
+    there = path.iterdir() if path.exists() and not (path / MANIFEST).exists() else ()
+    if any(not entry.name.startswith(".") for entry in there):
         raise RunError(f"out {str(path)!r} is not empty and holds no run; name a new directory")
-    stream = io.BytesIO()
-    pq.write_table(pairs.table, stream, compression="ZSTD")
-    _write(path / PAIRS, stream.getvalue())
-    with files.writing(path):
-        (path / SHARDS).mkdir(exist_ok=True)
     manifest = {
         "format": FORMAT,
         "settings": dict(settings),
-        "settings_sha256": _digest(settings),
+        "settings_sha256": _digest({n: v for n, v in settings.items() if n != "pairs"}),
         "pairs": len(pairs),
         **info,
     }
-    manifest["sha256"] = _digest(manifest)
-    _write(path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-    return RunDirectory(path, manifest)
+    directory = _sign(path, manifest)
+    with files.writing(path):
+        (path / SHARDS).mkdir(exist_ok=True)
+    _write_pairs(path, pairs)
+    return directory
+
+
+def go_on(
+    directory: RunDirectory, settings: Mapping[str, Any], info: Mapping[str, Any], pairs: PairList
+) -> RunDirectory:
+    """Return the directory of a run that goes on with these settings and pairs.
+
+    A list that begins with the run's own extends the run. The root of the images may be another.
+
+    Raises:
+        RunError: The settings or the pairs are another run's.
+    """
+    manifest = directory.manifest
+    there = manifest["settings"]
+    count = manifest["pairs"]
+    changed: dict[str, Any] = {}
+    if settings["pairs"] != there["pairs"] and len(pairs) > count:
+        begin = PairList(pairs.table.slice(0, count), pairs.root)
+        if begin.sha256() == there["pairs"]:
+            changed = {
+                "settings": there | {"pairs": settings["pairs"]},
+                "before": [*manifest.get("before", ()), count],
+                "pairs": len(pairs),
+            }
+    check_same(directory, {**settings, **({"pairs": there["pairs"]} if changed else {})}, pairs)
+    if manifest["root"] != info["root"]:
+        changed["root"] = info["root"]
+    if changed:
+        directory = _sign(directory.path, {**manifest, **changed})
+    try:
+        directory.pairs()
+    except RunError:  # killed between the manifest and the list; or the file is gone
+        _write_pairs(directory.path, pairs)
+    return directory
+
+
+def _sign(path: Path, manifest: Mapping[str, Any]) -> RunDirectory:
+    """Write a manifest with its own checksum."""
+    signed = {name: value for name, value in manifest.items() if name != "sha256"}
+    signed["sha256"] = _digest(signed)
+    _write(path / MANIFEST, (json.dumps(signed, indent=2) + "\n").encode())
+    return RunDirectory(path, signed)
+
+
+def _write_pairs(path: Path, pairs: PairList) -> None:
+    stream = io.BytesIO()
+    pq.write_table(pairs.table, stream, compression="ZSTD")
+    _write(path / PAIRS, stream.getvalue())
 
 
 def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
-    """Open the run in a directory; return None where there is none.
+    """Open the run in a directory; return None where there is none, or none that has begun.
 
     Raises:
         RunError: Its manifest is damaged or was edited, or another version's.
@@ -260,10 +326,14 @@ def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
             f"run {str(path)!r} has format {manifest['format']!r}; this version reads {FORMAT} and "
             "older ones: install a newer advjax"
         )
-    return RunDirectory(path, manifest)
+    directory = RunDirectory(path, manifest)
+    begun = (path / PAIRS).exists() or directory.shards() or directory.unfinished()
+    return directory if begun else None
 
 
-def check_same(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
+def check_same(
+    directory: RunDirectory, settings: Mapping[str, Any], pairs: PairList | None = None
+) -> None:
     """Refuse settings that differ from those of the run; the error names each.
 
     Raises:
@@ -271,16 +341,58 @@ def check_same(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
     """
     there = directory.manifest["settings"]
     here = json.loads(json.dumps(dict(settings)))
-    differ = [
-        f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in dict.fromkeys([*there, *here])
-        if there.get(name) != here.get(name)
-    ]
+    differ = []
+    for name in dict.fromkeys([*there, *here]):
+        if there.get(name) != here.get(name):
+            if name == "pairs":
+                differ.append(_other_pairs(directory, pairs))
+            else:
+                differ += _others(name, there.get(name), here.get(name))
     if differ:
         raise RunError(
             f"out {str(directory.path)!r} holds a run with other settings ({'; '.join(differ)}); "
             "give the same ones to go on with it, or another directory"
         )
+
+
+def _others(name: str, there: Any, here: Any) -> list[str]:
+    """Return in words how a setting differs, of those with parts the parts that do."""
+    if name == "weights":  # two hashes, which tell nobody anything
+        return ["the network's weights, or its mean, are others"]
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        if there.get("name") != here.get("name"):
+            return _others(name, there.get("name"), here.get("name"))
+        parts = dict.fromkeys([*there, *here])
+        return [
+            word
+            for part in parts
+            if there.get(part) != here.get(part)
+            for word in _others(part, there.get(part), here.get(part))
+        ]
+    return [f"{name} {there!r} there, {here!r} here"]
+
+
+def _other_pairs(directory: RunDirectory, pairs: PairList | None) -> str:
+    """Return in words how a list of pairs differs from the run's."""
+    count = directory.manifest["pairs"]
+    if pairs is None:
+        return "the pairs are others"
+    try:
+        known = directory.pairs().table
+    except RunError:
+        known = None
+    if known is not None:
+        if known.column_names != pairs.table.column_names:
+            names = set(known.column_names) ^ set(pairs.table.column_names)
+            return f"only one of the lists has the column {', '.join(sorted(names)) or 'order'}"
+        size = min(len(known), len(pairs))
+        rows = known.slice(0, size).to_pylist(), pairs.table.slice(0, size).to_pylist()
+        first = next((i for i, (a, b) in enumerate(zip(*rows, strict=True)) if a != b), None)
+        if first is not None:
+            a, b = (row[first] for row in rows)
+            name = next(name for name in a if a[name] != b[name])
+            return f"pair {first} of the list has {name} {b[name]!r}, of the run {a[name]!r}"
+    return f"the list has {len(pairs):,} pairs, the run {count:,}"
 
 
 def verify(directory: RunDirectory) -> tuple[list[str], int, int]:
@@ -347,25 +459,29 @@ def _are_rows_of(rows: pa.Table, block: Block, pairs: PairList) -> bool:
     )
 
 
-def _read(content: bytes) -> pa.Table:
-    return by_schema(pq.read_table(pa.BufferReader(content), page_checksum_verification=True))
+def _read(content: bytes, own: Sequence[pa.Field] = ()) -> pa.Table:
+    rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    return by_schema(rows, own)
 
 
-def by_schema(rows: pa.Table) -> pa.Table:
+def by_schema(rows: pa.Table, own: Sequence[pa.Field] = ()) -> pa.Table:
     """Return the columns of the schema by their names, null where another version had none.
+
+    After them come `own`, the columns of the user's own.
 
     Raises:
         pa.ArrowInvalid: The rows have no index, or a column of another type.
     """
     if "index" not in rows.column_names:
         raise pa.ArrowInvalid("its columns are not those of a run")
+    fields = [*SCHEMA, *own]
     columns = [
         rows[field.name].cast(field.type)
         if field.name in rows.column_names
         else pa.nulls(len(rows), field.type)
-        for field in SCHEMA
+        for field in fields
     ]
-    return pa.table(columns, SCHEMA.with_metadata(rows.schema.metadata))
+    return pa.table(columns, pa.schema(fields, rows.schema.metadata))
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
@@ -387,12 +503,7 @@ def _write(path: Path, content: bytes) -> None:
             ) from error
         raise
     with files.writing(path):
-        # The new name, too, must outlive a power cut.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.sync_folder(path.parent)  # the new name, too, must outlive a power cut
 
 
 def _digest(content: Mapping[str, Any]) -> str:

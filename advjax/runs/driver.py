@@ -110,8 +110,7 @@ def open_or_create(job: Job, pairs: PairList, out: Path) -> RunDirectory:
     directory = directories.open_directory(out)
     if directory is None:
         return directories.create(out, settings, about(job, pairs), pairs)
-    directories.check_same(directory, settings)
-    return directory
+    return directories.go_on(directory, settings, about(job, pairs), pairs)
 
 
 def about(job: Job, pairs: PairList) -> dict[str, Any]:

@@ -67,14 +67,15 @@ def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, A
 
     sizes = [
         len(encode_png(result.adversarial_uint8))
-        for result in job.stream(feed(), layer, progress=look)
+        for result in job.stream(feed(), layer, count=len(pairs), progress=look)
     ]
     if not sizes:  # no pair came to its end: the sources stand for the adversarials
         sizes = [len(encode_png(image)) for image in reader.latest(8)]
     (first, before), (last, after) = begun[0], begun[-1]
     rate = (after - before) / (last - first)
     pixels = 4 * int(np.prod(job.net.input_shape)) if job.keep_float32 else 0
-    batches = math.ceil(len(pairs) / job.batch_size)
+    lanes = min(job.batch_size, len(pairs))
+    batches = math.ceil(len(pairs) / lanes)
     return {
         "pairs": len(pairs),
         "batches": batches,
@@ -83,7 +84,7 @@ def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, A
         "bytes_out": int((float(np.mean(sizes)) + pixels) * len(pairs)),
         "rate": rate,
         # The last batch takes as long as the others, however many of its lanes are empty.
-        "seconds": batches * job.batch_size * budget / rate,
+        "seconds": batches * lanes * budget / rate,
     }
 
 
@@ -94,7 +95,7 @@ def describe(estimate: dict[str, Any], job: Job) -> str:
     return "\n".join(
         [
             f"{estimate['pairs']:,} pairs of {estimate['images']:,} images, "
-            f"{estimate['batches']:,} batches of {job.batch_size}",
+            f"{estimate['batches']:,} batches of {min(job.batch_size, estimate['pairs'])}",
             f"in: {_bytes(estimate['bytes_in'])} of image files; "
             f"out: about {_bytes(estimate['bytes_out'])}",
             f"time: at most {duration(estimate['seconds'])} on {what} here "

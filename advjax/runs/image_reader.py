@@ -6,6 +6,7 @@ files are (`advjax.data.images`).
 
 import functools
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from advjax.data.images import decode_image
+from advjax.data.images import decode_image, path_of
 from advjax.data.preprocessing import prepare
 from advjax.errors import AdvjaxError, ImageError, UnknownName
 from advjax.networks.network import Network
@@ -61,12 +62,12 @@ class Reader:
                 return len(tfds_bytes(name))
             except AdvjaxError:
                 return 0
-        path = self.root / name
+        path = self.root / path_of(name)
         return path.stat().st_size if path.is_file() else 0
 
     def _read(self, name: str) -> np.ndarray:
         if not name.startswith(TFDS):
-            return self.net.read(self.root / name)
+            return self.net.read(self.root / path_of(name))
         if self.net.preprocessing is None:
             raise ImageError(f"{self.net.name} has no preprocessing; give it one to read files")
         image = decode_image(tfds_bytes(name), name, self.net.input_shape[-1])
@@ -113,12 +114,18 @@ class _Tfds:
         self.source, self.image, self.records, self.classes = source, image, records, classes
 
 
+_SPLIT = re.compile(r"(\w[\w.-]*)(\[(-?\d+%?)?:(-?\d+%?)?\])?")
+
+
 @functools.cache
 def _tfds(where: str) -> _Tfds:
     """Open a data set and read its file names."""
     import tensorflow_datasets as tfds
 
-    name, _, split = where.removeprefix(TFDS).rpartition(":")
+    rest = where.removeprefix(TFDS)
+    # The last colon that is in no slice, such as train[:50%].
+    at = re.sub(r"\[[^\]]*\]?", lambda slice: "." * len(slice[0]), rest).rfind(":")
+    name, split = rest[: max(at, 0)], rest[at + 1 :]
     if not name or not split:
         raise AdvjaxError(f"{where!r} is no data set; give tfds:NAME:SPLIT or tfds:FOLDER:SPLIT")
     try:
@@ -131,8 +138,16 @@ def _tfds(where: str) -> _Tfds:
             f"{where!r} cannot be opened ({reason}); give the folder that holds its "
             "dataset_info.json"
         ) from error
-    if split.split("[")[0] not in (builder.info.splits or {}):
-        raise UnknownName(f"split of {name!r}", split, builder.info.splits or {})
+    splits = [*(builder.info.splits or {}), "all"]
+    for part in map(str.strip, split.split("+")):
+        parsed = _SPLIT.fullmatch(part)
+        if parsed is None:
+            raise AdvjaxError(
+                f"split {part!r} of {name!r} is not known; give a name, or a slice of it such as "
+                "train[:50%] or train[100:200]; several are joined by '+'"
+            )
+        if parsed[1] not in splits:
+            raise UnknownName(f"split of {name!r}", parsed[1], splits)
     features = dict(builder.info.features.items())
     images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
     if not images:
@@ -145,6 +160,9 @@ def _tfds(where: str) -> _Tfds:
         raise AdvjaxError(
             f"{where!r} is not in array_record form; prepare it with file_format='array_record'"
         ) from error
+    except Exception as error:  # of many kinds, of slices that it cannot make
+        reason = " ".join(str(error).split()) or repr(error)
+        raise AdvjaxError(f"{where!r} cannot be read ({reason}); give another split") from error
     labels = features.get("label")
     classes: list[str | None] = []
     records: dict[str, int] = {}

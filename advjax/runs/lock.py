@@ -1,6 +1,7 @@
 """The locks of a run's directory; a lock ends with its process, however that ends."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,38 +47,33 @@ def locked_share(
     Raises:
         RunError: This share, another number of shares, or an undivided run is at work.
     """
-    import fcntl
 
-    def take(file: Any, how: int) -> bool:
-        try:
-            fcntl.flock(file, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    def take(file: Any, *, shared: bool = False) -> bool:
+        return files.flock(file, path, shared=shared, wait=False)
 
     with contextlib.ExitStack() as stack:
         with files.writing(path):
             path.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(path / LOCK, "a"))
             own = stack.enter_context(open(path / f"{LOCK}-{index}-of-{count}", "a"))
-        if not take(own, fcntl.LOCK_EX):
+        if not take(own):
             raise busy(path)
         for other in path.glob(f"{LOCK}-*-of-*"):
             if not other.name.endswith(f"-of-{count}"):
                 with open(other) as file:
-                    if not take(file, fcntl.LOCK_SH):
+                    if not take(file, shared=True):
                         raise busy(path)
-        if take(lock, fcntl.LOCK_EX):
+        if take(lock):
             prepare()
         until = time.monotonic() + wait
-        while not take(lock, fcntl.LOCK_SH):
+        while not take(lock, shared=True):
             if time.monotonic() > until:
                 raise busy(path)
             time.sleep(0.05)
         yield
-        if take(lock, fcntl.LOCK_EX):  # the last one to leave
+        if take(lock):  # the last one to leave
             for file in path.glob(f"{LOCK}-*-of-*"):
-                file.unlink()
+                file.unlink(missing_ok=True)
             directory = open_directory(path)
             if directory is not None:
                 directory.tidy()
@@ -88,7 +84,8 @@ def is_locked(path: Path) -> bool:
     try:
         import fcntl
 
-        with open(path / LOCK) as lock:
+        # To be written where it may be: NFS gives exclusive locks of such files alone.
+        with open(path / LOCK, "r+" if os.access(path / LOCK, os.W_OK) else "r") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -20,8 +20,9 @@ import pyarrow.compute
 from jaxtyping import Int
 
 from advjax.data import tables
-from advjax.data.images import list_images
+from advjax.data.images import list_images, name_of
 from advjax.errors import AdvjaxError, UnknownName
+from advjax.runs import schema
 from advjax.runs.image_reader import TFDS, tfds_images
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported; type checkers see none
@@ -47,7 +48,7 @@ class PairList:
     """Pairs in their order.
 
     Attributes:
-        table: One row a pair, with the columns of `COLUMNS`.
+        table: One row a pair, with the columns of `COLUMNS`, and after them the user's own.
         root: The folder that relative paths start from.
     """
 
@@ -60,10 +61,15 @@ class PairList:
     def sha256(self) -> str:
         """Return the SHA-256 of the list's rows in hexadecimal digits, whatever file held them."""
         digest = hashlib.sha256()
-        for name in COLUMNS.names:
+        for name in self.table.column_names:
             for chunk in self.table[name].combine_chunks().to_pylist(), [name]:
-                digest.update(json.dumps(chunk).encode())
+                digest.update(json.dumps(chunk, default=str).encode())
         return digest.hexdigest()
+
+    @property
+    def own(self) -> list[pa.Field]:
+        """The columns of the user's own, which the rows of a run carry."""
+        return [field for field in self.table.schema if field.name not in COLUMNS.names]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +125,11 @@ def make_pair_list(
                 f"pairing {pairing!r} makes pairs of two folders; {pairs!r} lists them already"
             )
         return read_list(pairs)
-    sources = find_images(pairs)
-    others = sources if guides is None else find_images(guides)
+    folders = [os.path.abspath(each) for each in (pairs, guides) if each and TFDS not in each[:5]]
+    # Both are named from here, so that they may be moved, or written in another way, together.
+    top = Path(os.path.commonpath(folders) if folders else "")
+    sources = find_images(pairs, top)
+    others = sources if guides is None else find_images(guides, top)
     rng = np.random.default_rng(seed)
     if pairing == "paper":
         sources = _some(sources, PAPER_SOURCES, rng)
@@ -137,7 +146,7 @@ def make_pair_list(
             "class; give other guides"
         )
     names = pa.array(sources.names), pa.array(others.names)
-    return PairList(_table(names[0].take(pa.array(rows)), names[1].take(pa.array(columns))), Path())
+    return PairList(_table(names[0].take(pa.array(rows)), names[1].take(pa.array(columns))), top)
 
 
 def read_list(path: str | os.PathLike[str]) -> PairList:
@@ -147,8 +156,12 @@ def read_list(path: str | os.PathLike[str]) -> PairList:
         AdvjaxError: A file that cannot be read, wrong columns, or a wrong value in a row.
     """
     path = Path(path)
-    table = tables.read_table(path, "pairs", COLUMNS, ("source", "guide"))
-    given = {name: table[name].combine_chunks() for name in table.column_names}
+    table = tables.read_table(path, "pairs", COLUMNS, ("source", "guide"), others=True)
+    results = set(schema.COLUMNS) - set(COLUMNS.names)  # of an earlier run, say
+    given = {
+        f"list_{name}" if name in results else name: table[name].combine_chunks()
+        for name in table.column_names
+    }
     for name in ("source", "guide"):
         _check(path, name, pc.fill_null(pc.equal(given[name], ""), True), "is empty; name an image")
     if "delta" in given:
@@ -167,8 +180,13 @@ def read_list(path: str | os.PathLike[str]) -> PairList:
     return PairList(_table(**given), path.parent)
 
 
-def find_images(where: str) -> Images:
+def find_images(where: str, top: Path | None = None) -> Images:
     """Return the images of a folder or of a tfds data set.
+
+    Args:
+        where: The folder, or `tfds:NAME_OR_FOLDER:SPLIT`.
+        top: Name the files relative to this folder, which is `where` or one around it; None: name
+            them as `where` does.
 
     Raises:
         AdvjaxError: There are none.
@@ -183,8 +201,9 @@ def find_images(where: str) -> Images:
     folder = Path(where)
     paths = list_images(folder)
     parts = [path.relative_to(folder).parts for path in paths]
-    names = [path.as_posix() for path in paths]
-    return Images(names, [part[0] if len(part) > 1 else None for part in parts])
+    first = folder if top is None else Path(os.path.relpath(folder, top))
+    names = [name_of(first.joinpath(*part)) for part in parts]
+    return Images(names, [name_of(part[0]) if len(part) > 1 else None for part in parts])
 
 
 def all_pairs(
@@ -266,8 +285,8 @@ def _table(source: pa.Array, guide: pa.Array, **given: pa.Array) -> pa.Table:
         width = max(4, math.ceil(math.log10(max(count, 2))))
         given["id"] = pa.array([f"{i:0{width}d}" for i in range(count)])
     given |= {"source": source, "guide": guide}
-    missing = {f.name: pa.nulls(count, f.type) for f in COLUMNS if f.name not in given}
-    return pa.table({f.name: (given | missing)[f.name] for f in COLUMNS}, COLUMNS)
+    known = {f.name: given.pop(f.name, pa.nulls(count, f.type)) for f in COLUMNS}
+    return pa.table(known | given)
 
 
 def _check(path: Path, column: str, wrong: pa.Array, what: str) -> None:

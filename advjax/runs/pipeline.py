@@ -55,7 +55,7 @@ class Job:
         delta: The half-width of the box, in levels of 255, for the pairs that name none.
         solver: The minimiser; the attack's default when None.
         smoothing: Of the gradient's kinks; None: exact gradients; "auto": the attack's own.
-        batch_size: Lanes, over all devices of a process.
+        batch_size: Lanes, over all devices of a process; no more are used than a run has pairs.
         target_ratio: A pair is done at this fraction of its initial distance.
         until_label: A pair is done when it takes the guide's label.
         start: "source" or "random".
@@ -135,9 +135,17 @@ class Job:
         self.stream((), layer)
 
     def stream(
-        self, pairs: Iterable[Pair], layer: str | None = None, **more: Any
+        self,
+        pairs: Iterable[Pair],
+        layer: str | None = None,
+        *,
+        count: int | None = None,
+        **more: Any,
     ) -> Iterator[PairResult]:
-        """Attack these pairs, at a layer of their own or at the job's."""
+        """Attack these pairs, at a layer of their own or at the job's.
+
+        Lanes that none of `count` pairs could fill would be computed all the same: there are none.
+        """
         own = layer not in (None, self.layer)
         return attack_stream(
             self.net,
@@ -147,7 +155,7 @@ class Job:
             delta=self.delta,
             solver=self.solver,
             smoothing=self.smoothing,
-            batch_size=self.batch_size,
+            batch_size=min(self.batch_size, count or self.batch_size),
             target_ratio=self.target_ratio,
             until_label=self.until_label,
             start=self.start,
@@ -206,7 +214,7 @@ def attack_blocks(
         True if all blocks are done, and the progress at the end.
     """
     reader, stopped = Reader(job.net, pairs.root), False
-    with _Collector(job, finish, keep, save_every) as collector:
+    with _Collector(job, pairs.own, finish, keep, save_every) as collector:
 
         def look(at: Progress) -> bool:
             nonlocal stopped
@@ -220,7 +228,7 @@ def attack_blocks(
         for layer, group in itertools.groupby(tasks, key=lambda task: task.block.layer):
             items: dict[int, Item] = {}
             feed = _feed(job, pairs, reader, group, items, collector)
-            for result in job.stream(feed, layer, progress=look):
+            for result in job.stream(feed, layer, count=len(pairs), progress=look):
                 collector.put(items.pop(result.index), result)
             if stopped:
                 break
@@ -283,8 +291,11 @@ _NOTHING, _END = object(), object()
 class _Collector:
     """A thread and a pool that encode results and gather the rows of each block."""
 
-    def __init__(self, job: Job, finish: Write, keep: Write, save_every: float):
-        self.job, self.finish, self.keep, self.save_every = job, finish, keep, save_every
+    def __init__(
+        self, job: Job, own: Sequence[pa.Field], finish: Write, keep: Write, save_every: float
+    ):
+        self.job, self.own = job, own
+        self.finish, self.keep, self.save_every = finish, keep, save_every
         self.rows = self.failed = 0
         self._open: dict[int, tuple[Task, list[dict[str, Any]]]] = {}
         self._changed: set[int] = set()
@@ -374,17 +385,16 @@ class _Collector:
         if known + len(rows) == len(task.block.indices):
             del self._open[number]
             self._changed.discard(number)
-            self.finish(number, _joined(task.known, rows))
+            self.finish(number, self._joined(task.known, rows))
 
     def _save(self) -> None:
         for number in sorted(self._changed):
             task, rows = self._open[number]
-            self.keep(number, _joined(task.known, rows))
+            self.keep(number, self._joined(task.known, rows))
         self._changed.clear()
 
-
-def _joined(known: pa.Table | None, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    new = table_of([dict(row) for row in rows])
-    if known is None:
-        return new
-    return pa.concat_tables([known.replace_schema_metadata(None), new])
+    def _joined(self, known: pa.Table | None, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        new = table_of([dict(row) for row in rows], self.own)
+        if known is None:
+            return new
+        return pa.concat_tables([known.replace_schema_metadata(None), new])

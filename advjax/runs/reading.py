@@ -1,6 +1,7 @@
 """A run as data: rows as Arrow or pandas, images decoded when they are asked for."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from advjax.data.images import decode_image
 from advjax.errors import UnknownName
 from advjax.runs.directory import RunDirectory, RunError, by_schema, open_directory
 from advjax.runs.image_reader import Reader
-from advjax.runs.schema import COLUMNS, SCHEMA
+from advjax.runs.schema import SCHEMA
 
 IMAGES = ("adversarial_png", "adversarial_float32")  # not read unless asked for
 READ = 16  # images decoded at a time
@@ -61,7 +62,12 @@ class RunData:
     def dataset(self) -> ds.Dataset:
         """Return a `pyarrow.dataset` of the rows so far, for the caller's own filters and scans."""
         paths = [*self.directory.shards().values(), *self.directory.unfinished().values()]
-        return ds.dataset([str(path) for path in paths], schema=SCHEMA, format="parquet")
+        return ds.dataset([str(path) for path in paths], schema=self.schema, format="parquet")
+
+    @functools.cached_property
+    def schema(self) -> pa.Schema:
+        """The columns of the rows: a run's, and after them the user's own of the pair list."""
+        return pa.schema([*SCHEMA, *self.directory.own()])
 
     def table(self, columns: Sequence[str] | None = None, filter: Any = None) -> pa.Table:
         """Return rows as an Arrow table, in the order of the pair list.
@@ -73,10 +79,11 @@ class RunData:
         Raises:
             UnknownName: No such column.
         """
-        names = [n for n in COLUMNS if n not in IMAGES] if columns is None else list(columns)
+        known = self.schema.names
+        names = [n for n in known if n not in IMAGES] if columns is None else list(columns)
         for name in names:
-            if name not in COLUMNS:
-                raise UnknownName("column", name, COLUMNS)
+            if name not in known:
+                raise UnknownName("column", name, known)
         read = list(dict.fromkeys([*names, "index"]))
         rows = self.dataset().to_table(columns=read, filter=filter)
         return rows.sort_by("index").select(names)
@@ -89,7 +96,7 @@ class RunData:
         """Yield rows as dicts, shard by shard, in constant memory."""
         for path in [*self.directory.shards().values(), *self.directory.unfinished().values()]:
             names = None if columns is None else list(dict.fromkeys([*columns, "index"]))
-            rows = by_schema(pq.read_table(path, columns=names))
+            rows = by_schema(pq.read_table(path, columns=names), self.directory.own())
             yield from (rows if columns is None else rows.select(list(columns))).to_pylist()
 
     def adversarials(

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from PIL import Image
 from advjax.engine import PairResult
 from advjax.errors import AdvjaxError
 from advjax.metrics.image import RADIUS, max_change, mean_change, psnr, ssim
+from advjax.runs.pair_list import COLUMNS
 from advjax.runs.schema import ERROR, SCHEMA
 
 
@@ -28,9 +29,15 @@ class Item(NamedTuple):
     source: UInt8[np.ndarray, "h w c"] | None = None
 
 
-def table_of(rows: list[dict[str, Any]]) -> pa.Table:
-    """Return rows as a table, with null for the columns that a row does not have."""
-    return pa.table({f.name: pa.array([r.get(f.name) for r in rows], f.type) for f in SCHEMA})
+def table_of(rows: list[dict[str, Any]], own: Sequence[pa.Field] = ()) -> pa.Table:
+    """Return rows as a table, with null for the columns that a row does not have.
+
+    Args:
+        rows: The rows.
+        own: The columns of the user's own (`PairList.own`).
+    """
+    fields = [*SCHEMA, *own]
+    return pa.table({f.name: pa.array([r.get(f.name) for r in rows], f.type) for f in fields})
 
 
 def failed_row(item: Item, error: BaseException) -> dict[str, Any]:
@@ -105,7 +112,8 @@ def encode_png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
 
 def _begin(item: Item) -> dict[str, Any]:
     entry = item.entry
-    return {
+    own = {name: value for name, value in entry.items() if name not in COLUMNS.names}
+    return own | {
         "index": item.index,
         "id": entry["id"],
         "source": entry["source"],
