@@ -219,6 +219,46 @@ class Network:
         return cls(function, input_shape, state, **fields)
 
     @classmethod
+    def from_torch(
+        cls,
+        module: Any,
+        input_shape: tuple[int, int, int],
+        *,
+        transform: Transform | None = None,
+        layers: Sequence[str] | None = None,
+        **fields: Any,
+    ) -> "Network":
+        """Return the network of a PyTorch module that takes a batch of images [b, c, h, w].
+
+        The module is translated to JAX; the network keeps the weights that it has, as parameters.
+        It is taken in evaluation mode (and left in the mode in which it is). Its layers hold what
+        forward hooks on its submodules see, in the same shapes and under the same names
+        ("layer1.0.conv2"), in the order of computation; of a module called twice the last call
+        counts. Where a module returns several tensors, the first has the module's name, the others
+        "name.1", or "name.key" of a dict. What the module itself returns is "output", or, of a dict,
+        its keys. If the batch is not an output's first dimension, it is moved there; outputs without
+        it are left out.
+
+        Args:
+            module: A `torch.nn.Module` of float32, bfloat16 or float16 weights, on any device.
+            input_shape: (height, width, channels) of one image; the images given to the network,
+                are [b, h, w, c], as everywhere in advjax.
+            transform: From pixels [b, h, w, c], 0..255, to what the module takes, channels last all
+                the same; None when it takes pixels.
+            layers: Names of the layers wanted; all when None.
+            **fields: The other attributes of `Network`.
+
+        Raises:
+            AdvjaxError: No PyTorch, a module of which `torch.export` can make no graph, or an
+                operation that is not known here: it is named.
+            UnknownName: A name in `layers` that is none.
+        """
+        from advjax.networks import from_torch  # imports PyTorch
+
+        function, params = from_torch.convert(module, tuple(input_shape), transform, layers)
+        return cls(function, input_shape, params, **fields)
+
+    @classmethod
     def from_linen(
         cls,
         module: Any,
