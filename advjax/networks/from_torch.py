@@ -10,7 +10,7 @@ and each takes a copy, so that an in-place ReLU that follows does not change it.
 
 import contextlib
 import functools
-import operator
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,7 +125,8 @@ def _export(module: Any, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
     images = torch.zeros(b, c, h, w, dtype=like.dtype, device=like.device)
     names: list[str] = []
     try:
-        with _evaluation_mode(module):
+        with _evaluation_mode(module), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch about its own parts
             exported = torch.export.export(
                 _hooked(module, names),
                 (images,),
