@@ -610,7 +610,7 @@ def _batch_norm_training(x, weight, bias, mean, var, training, momentum, eps, *r
 
 def _vector_norm(x: Tensor, ord=2, dim=None, keepdim=False, dtype=None) -> Tensor:
     def norm(data, axes, keepdims):
-        size = jnp.abs(_wide(data))
+        size = _absolute(_wide(data))
         if ord == float("inf"):
             return size.max(axes, keepdims=keepdims)
         if ord == 1:
@@ -670,6 +670,10 @@ def _scaled(function: Callable[..., Any]) -> Callable[..., Any]:
 _add = _scaled(lambda x, y: x + y)
 _sub = _scaled(lambda x, y: x - y)
 _mul = _elementwise(lambda x, y: x * y)
+
+
+def _absolute(x):
+    return x * jnp.sign(x)  # jnp.abs has the derivative 1 at 0: PyTorch's is 0
 
 
 def _divide(x, y, rounding_mode=None):
@@ -775,7 +779,9 @@ def _filled(value: Any) -> Callable[..., Any]:
 
 def _filled_like(value: Any) -> Callable[..., Any]:
     def operation(x: Tensor, *args: Any) -> Tensor:
-        return Tensor(jnp.full(x.data.shape, args[0] if value is None else value), x.axes)
+        (fill,) = args[:1] if value is None else (value,)
+        fill = fill.plain if isinstance(fill, Tensor) else fill
+        return Tensor(jnp.full(x.data.shape, fill), x.axes)
 
     return operation
 
@@ -818,6 +824,7 @@ def _by_elements() -> dict[str, Callable[..., Any]]:
         "masked_fill": lambda x, mask, value: jnp.where(mask, value, x),
         "addcmul": lambda x, y, z, value=1: x + value * y * z,
         "lerp": lambda x, y, weight: x + weight * (y - x),
+        "abs": _absolute,
         "square": jnp.square,
         "reciprocal": jnp.reciprocal,
         "rsqrt": lax.rsqrt,
@@ -825,7 +832,7 @@ def _by_elements() -> dict[str, Callable[..., Any]]:
         "detach": lax.stop_gradient,
     }
     same_names = (
-        *("abs", "ceil", "cos", "erf", "exp", "exp2", "expm1", "floor", "log", "log1p", "round"),
+        *("ceil", "cos", "erf", "exp", "exp2", "expm1", "floor", "log", "log1p", "round"),
         *("sign", "sin", "sqrt", "trunc", "atan2", "isnan", "isfinite"),
         *("logical_and", "logical_or", "logical_not", "logical_xor"),
         *("bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor"),
@@ -835,6 +842,8 @@ def _by_elements() -> dict[str, Callable[..., Any]]:
     comparisons = ("equal", "not_equal", "greater", "greater_equal", "less", "less_equal")
     for name, comparison in zip(("eq", "ne", "gt", "ge", "lt", "le"), comparisons, strict=True):
         functions[name] = getattr(jnp, comparison)
+    for name, operator in (("and", jnp.bitwise_and), ("or", jnp.bitwise_or)):
+        functions[f"__{name}__"] = operator
     return {name: _elementwise(function) for name, function in functions.items()}
 
 
@@ -953,7 +962,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "full": _filled(None),
     "zeros": _filled(0),
     "ones": _filled(1),
-    "full_like": _filled_like(None),
+    **dict.fromkeys(("full_like", "fill"), _filled_like(None)),
     "zeros_like": _filled_like(0),
     "ones_like": _filled_like(1),
     "new_full": _new(None),

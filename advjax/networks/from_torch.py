@@ -135,10 +135,12 @@ def _export(module: Any, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
             )
             return exported.run_decompositions({}), names
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+        if "specialized it to be a constant" in str(error):
+            reason = "its code makes the number of images a constant, as len(x) does; use x.shape[0]"
         raise AdvjaxError(
             f"torch.export cannot make a graph of {type(module).__name__} for images "
-            f"[batch, {c}, {h}, {w}]: {type(error).__name__}: {reason} (input_shape is (height, "
+            f"[batch, {c}, {h}, {w}]: {reason} (input_shape is (height, "
             "width, channels); the forward pass must not depend on the images' values)"
         ) from error
 
