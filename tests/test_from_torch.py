@@ -1,6 +1,8 @@
-"""PyTorch modules as networks, held against PyTorch: every layer, the output, the input gradient."""
+"""PyTorch modules as networks, held against PyTorch: layers, outputs, gradients."""
 
-import warnings
+# ruff: noqa: E402  (what needs PyTorch is imported after the skip)
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +50,7 @@ def transformers(vision):
 
 
 def scaled(pixels):
-    return (pixels - 120) / 60
+    return (pixels - 120) / 61.3  # 0 occurs, other limits do not
 
 
 def randomised(module):
@@ -338,17 +340,24 @@ OPERATIONS = {
         "maximum": lambda x: torch.maximum(x, x.flip(1)) + torch.minimum(x, VECTOR),
         "arithmetic": lambda x: (3 - x * VECTOR) / (VECTOR + 5) - torch.sub(x, VECTOR, alpha=2),
         "added": lambda x: torch.add(x, VECTOR, alpha=0.5) + torch.rsub(x, 2.0),
-        "divided": lambda x: torch.div(8 * x, 2.9, rounding_mode="floor") + x.detach() // 0.37 + x % 0.37,
+        "divided": lambda x: (
+            torch.div(8 * x, 2.9, rounding_mode="floor") + x.detach() // 0.37 + x % 0.37
+        ),
         "truncated": lambda x: torch.div(8 * x, 2.9, rounding_mode="trunc") + x,
-        "powers": lambda x: x**2 + x.abs() ** 1.5 + x.square() + 2**x + x.abs().pow(VECTOR.abs()),
+        "powers": lambda x: x**2 + (x.abs() + 0.1) ** VECTOR + x.square() + 2**x + x.exp2(),
         "roots": lambda x: (x.abs() + 1).sqrt() + (x * x + 1).rsqrt() + (x * x + 1).reciprocal(),
         "logarithms": lambda x: (x * x + 1).log() + x.exp() + torch.expm1(x) + torch.log1p(x * x),
-        "waves": lambda x: x.sin() + x.cos() + x.erf() + x.neg(),
+        "waves": lambda x: x.sin() + x.cos() + x.erf() + x.neg() + torch.atan2(x, x + 3),
         "steps": lambda x: x.floor() + x.ceil() + x.round() + x.sign() + x.trunc() + x,
         "where": lambda x: torch.where(x > 0.2, 2 * x, VECTOR),
         "masked": lambda x: x.masked_fill((x < 0.1) & (x > -1), 3.0),
         "compared": lambda x: x * ((x >= 0) | (x <= -1) | ~(x != 2)) + x * torch.eq(x, 1),
-        "logic": lambda x: x * torch.logical_and(x > 0, x < 1).logical_not(),
+        "logic": lambda x: (
+            x * torch.logical_and(x > 0, x < 1).logical_not()
+            + x * torch.logical_xor(x > 0, x > 1) * torch.logical_or(x > 0, x < -1)
+        ),
+        "bits": lambda x: x * ((x > 0) ^ (x > 1)) + x * (x.long() & 3 | 4 ^ x.long()),
+        "not a number": lambda x: x * (x / x).isnan() + x * (1 / x).isfinite(),
         "addcmul": lambda x: torch.addcmul(x, x, VECTOR, value=0.5) + torch.lerp(x, VECTOR, 0.3),
         "detached": lambda x: x * x.detach(),
         "in place": lambda x: (x * 2).relu_().add(1).sigmoid_(),
@@ -359,7 +368,9 @@ OPERATIONS = {
         "tokens": tokens,
         "heads": heads,
         "back": lambda x: tokens(x).transpose(1, 2).reshape(x.shape),
-        "windows": lambda x: x.view(x.shape[0], 4, 2, 3, 2, 4).permute(0, 2, 4, 3, 5, 1).flatten(1, 2),
+        "windows": lambda x: (
+            x.view(x.shape[0], 4, 2, 3, 2, 4).permute(0, 2, 4, 3, 5, 1).flatten(1, 2)
+        ),
         "squeezed": lambda x: x.mean(2, keepdim=True).squeeze(2).unsqueeze(-1),
         "all squeezed": lambda x: x[:, :, :1].squeeze().unsqueeze(1),
         "expanded": lambda x: x[:, :1].expand(-1, 3, -1, -1) + VECTOR.expand(x.shape[0], 3, 6, 8),
@@ -392,9 +403,16 @@ OPERATIONS = {
         "embedded": lambda x: x * F.embedding((x > 0).long(), values(2, 1)).squeeze(-1),
         "triangles": lambda x: x.tril() + x.triu(1),
         "summed up": lambda x: x.cumsum(1),
-        "new": lambda x: x + x.new_zeros(x.shape[0], 1, 1, 1) + x.new_full((x.shape[0], 1, 1, 1), 2.0),
-        "made": lambda x: torch.zeros(x.shape[0], 4, 6, 8) + torch.full((x.shape[0], 1, 1, 1), 0.5) * x,
-        "ones": lambda x: torch.ones(x.shape[0], 1, 1, 1) * x + torch.full_like(x, 3),
+        "new": lambda x: (
+            x + x.new_zeros(x.shape[0], 1, 1, 1) + x.new_full((x.shape[0], 1, 1, 1), 2.0)
+        ),
+        "made": lambda x: (
+            torch.zeros(x.shape[0], 4, 6, 8) + torch.full((x.shape[0], 1, 1, 1), 0.5) * x
+        ),
+        "ones": lambda x: (
+            torch.ones(x.shape[0], 1, 1, 1) * x + torch.full_like(x, 3) * torch.zeros_like(x)
+        ),
+        "new ones": lambda x: x * x.new_ones(x.shape[0], 1, 1, 1),
         "numbered": lambda x: x * torch.arange(x.shape[0])[:, None, None, None],
     },
     "products": {
@@ -429,7 +447,9 @@ OPERATIONS = {
         "norms": lambda x: x.norm(dim=(2, 3)) + x.norm(1, dim=(2, 3)) + (3 * x).norm(3, dim=(2, 3)),
         "norm of nothing": lambda x: (x * 0).norm(dim=1),
         "greatest": lambda x: torch.linalg.vector_norm(x, float("inf"), dim=1),
-        "means": lambda x: x.mean((2, 3), keepdim=True) + x.sum(-1).sum(-1, keepdim=True)[..., None],
+        "means": lambda x: (
+            x.mean((2, 3), keepdim=True) + x.sum(-1).sum(-1, keepdim=True)[..., None]
+        ),
         "of all": lambda x: x * x.mean() + x.sum(),
         "extremes": lambda x: x.amax((2, 3)) + x.amin((2, 3)),
         "max and min": lambda x: x.max(1).values + x.min(dim=1, keepdim=True)[0].squeeze(1),
@@ -478,3 +498,296 @@ def test_every_operation_of_the_table_is_tested():
     if len(USED) > 80:  # all groups have run
         missing = [name for name, function in aten.OPERATIONS.items() if function not in USED]
         assert not missing, missing
+
+
+# What a network made of a module is.
+
+SHAPE = (10, 12, 3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
+
+
+class Small(nn.Module):
+    """An in-place ReLU, an Identity, two calls of one part, and a part that gives two tensors."""
+
+    class Halves(nn.Module):
+        def forward(self, x):
+            return x.chunk(2, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
+        self.relu, self.rest = nn.ReLU(inplace=True), nn.Identity()
+        self.halves, self.head = self.Halves(), nn.Linear(4, 4)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        x, y = self.halves(self.rest(self.relu(self.norm(self.conv(x)))))
+        return self.head(self.head(self.drop(x.mean((2, 3)) + y.amax((2, 3)))))
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return randomised(Small())
+
+
+def output(module, images=IMAGES):
+    with torch.no_grad():
+        pixels = torch.tensor(images).float().permute(0, 3, 1, 2)
+        return module(scaled(pixels)).float().numpy()
+
+
+def test_layers_are_what_hooks_see(small):
+    net = check(small, SHAPE)
+    assert list(net.layers) == [
+        *("conv", "norm", "relu", "rest", "halves", "halves.1", "drop", "head", "output")
+    ]
+    found = net(IMAGES, ("norm", "relu", "rest"))
+    assert (np.asarray(found["norm"]) < 0).any()  # before the ReLU that works in place
+    np.testing.assert_array_equal(found["relu"], np.maximum(found["norm"], 0))
+    np.testing.assert_array_equal(found["rest"], found["relu"])
+
+
+def test_what_a_module_returns_has_its_keys():
+    class Twice(nn.Module):
+        def forward(self, x):
+            return {"mean": x.mean((2, 3)), "all": (x, {"max": x.amax((2, 3))}), "count": 3}
+
+    net = Network.from_torch(Twice(), SHAPE)
+    assert net.layers == {"mean": (3,), "all": (3, 10, 12), "all.1.max": (3,)}
+
+
+def test_a_batch_that_is_not_the_first_dimension_is_moved_there():
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(12, 3)
+
+        def forward(self, x):
+            x = x.mean(1).permute(1, 0, 2)  # [tokens, batch, channels]
+            return self.attention(x, x, x)[0][0]
+
+    torch.manual_seed(0)
+    module = randomised(Sequence())
+    net = Network.from_torch(module, SHAPE, transform=scaled)
+    assert net.layers["attention"] == (10, 12)
+    seen = hooked(module, IMAGES)[0]["attention"]
+    np.testing.assert_allclose(
+        net(IMAGES, "attention")["attention"], seen.swapaxes(0, 1), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_any_number_of_images_gives_each_what_it_has_alone(small, timm):
+    torch.manual_seed(0)
+    settings = {"img_size": 28, "window_size": 7, "embed_dim": 12, "depths": (2,)}
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", num_heads=(2,), num_classes=3, **settings
+    )
+    for module, shape in ((small, SHAPE), (randomised(swin), (28, 28, 3))):
+        images = np.random.default_rng(1).integers(0, 256, (3, *shape), np.uint8)
+        net = Network.from_torch(module, shape, transform=scaled)
+        expected = output(module, images)
+        for batch in (images[:1], images[:2], images):
+            np.testing.assert_allclose(
+                net(batch, "output")["output"], expected[: len(batch)], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_the_mode_of_a_module_is_kept_and_evaluation_is_meant(small):
+    expected = output(small)
+    small.train()
+    small.norm.eval()
+    statistics = small.norm.running_mean.clone()
+    net = Network.from_torch(small, SHAPE, transform=scaled)
+    assert small.training
+    assert small.drop.training
+    assert not small.norm.training
+    np.testing.assert_array_equal(small.norm.running_mean, statistics)
+    np.testing.assert_allclose(net(IMAGES)["output"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_has_its_own_weights_and_nothing_of_pytorch(small):
+    net = Network.from_torch(small, SHAPE, transform=scaled)
+    expected = np.asarray(net(IMAGES)["output"])
+    assert set(net.params) >= {"conv.weight", "conv.bias", "head.weight", "norm.running_var"}
+    assert jax.tree.all(jax.tree.map(lambda leaf: leaf.dtype == jnp.float32, net.params))
+    with torch.no_grad():
+        small.conv.weight.zero_()  # as training would
+    np.testing.assert_array_equal(net(IMAGES)["output"], expected)
+    held = weakref.ref(small.conv)
+    del small.conv
+    gc.collect()
+    assert held() is None
+
+
+def test_weights_are_arguments_of_the_program(small):
+    net = Network.from_torch(small, SHAPE)
+    traced = jax.make_jaxpr(net.function)(net.params, IMAGES.astype(np.float32))
+    assert sum(np.size(constant) for constant in traced.consts) < 20
+    other = {name: 0 * value for name, value in net.params.items()}
+    assert not np.any(net.function(other, IMAGES.astype(np.float32))["output"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(small, dtype):
+    expected = output(small)
+    small.to(dtype)
+    net = Network.from_torch(
+        small, SHAPE, transform=lambda pixels: scaled(pixels.astype(jnp.float32))
+    )
+    found = net(IMAGES, ("conv", "output"))
+    assert {str(array.dtype) for array in found.values()} == {str(dtype).removeprefix("torch.")}
+    size = abs(expected).max()
+    error = np.asarray(found["output"], np.float32) - expected
+    assert abs(error).max() < 4 * torch.finfo(dtype).eps * size
+    pixels = torch.tensor(IMAGES).permute(0, 3, 1, 2)
+    theirs = small(scaled(pixels.float()).to(dtype)).detach().float().numpy()
+    assert abs(np.asarray(found["output"], np.float32) - theirs).max() < (
+        4 * torch.finfo(dtype).eps * size
+    )
+
+
+def test_a_transform_may_change_the_size(small):
+    def smaller(images):
+        return scaled(images[:, 1:-1, ::2])
+
+    net = Network.from_torch(small, SHAPE, transform=smaller)
+    pixels = torch.tensor(IMAGES[:, 1:-1, ::2]).float().permute(0, 3, 1, 2)
+    expected = small(scaled(pixels)).detach().numpy()
+    np.testing.assert_allclose(net(IMAGES)["output"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_residual_branch_of_zeros_has_pytorchs_gradient():
+    class Block(nn.Module):  # as timm and torchvision begin: the last gain is 0
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
+
+        def forward(self, x):
+            return F.relu(x).add(F.relu(self.last(F.relu(self.conv(x))))).mean((2, 3))
+
+    torch.manual_seed(0)
+    module = Block()
+    net = Network.from_torch(module, SHAPE, transform=scaled)
+    _, weights, slope = hooked(module, IMAGES)
+    gradient = evaluated(net, IMAGES, weights)[1]
+    assert np.linalg.norm(gradient - slope) < 1e-5 * np.linalg.norm(slope)
+
+
+# Only some layers, and what cannot be had.
+
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.count = nn.Conv2d(3, 2, 3), nn.Flatten(0)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return torch.fft.fft2(x).real, self.count(x)
+
+
+def test_an_unknown_operation_is_named_and_layers_before_it_can_be_had():
+    with pytest.raises(AdvjaxError, match=r"does not know .* of Spectral: \w*fft\w* ") as error:
+        Network.from_torch(Spectral(), SHAPE)
+    assert "layers=" in str(error.value)
+    assert "\n" not in str(error.value)
+    for layers in ("conv", ("conv",)):
+        net = Network.from_torch(Spectral(), SHAPE, layers=layers)
+        assert net.layers == {"conv": (2, 8, 10)}
+
+
+def test_layers_that_cannot_be_had():
+    with pytest.raises(UnknownName, match="did you mean 'conv'"):
+        Network.from_torch(Spectral(), SHAPE, layers=("convx",))
+    with pytest.raises(
+        AdvjaxError, match=r"layer 'count' of Spectral .* no dimension is the batch"
+    ):
+        Network.from_torch(Spectral(), SHAPE, layers=("count",))
+
+
+class Counting(nn.Module):
+    def forward(self, x):
+        return x.reshape(len(x), 360)
+
+
+class Choosing(nn.Module):
+    def forward(self, x):
+        return x if x.mean() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "told"),
+    [
+        (lambda x: x, SHAPE, "module is a function; give a torch.nn.Module"),
+        (nn.Conv2d(3, 2, 3), (3, 10, 12), "input_shape is (height, width, channels)"),
+        (nn.Conv2d(3, 2, 3), (10, 12), "input_shape is (10, 12)"),
+        (Counting(), SHAPE, "use x.shape[0]"),
+        (Choosing(), SHAPE, "torch.export cannot make a graph of Choosing"),
+    ],
+    ids=["function", "order", "two", "len", "values"],
+)
+def test_modules_that_cannot_be_had(module, shape, told):
+    with pytest.raises(AdvjaxError) as error:
+        Network.from_torch(module, shape)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# Attacks.
+
+
+def test_an_attack_on_a_resnet18(timm):
+    torch.manual_seed(0)
+    module = timm.create_model("resnet18", pretrained=False, num_classes=10)
+    shape = (32, 32, 3)
+    net = Network.from_torch(module, shape, transform=scaled, layer="layer2")
+    images = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
+
+    def last(images):
+        return net.function(net.params, images)["output"]
+
+    assert count_kinks(last, images.astype(np.float32)) == 17  # its ReLUs
+    result = advjax.attack(net, images[:2], images[2:], delta=10.0, progress=False)
+    assert result.adversarial.shape == (2, *shape)
+    assert (result.ratio < 0.9).all()
+    assert (abs(result.adversarial - images[:2].astype(np.float32)) <= 10).all()
+
+
+# The longer list.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *(("resnet50", 96), ("vit_small_patch16_224", 224), ("deit3_small_patch16_224", 224)),
+        *(("vit_base_patch16_siglip_224", 224), ("vit_small_patch14_dinov2", 518)),
+        *(("vit_small_patch16_dinov3", 256), ("convnext_tiny", 96), ("convnextv2_atto", 96)),
+        *(("swin_tiny_patch4_window7_224", 224), ("swinv2_tiny_window8_256", 256)),
+        *(("mobilenetv3_large_100", 96), ("efficientnet_b0", 96), ("densenet121", 96)),
+        *(("inception_resnet_v2", 128), ("regnety_004", 96), ("resnext50_32x4d", 96)),
+        *(("mixer_s32_224", 224), ("beit_base_patch16_224", 224), ("eva02_tiny_patch14_224", 224)),
+        *(("vgg11_bn", 96), ("maxvit_nano_rw_256", 256), ("resnetv2_50", 96)),
+    ],
+)
+def test_timm_in_full_size(timm, name, size):
+    torch.manual_seed(0)
+    check(timm.create_model(name, pretrained=False), (size, size, 3), tolerance=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-32", "RN50"])
+def test_open_clip_in_full_size(open_clip, name):
+    torch.manual_seed(0)
+    check(open_clip.create_model(name, pretrained=None).visual, (224, 224, 3), tolerance=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Dinov2", "Dinov2WithRegisters", "DINOv3ViT", "ConvNextV2"])
+def test_transformers_in_full_size(transformers, name):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(image_size=224)
+    check(getattr(transformers, f"{name}Model")(config), (224, 224, 3), tolerance=2e-5)

@@ -2,8 +2,8 @@
 
 A value is a `Tensor`, a JAX array whose axes may lie in another order than PyTorch's dimensions.
 So a transposition costs nothing, and images stay channels last from one convolution to the next,
-which is what XLA is fast at; `view` keeps that order where it can. Each function takes the arguments
-of its ATen operation. The dtype of a result is PyTorch's: `from_torch` converts to it.
+which is what XLA is fast at; `view` keeps that order where it can. Each function takes the
+arguments of its ATen operation. The dtype of a result is PyTorch's: `from_torch` converts to it.
 """
 
 import functools
@@ -193,22 +193,11 @@ def expand(x: Tensor, size: Sequence[int], *, implicit: bool = False) -> Tensor:
     return Tensor(jnp.broadcast_to(x.data, [full[d] for d in x.order]), x.axes)
 
 
-def flatten(x: Tensor, start: int = 0, end: int = -1) -> Tensor:
-    """Merge the dimensions from `start` to `end`."""
-    shape, n = x.shape, max(len(x.axes), 1)
-    start, end = start % n, end % n
-    return view(x, [*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]])
-
-
-def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
-    """Split one dimension."""
-    (dim,) = _dims(x, dim)
-    return view(x, [*x.shape[:dim], *_inferred(sizes, x.shape[dim]), *x.shape[dim + 1 :]])
-
-
-def _inferred(sizes: Sequence[int], total: int) -> list[int]:
-    rest = math.prod(n for n in sizes if n != -1)
-    return [total // rest if n == -1 else n for n in sizes]
+def _split_dim(x: Tensor, dim: int, size: int) -> Tensor:
+    """Split one dimension into two, the first of this size."""
+    shape = list(x.shape)
+    shape[dim : dim + 1] = [size, shape[dim] // size]
+    return view(x, shape)
 
 
 def _repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
@@ -287,7 +276,7 @@ def _pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
 
 
 def _channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    return view(transpose(unflatten(x, 1, [groups, -1]), 1, 2), x.shape)
+    return view(transpose(_split_dim(x, 1, groups), 1, 2), x.shape)
 
 
 # Products.
@@ -345,9 +334,7 @@ def attention(
     """Compute scaled dot-product attention over [..., tokens, channels]."""
     if enable_gqa:
         times = query.shape[-3] // key.shape[-3]
-        key, value = (
-            Tensor(jnp.repeat(t.data, times, t.axes[-3]), t.axes) for t in (key, value)
-        )
+        key, value = (Tensor(jnp.repeat(t.data, times, t.axes[-3]), t.axes) for t in (key, value))
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = matmul(_mul(query, scale), transpose(key, -2, -1))
     if is_causal:
@@ -370,7 +357,13 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def convolution(
-    x: Tensor, weight: Tensor, bias=None, stride=1, padding: Any = 0, dilation=1, groups=1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Tensor:
     """Convolve [b, c, h, w], or [b, c, w] as one row, with a kernel [o, i, h, w]."""
     if len(x.axes) == 3:
@@ -408,12 +401,6 @@ def _convolution(x, kernel, strides, pads, dilations, groups):
     return layers.convolution(x, kernel, stride=strides[0], padding=pads, groups=groups)
 
 
-def _conv_general(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
-    if transposed:
-        return _conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation)
-    return convolution(x, weight, bias, stride, padding, dilation, groups)
-
-
 def _conv_transpose(
     x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ) -> Tensor:
@@ -449,10 +436,6 @@ def _max_pool(x: Tensor, kernel_size, stride=(), padding=0, dilation=1, ceil_mod
     return tensor(y, CHANNELS_LAST)
 
 
-def _max_pool_with_indices(x: Tensor, *args: Any) -> list[Any]:
-    return [_max_pool(x, *args), None]  # indices: for unpooling, which no encoder does
-
-
 def _average_pool(
     x: Tensor,
     kernel_size,
@@ -485,7 +468,9 @@ def _resample(x: Tensor, matrices: Sequence[np.ndarray | None]) -> Tensor:
 
 def _adaptive_average_pool(x: Tensor, output_size: Any) -> Tensor:
     sizes = [output_size] if isinstance(output_size, int) else list(output_size)
-    return _resample(x, [_averages(n, m) for n, m in zip(x.shape[-len(sizes) :], sizes, strict=True)])
+    return _resample(
+        x, [_averages(n, m) for n, m in zip(x.shape[-len(sizes) :], sizes, strict=True)]
+    )
 
 
 def _averages(inputs: int, outputs: int) -> np.ndarray | None:
@@ -507,7 +492,7 @@ def _upsample(reach: int, kernel: Callable[[np.ndarray], np.ndarray] | None) -> 
         align = bool(kernel) and bool(args[0])
         scales: Any = args[1:] if kernel else args
         scales = scales[0] if scales and not isinstance(scales[0], int | float) else scales
-        given = list(scales) if scales else [None, None]
+        given: list[Any] = list(scales) if scales else [None, None]
         sizes = x.shape[-2:]
         if output_size is None:
             output_size = [int(n * s) for n, s in zip(sizes, given, strict=True)]
@@ -583,7 +568,7 @@ def _channels(vector: Tensor | None, rank: int) -> Tensor | None:
 
 
 def _group_norm(x: Tensor, groups: int, weight=None, bias=None, eps=1e-5, cudnn=False) -> Tensor:
-    split = unflatten(x, 1, [groups, -1])
+    split = _split_dim(x, 1, groups)
     y = view(_normalised(split, range(2, len(split.axes)), eps), x.shape)
     return _affine(y, *(_channels(v, len(x.axes)) for v in (weight, bias)))
 
@@ -603,11 +588,6 @@ def _batch_norm(x: Tensor, weight, bias, mean, var, momentum: float, eps: float)
     return [_affine(x, scale, shift), None, None]
 
 
-def _batch_norm_training(x, weight, bias, mean, var, training, momentum, eps, *rest) -> Tensor:
-    assert not training  # from_torch converts in evaluation mode
-    return _batch_norm(x, weight, bias, mean, var, momentum, eps)[0]
-
-
 def _vector_norm(x: Tensor, ord=2, dim=None, keepdim=False, dtype=None) -> Tensor:
     def norm(data, axes, keepdims):
         size = _absolute(_wide(data))
@@ -622,10 +602,6 @@ def _vector_norm(x: Tensor, ord=2, dim=None, keepdim=False, dtype=None) -> Tenso
         return jnp.sum(size**ord, axes, keepdims=keepdims) ** (1 / ord)
 
     return _reduction(norm)(x, dim, keepdim)
-
-
-def _norm(x: Tensor, p=2, dim=None, keepdim=False, dtype=None) -> Tensor:
-    return _vector_norm(x, 2 if p is None else p, dim, keepdim)
 
 
 def _variance(x: Tensor, dim=None, unbiased=True, keepdim=False, *, correction=None) -> Tensor:
@@ -805,7 +781,6 @@ def _by_elements() -> dict[str, Callable[..., Any]]:
         "silu": jax.nn.silu,
         "mish": lambda x: x * jnp.tanh(jax.nn.softplus(x)),
         "softplus": _softplus,
-        "softsign": jax.nn.soft_sign,
         "log_sigmoid": jax.nn.log_sigmoid,
         "sigmoid": jax.nn.sigmoid,
         "tanh": jnp.tanh,
@@ -842,8 +817,8 @@ def _by_elements() -> dict[str, Callable[..., Any]]:
     comparisons = ("equal", "not_equal", "greater", "greater_equal", "less", "less_equal")
     for name, comparison in zip(("eq", "ne", "gt", "ge", "lt", "le"), comparisons, strict=True):
         functions[name] = getattr(jnp, comparison)
-    for name, operator in (("and", jnp.bitwise_and), ("or", jnp.bitwise_or)):
-        functions[f"__{name}__"] = operator
+    for name in ("and", "or", "xor"):
+        functions[f"__{name}__"] = functions[f"bitwise_{name}"]
     return {name: _elementwise(function) for name, function in functions.items()}
 
 
@@ -853,7 +828,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sub": _sub,
     # Shapes.
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), view),
-    "view_as": lambda x, other: view(x, other.shape),
     "permute": permute,
     "transpose": transpose,
     **dict.fromkeys(("t", "numpy_T"), lambda x: permute(x, range(len(x.axes))[::-1])),
@@ -861,16 +835,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "unsqueeze": unsqueeze,
     "expand": expand,
     "broadcast_to": expand,
-    "expand_as": lambda x, other: expand(x, other.shape),
-    "flatten": flatten,
-    "unflatten": unflatten,
     **dict.fromkeys(("repeat", "tile"), _repeat),
     "slice": _slice,
-    "narrow": lambda x, dim, start, length: _slice(x, dim, start, start + length),
     "select": _select,
     "split": _split,
     "split_with_sizes": _split_with_sizes,
-    "chunk": lambda x, chunks, dim=0: _split(x, -(-x.shape[dim] // chunks), dim),
     "unbind": _unbind,
     **dict.fromkeys(("cat", "concat"), _cat),
     "stack": lambda tensors, dim=0: _cat(
@@ -879,13 +848,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "roll": _roll,
     "flip": _flip,
     "pad": _pad,
-    "constant_pad_nd": lambda x, pad, value=0: _pad(x, pad, "constant", value),
-    **dict.fromkeys(
-        ("reflection_pad1d", "reflection_pad2d"), lambda x, pad: _pad(x, pad, "reflect")
-    ),
-    **dict.fromkeys(
-        ("replication_pad1d", "replication_pad2d"), lambda x, pad: _pad(x, pad, "replicate")
-    ),
     "pixel_shuffle": _pixel_shuffle,
     "pixel_unshuffle": _pixel_unshuffle,
     "channel_shuffle": _channel_shuffle,
@@ -912,10 +874,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
     # Convolutions and pooling.
     **dict.fromkeys(("conv1d", "conv2d"), convolution),
-    "convolution": _conv_general,
     "conv_transpose2d": _conv_transpose,
     "max_pool2d": _max_pool,
-    "max_pool2d_with_indices": _max_pool_with_indices,
     "avg_pool2d": _average_pool,
     **dict.fromkeys(
         ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"),
@@ -925,10 +885,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "upsample_bilinear2d": _upsample(1, lambda distance: np.maximum(1 - distance, 0)),
     "upsample_bicubic2d": _upsample(2, _cubic),
     # Normalisation and reductions.
-    "batch_norm": _batch_norm_training,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "layer_norm": _layer_norm,
-    "native_layer_norm": lambda *args: [_layer_norm(*args), None, None],
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,
     "instance_norm": _instance_norm,
@@ -950,7 +908,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         _reduction(jnp.mean)(x, dim, keepdim),
     ],
     "linalg_vector_norm": _vector_norm,
-    "norm": _norm,
     "glu": _glu,
     **dict.fromkeys(("prelu", "_prelu_kernel"), _prelu),
     # Copies, and new tensors whose size depends on the batch.
@@ -968,7 +925,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "new_full": _new(None),
     "new_zeros": _new(0),
     "new_ones": _new(1),
-    "scalar_tensor": lambda value: tensor(jnp.asarray(value)),
     "arange": lambda *ends: tensor(jnp.arange(*ends)),
     "sym_size": lambda x, dim: x.shape[dim],
 }

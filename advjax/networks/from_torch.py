@@ -10,6 +10,7 @@ and each takes a copy, so that an in-place ReLU that follows does not change it.
 
 import contextlib
 import functools
+import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -65,10 +66,7 @@ def convert(
     layers: Sequence[str] | None,
 ) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
     """Return function(params, images) and params of a PyTorch module; see `Network.from_torch`."""
-    try:
-        import torch
-    except ImportError as error:
-        raise AdvjaxError("from_torch needs PyTorch; pip install 'advjax[torch]'") from error
+    torch = _pytorch()
     if not isinstance(module, torch.nn.Module):
         raise AdvjaxError(f"module is a {type(module).__name__}; give a torch.nn.Module")
     if isinstance(layers, str):
@@ -78,6 +76,13 @@ def convert(
     exported, names = _export(module, inputs.shape)
     program, params = _program(exported, names, type(module).__name__, layers)
     return functools.partial(_run, program, transform), params
+
+
+def _pytorch() -> Any:
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        raise AdvjaxError("from_torch needs PyTorch; pip install 'advjax[torch]'") from error
 
 
 def _run(program: Program, transform: Any, params: Any, images: Any) -> dict[str, Any]:
@@ -118,8 +123,7 @@ def _with_dtypes(result: Any, dtypes: Any) -> Any:
 
 def _export(module: Any, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
     """Return the exported program, whose outputs are all layers, and their names."""
-    import torch
-
+    torch = _pytorch()
     b, h, w, c = shape
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
     images = torch.zeros(b, c, h, w, dtype=like.dtype, device=like.device)
@@ -137,7 +141,9 @@ def _export(module: Any, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
         if "specialized it to be a constant" in str(error):
-            reason = "its code makes the number of images a constant, as len(x) does; use x.shape[0]"
+            reason = (
+                "its code makes the number of images a constant, as len(x) does; use x.shape[0]"
+            )
         raise AdvjaxError(
             f"torch.export cannot make a graph of {type(module).__name__} for images "
             f"[batch, {c}, {h}, {w}]: {reason} (input_shape is (height, "
@@ -147,8 +153,7 @@ def _export(module: Any, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
 
 @contextlib.contextmanager
 def _evaluation_mode(module: Any) -> Iterator[None]:
-    import torch
-
+    torch = _pytorch()
     modes = [(part, part.training) for part in module.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its one operation has no parts
@@ -163,7 +168,7 @@ def _evaluation_mode(module: Any) -> Iterator[None]:
 
 def _hooked(module: Any, names: list[str]) -> Any:
     """Return a module that returns what forward hooks on the submodules see, and notes `names`."""
-    import torch
+    torch = _pytorch()
 
     class Hooked(torch.nn.Module):
         def __init__(self):
@@ -198,8 +203,7 @@ def _hooked(module: Any, names: list[str]) -> Any:
 
 def _tensors(output: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Yield the tensors of what a module returned: its own name for the one, or the first."""
-    import torch
-
+    torch = _pytorch()
     if isinstance(output, torch.Tensor):
         yield name, output
     elif isinstance(output, Mapping):
@@ -214,14 +218,15 @@ def _program(
     exported: Any, names: Sequence[str], title: str, wanted: Sequence[str] | None
 ) -> tuple[Program, dict[str, Any]]:
     """Return the steps to the layers that are wanted, and their weights."""
-    import torch
-
+    torch = _pytorch()
     nodes = {node.name: node for node in exported.graph.nodes}
     specs = exported.graph_signature.input_specs
     weights = {spec.arg.name: spec.target for spec in specs if spec.target is not None}
     (image,) = (spec.arg.name for spec in specs if spec.target is None)
     values = [spec.arg.name for spec in exported.graph_signature.output_specs][-len(names) :]
-    fakes = {name: (value, nodes[value].meta["val"]) for name, value in zip(names, values)}
+    fakes = {
+        name: (value, nodes[value].meta["val"]) for name, value in zip(names, values, strict=True)
+    }
     outputs = _outputs(fakes, nodes[image].meta["val"].shape[0], title, wanted)
     needed = _needed(nodes, [layer.value for layer in outputs.values()])
 
@@ -243,7 +248,7 @@ def _program(
         return node.target(*look(node.args), **look(node.kwargs))
 
     params, orders, constants = {}, {}, {}
-    names: dict[str, str] = {}
+    titles: dict[str, str] = {}
     used = dict.fromkeys(
         source.name
         for node in [*steps, *(nodes[layer.value] for layer in outputs.values())]
@@ -252,21 +257,18 @@ def _program(
     )
     with torch.no_grad():
         for name in used:
-            value = computed(name)
-            if not isinstance(value, torch.Tensor):
-                raise AdvjaxError(f"{title}: {name} is a {type(value).__name__}")
-            array = _numpy(value)
-            if not value.is_floating_point():
+            array = _numpy(computed(name))
+            if array.dtype.kind in "iub":
                 constants[name] = array
                 continue
             # By the name that the module gives it.
-            names[name] = weights.get(name, name).removeprefix("module.")
+            titles[name] = own = weights.get(name, name).removeprefix("module.")
             kernel = array.ndim == 4 and all(_is_kernel(user, name) for user in nodes[name].users)
-            orders[names[name]] = aten.KERNEL if kernel else tuple(range(array.ndim))
-            params[names[name]] = jnp.array(array.transpose(orders[names[name]]))
+            orders[own] = aten.KERNEL if kernel else tuple(range(array.ndim))
+            params[own] = jnp.array(array.transpose(orders[own]))
 
     program = Program(
-        tuple(_step(node, names) for node in steps),
+        tuple(_step(node, titles) for node in steps),
         orders,
         constants,
         outputs,
@@ -335,8 +337,8 @@ def _check_operations(nodes: Sequence[Any], title: str) -> None:
     if missing:
         known = ", ".join(f"{name} (in {where})" for name, where in missing.items())
         raise AdvjaxError(
-            f"from_torch does not know these operations of {title}: {known}; give layers=(...) that "
-            "come before them, have the module compute it in another way, or add them to "
+            f"from_torch does not know these operations of {title}: {known}; give layers=(...) "
+            "that come before them, have the module compute it in another way, or add them to "
             "advjax.networks.aten.OPERATIONS"
         )
 
@@ -353,7 +355,7 @@ def _is_kernel(user: Any, name: str) -> bool:
 
 def _step(node: Any, names: Mapping[str, str]) -> Step:
     """Return a node as a step, without PyTorch's objects."""
-    import torch
+    torch = _pytorch()
 
     def freed(argument: Any) -> Any:
         if isinstance(argument, torch.fx.Node):
@@ -376,8 +378,7 @@ def _step(node: Any, names: Mapping[str, str]) -> Step:
 
 def _dtype(value: Any) -> Any:
     """Return NumPy's name of the dtype of a PyTorch tensor; of several, a list; of a size, None."""
-    import torch
-
+    torch = _pytorch()
     if isinstance(value, list | tuple):
         return [_dtype(v) for v in value]
     if isinstance(value, torch.Tensor):
@@ -387,8 +388,7 @@ def _dtype(value: Any) -> Any:
 
 def _numpy(value: Any) -> np.ndarray:
     """Return a tensor as an array; NumPy itself has no bfloat16."""
-    import torch
-
+    torch = _pytorch()
     value = value.detach().cpu()
     if value.dtype == torch.bfloat16:
         return value.float().numpy().astype(jnp.bfloat16)

@@ -209,9 +209,7 @@ def _window(x, axis, offset, count, stride):
     return lax.slice_in_dim(x, offset, offset + (count - 1) * stride + 1, stride, axis)
 
 
-def pooled_size(
-    size: int, window: int, stride: int, padding: int = 0, *, ceil: bool = True
-) -> int:
+def pooled_size(size: int, window: int, stride: int, padding: int = 0, *, ceil: bool = True) -> int:
     """Return the number of windows along one side, of which none begins in the padding behind.
 
     Caffe rounds up; PyTorch rounds down unless told otherwise.

@@ -59,10 +59,7 @@ class Network:
     preprocessing: Preprocessing | None = None
 
     def __post_init__(self):
-        shape = tuple(self.input_shape)
-        if len(shape) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
-            raise AdvjaxError(f"input_shape is {shape}; give (height, width, channels) of an image")
-        object.__setattr__(self, "input_shape", shape)
+        object.__setattr__(self, "input_shape", _checked_shape(self.input_shape))
 
     def __repr__(self) -> str:
         """Describe the network in one line of fewer than 200 characters, without its weights."""
@@ -230,19 +227,18 @@ class Network:
     ) -> "Network":
         """Return the network of a PyTorch module that takes a batch of images [b, c, h, w].
 
-        The module is translated to JAX; the network keeps the weights that it has, as parameters.
-        It is taken in evaluation mode (and left in the mode in which it is). Its layers hold what
-        forward hooks on its submodules see, in the same shapes and under the same names
-        ("layer1.0.conv2"), in the order of computation; of a module called twice the last call
-        counts. Where a module returns several tensors, the first has the module's name, the others
-        "name.1", or "name.key" of a dict. What the module itself returns is "output", or, of a dict,
-        its keys. If the batch is not an output's first dimension, it is moved there; outputs without
-        it are left out.
+        The module is translated to JAX, in evaluation mode; the network keeps the weights that it
+        has at that time. Its layers hold what forward hooks on its submodules see, in the same
+        shapes and under the same names ("layer1.0.conv2"), in the order of computation; of a module
+        called twice the last call counts. Where a module returns several tensors, the first has the
+        module's name, the others "name.1", or "name.key" of a dict. What the module itself returns
+        is "output", or, of a dict, its keys. Where the batch is not the first dimension, it is
+        moved there; what has no batch is left out.
 
         Args:
             module: A `torch.nn.Module` of float32, bfloat16 or float16 weights, on any device.
-            input_shape: (height, width, channels) of one image; the images given to the network,
-                are [b, h, w, c], as everywhere in advjax.
+            input_shape: (height, width, channels) of one image: the network's images are
+                [b, h, w, c], as everywhere in advjax.
             transform: From pixels [b, h, w, c], 0..255, to what the module takes, channels last all
                 the same; None when it takes pixels.
             layers: Names of the layers wanted; all when None.
@@ -255,8 +251,9 @@ class Network:
         """
         from advjax.networks import from_torch  # imports PyTorch
 
-        function, params = from_torch.convert(module, tuple(input_shape), transform, layers)
-        return cls(function, input_shape, params, **fields)
+        shape = _checked_shape(input_shape)
+        function, params = from_torch.convert(module, shape, transform, layers)
+        return cls(function, shape, params, **fields)
 
     @classmethod
     def from_linen(
@@ -288,6 +285,14 @@ class Network:
             return _layers(output, state["intermediates"], images)
 
         return cls(function, input_shape, variables, **fields)
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    shape = tuple(shape)
+    if len(shape) != 3 or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
+        raise AdvjaxError(f"input_shape is {shape}; give (height, width, channels) of an image")
+    h, w, c = shape
+    return h, w, c
 
 
 def _layers(output, intermediates, images):
