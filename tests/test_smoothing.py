@@ -112,11 +112,17 @@ def unit(x):
     return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
+def unit_by_where(x):
+    norm = jnp.linalg.norm(x, axis=1, keepdims=True)
+    return x / jnp.where(norm >= 1e-12, norm, 1e-12)
+
+
 @pytest.mark.parametrize(
     "function",
     [
         layer_norm,
         unit,
+        unit_by_where,
         jax.nn.gelu,
         jax.nn.silu,
         jax.nn.elu,

@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 
 from advjax.bank import Bank
 from advjax.data import list_images, read_image
-from advjax.data.units import from_levels
 from advjax.data.images import name_of
+from advjax.data.units import from_levels
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 

@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 from advjax.analysis.from_files import PairFiles, ids_of
 from advjax.bank import Bank
 from advjax.data import Preprocessing, list_images
-from advjax.data.units import from_levels
 from advjax.data.images import path_of
+from advjax.data.units import from_levels
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import zoo
 from advjax.networks.identity import network_key

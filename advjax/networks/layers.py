@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,16 +64,26 @@ def convolution(
 
 
 def _dense(x, kernel, stride, pads):
-    if kernel.shape[:2] == (1, 1) and stride == 1 and pads == ((0, 0), (0, 0)):
-        # One matrix product is faster than XLA's CPU convolution with a window of one.
-        y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-        return y.reshape(*x.shape[:3], y.shape[-1])
-    kh, kw, inputs, _ = kernel.shape
+    kh, kw, inputs, outputs = kernel.shape
+    if pads == ((0, 0), (0, 0)) and ((kh, kw) == (1, 1) or kh == kw == stride):
+        # One matrix product is faster than XLA's CPU convolution with windows that do not overlap.
+        x = _patches(x[:, ::stride, ::stride] if kh == 1 else x, kh)
+        y = x.reshape(-1, kh * kw * inputs) @ kernel.reshape(-1, outputs)
+        return y.reshape(*x.shape[:3], outputs)
     if stride > 1 and kh == kw > stride and inputs < 16:
         return _space_to_depth_convolution(x, kernel, stride, pads)
     if stride == 1:
         return _unit_stride(x, kernel, pads)
     return _plain(x, kernel, pads, stride)
+
+
+def _patches(x, size):
+    """Lay squares of size x size pixels into channels; what is left over is dropped."""
+    if size == 1:
+        return x
+    b, h, w, c = x.shape[0], x.shape[1] // size, x.shape[2] // size, x.shape[3]
+    x = x[:, : h * size, : w * size].reshape(b, h, size, w, size * c)
+    return x.swapaxes(2, 3).reshape(b, h, w, size * size * c)
 
 
 def _plain(x, kernel, pads, stride):
@@ -199,37 +209,79 @@ def _window(x, axis, offset, count, stride):
     return lax.slice_in_dim(x, offset, offset + (count - 1) * stride + 1, stride, axis)
 
 
-def pooled_size(size: int, window: int, stride: int, padding: int = 0) -> int:
-    """Return the number of windows along one side: Caffe rounds up, without one in the padding.
+def pooled_size(size: int, window: int, stride: int, padding: int = 0, *, ceil: bool = True) -> int:
+    """Return the number of windows along one side, of which none begins in the padding behind.
+
+    Caffe rounds up; PyTorch rounds down unless told otherwise.
 
     Example:
         >>> pooled_size(55, 3, 2), pooled_size(14, 3, 2), pooled_size(7, 3, 2, 1)
         (27, 7, 4)
+        >>> pooled_size(14, 3, 2, ceil=False)
+        6
     """
+    if not ceil:
+        return (size + 2 * padding - window) // stride + 1
     count = math.ceil((size + 2 * padding - window) / stride) + 1
     return count - 1 if padding and (count - 1) * stride >= size + padding else count
 
 
-def _pool(x, window, stride, padding, fill, combine: Callable[[Array, Array], Array]):
-    """Combine the entries of each window, one side after the other: 2k slices instead of k^2."""
-    for axis in (1, 2):
+Side = int | tuple[int, int]
+"""The same number in both directions, or (down, across)."""
+
+
+def _both(side: Side) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else side
+
+
+def _pool(
+    x: Array,
+    window: Side,
+    stride: Side,
+    padding: Side,
+    fill: float,
+    combine: Callable[[Array, Array], Array],
+    ceil: bool,
+    dilation: Side = 1,
+) -> Array:
+    """Combine the entries of each window, one side after the other: 2k slices instead of k^2.
+
+    Across first: of equal entries a maximum then takes the first one, row by row.
+    """
+    sides = zip(*map(_both, (window, stride, padding, dilation)), strict=True)
+    for axis, (k, s, pad, apart) in reversed(list(zip((1, 2), sides, strict=True))):
         size = x.shape[axis]
-        count = pooled_size(size, window, stride, padding)
+        reach = (k - 1) * apart + 1
+        count = pooled_size(size, reach, s, pad, ceil=ceil)
         # At least the last window's end; what lies beyond it is cut off by the slices.
-        after = max(0, (count - 1) * stride + window - size - padding)
+        after = max(0, (count - 1) * s + reach - size - pad)
         pads = [(0, 0, 0)] * 4
-        pads[axis] = (padding, after, 0)
+        pads[axis] = (pad, after, 0)
         x = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
-        x = reduce(combine, (_window(x, axis, i, count, stride) for i in range(window)))
+        x = reduce(combine, (_window(x, axis, i * apart, count, s) for i in range(k)))
     return x
 
 
 def max_pool(
-    x: Float[Array, "b h w c"], window: int, stride: int, padding: int = 0
+    x: Float[Array, "b h w c"],
+    window: Side,
+    stride: Side,
+    padding: Side = 0,
+    *,
+    ceil: bool = True,
+    dilation: Side = 1,
 ) -> Float[Array, "b p q c"]:
     """Apply Caffe's max pooling: ceil mode, windows clipped to the image.
 
     The gradient goes to one entry of a window, also when several are largest, as in Caffe.
+
+    Args:
+        x: Input.
+        window: Height and width of the windows.
+        stride: Step between windows.
+        padding: Rows and columns around the image that belong to windows.
+        ceil: False rounds the number of windows down, as PyTorch does.
+        dilation: Step between the entries of a window.
 
     Example:
         >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 3, 2)[0, :, :, 0]
@@ -237,13 +289,36 @@ def max_pool(
                [14., 15.]], dtype=float32)
     """
     # A select has a far cheaper gradient than reduce_window's scatter, and no halves at ties.
-    return _pool(x, window, stride, padding, -jnp.inf, lambda a, b: jnp.where(a >= b, a, b))
+    return _pool(
+        x,
+        window,
+        stride,
+        padding,
+        -jnp.inf,
+        lambda a, b: jnp.where(a >= b, a, b),
+        ceil,
+        dilation,
+    )
 
 
 def average_pool(
-    x: Float[Array, "b h w c"], window: int, stride: int, padding: int = 0
+    x: Float[Array, "b h w c"],
+    window: Side,
+    stride: Side,
+    padding: Side = 0,
+    *,
+    ceil: bool = True,
+    divisor: Literal["padded", "image"] | int = "padded",
 ) -> Float[Array, "b p q c"]:
     """Apply Caffe's average pooling: ceil mode; the divisor is the window in the padded image.
+
+    Args:
+        x: Input.
+        window: Height and width of the windows.
+        stride: Step between windows.
+        padding: Zeros around the image that belong to windows.
+        ceil: False rounds the number of windows down, as PyTorch does.
+        divisor: The size of the window inside the padded image, or inside the image; or a number.
 
     Example:
         >>> average_pool(jnp.ones((1, 4, 4, 1)), 3, 2, 1)[0, :, :, 0]
@@ -251,14 +326,18 @@ def average_pool(
                [0.6666667 , 1.        , 0.5       ],
                [0.33333334, 0.5       , 0.25      ]], dtype=float32)
     """
+    total = _pool(x, window, stride, padding, 0.0, jnp.add, ceil)
+    if isinstance(divisor, int):
+        return total / divisor
 
-    def counts(size):
-        starts = [i * stride - padding for i in range(pooled_size(size, window, stride, padding))]
-        return jnp.asarray([min(s + window, size + padding) - s for s in starts], x.dtype)
+    def counts(size, k, s, pad):
+        starts = [i * s - pad for i in range(pooled_size(size, k, s, pad, ceil=ceil))]
+        first, last = (-pad, size + pad) if divisor == "padded" else (0, size)
+        return jnp.asarray([min(n + k, last) - max(n, first) for n in starts], x.dtype)
 
-    rows, columns = counts(x.shape[1]), counts(x.shape[2])
-    divisor = rows[:, None] * columns[None, :]
-    return _pool(x, window, stride, padding, 0.0, jnp.add) / divisor[None, :, :, None]
+    sides = zip(x.shape[1:3], *map(_both, (window, stride, padding)), strict=True)
+    rows, columns = (counts(*side) for side in sides)
+    return total / (rows[:, None] * columns[None, :])[None, :, :, None]
 
 
 def _inverse_power(x, beta):

@@ -67,15 +67,7 @@ class Network:
     bounds: Bounds = LEVELS
 
     def __post_init__(self):
-        try:
-            shape = tuple(whole(n, 1) for n in self.input_shape)
-        except TypeError:
-            shape = ()
-        if len(shape) != 3 or None in shape:
-            raise AdvjaxError(
-                f"input_shape is {self.input_shape!r}; give (height, width, channels) of an image"
-            )
-        object.__setattr__(self, "input_shape", shape)
+        object.__setattr__(self, "input_shape", _checked_shape(self.input_shape))
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
 
     def __repr__(self) -> str:
@@ -274,6 +266,46 @@ class Network:
         return cls(function, input_shape, state, **fields)
 
     @classmethod
+    def from_torch(
+        cls,
+        module: Any,
+        input_shape: tuple[int, int, int],
+        *,
+        transform: Transform | None = None,
+        layers: Sequence[str] | None = None,
+        **fields: Any,
+    ) -> "Network":
+        """Return the network of a PyTorch module that takes a batch of images [b, c, h, w].
+
+        The module is translated to JAX, in evaluation mode; the network keeps the weights that it
+        has at that time. Its layers hold what forward hooks on its submodules see, in the same
+        shapes and under the same names ("layer1.0.conv2"), in the order of computation; of a module
+        called twice the last call counts. Where a module returns several tensors, the first has the
+        module's name, the others "name.1", or "name.key" of a dict. What the module itself returns
+        is "output", or, of a dict, its keys. Where the batch is not the first dimension, it is
+        moved there; what has no batch is left out.
+
+        Args:
+            module: A `torch.nn.Module` of float32, bfloat16 or float16 weights, on any device.
+            input_shape: (height, width, channels) of one image: the network's images are
+                [b, h, w, c], as everywhere in advjax.
+            transform: From pixels [b, h, w, c], 0..255, to what the module takes, channels last all
+                the same; None when it takes pixels.
+            layers: Names of the layers wanted; all when None.
+            **fields: The other attributes of `Network`.
+
+        Raises:
+            AdvjaxError: No PyTorch, a module of which `torch.export` can make no graph, or an
+                operation that is not known here: it is named.
+            UnknownName: A name in `layers` that is none.
+        """
+        from advjax.networks import from_torch  # imports PyTorch
+
+        shape = _checked_shape(input_shape)
+        function, params = from_torch.convert(module, shape, transform, layers)
+        return cls(function, shape, params, **fields)
+
+    @classmethod
     def from_linen(
         cls,
         module: Any,
@@ -321,6 +353,16 @@ class _InLevels:
 def is_real(dtype: Any) -> bool:
     """Return True for integers and floats; NumPy alone does not know that bfloat16 is one."""
     return jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    try:
+        height, width, channels = (whole(n, 1) for n in shape)
+    except (TypeError, ValueError):
+        height = width = channels = None
+    if height is None or width is None or channels is None:
+        raise AdvjaxError(f"input_shape is {shape!r}; give (height, width, channels) of an image")
+    return height, width, channels
 
 
 def _layers(output, intermediates, images):
