@@ -141,13 +141,7 @@ def analyse(
 def _adversarials(results: Any, net: Network, count: int) -> Iterator[Any]:
     """Yield the results one by one, checked: each with its index, its image and its 8-bit image."""
     if isinstance(results, AttackResult):
-        columns = [name for name in ("evaluations", "status") if getattr(results, name) is not None]
-        whole = results.adversarial, results.adversarial_uint8
-        _check_count(len(whole[0]), count)
-        for i in range(count):
-            more = {name: getattr(results, name)[i] for name in columns}
-            yield Result(i, whole[0][i], whole[1][i], more)
-        return
+        _check_count(len(results), count)
     if isinstance(results, np.ndarray | jax.Array):
         images = net.check_images(results, "results")
         _check_count(len(images), count)

@@ -14,8 +14,9 @@ from advjax.engine.api import (
     make_plan,
     resolve,
 )
-from advjax.engine.results import AttackResult, Pair, PairResult, Progress
+from advjax.engine.results import Pair, Progress
 from advjax.engine.stream import Stream
+from advjax.results import AttackResult, PairResult
 
 __all__ = [
     "AttackResult",

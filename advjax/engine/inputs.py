@@ -58,7 +58,11 @@ def check_target_ratio(attack: Attack, ratio: float | None, name: str = "target_
 
 
 def image_batch(net: Network, name: str, images: Any) -> np.ndarray:
-    """Check images [n, h, w, c] and return them; a single image becomes a batch of one."""
+    """Check images [n, h, w, c] and return them; a single image becomes a batch of one.
+
+    Paths of image files, one or a list of them, are read as inputs of the network.
+    """
+    images = _read_all(net, images)
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     images = images[None] if images.shape == net.input_shape else images
     return np.asarray(net.check_images(images, name))
@@ -74,6 +78,7 @@ def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> 
         if len(counts) != 1:
             raise AdvjaxError(f"{name} has layers of different lengths; give [n, ...] for each")
         return [{k: v[i] for k, v in given.items()} for i in range(counts.pop())]
+    guides = _read_all(net, guides)
     if np.ndim(guides) == 5:
         return list(np.asarray(guides))  # each set is checked with its pair
     return list(image_batch(net, name, guides))
@@ -118,6 +123,13 @@ def check_activations(
 
 def _read(net: Network, image: Any) -> Any:
     return net.read(image) if isinstance(image, (str, os.PathLike)) else image
+
+
+def _read_all(net: Network, images: Any) -> Any:
+    """Return images as they are, and in place of each path what it holds."""
+    if isinstance(images, (list, tuple)):
+        return [_read_all(net, image) for image in images]
+    return _read(net, images)
 
 
 def _guide(net: Network, plan: Plan, name: str, guide: Any) -> Any:

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int, UInt8
 from advjax.attacks.inversion import Inversion
 from advjax.engine.api import attack_stream
 from advjax.engine.inputs import guide_batch
-from advjax.engine.results import Pair, stack
+from advjax.engine.results import Pair
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
+from advjax.results import stack
 
 
 class InversionResult(NamedTuple):
@@ -70,7 +71,6 @@ def invert(
     pairs = [Pair(grey, target) for target in given]
     settings = {"start": "random", "progress": progress} | settings
     results = stack(list(attack_stream(net, pairs, attack=inversion, **settings)))
-    assert results.objective is not None
     return InversionResult(
         image=results.adversarial,
         image_uint8=results.adversarial_uint8,

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.engine.programs import Lanes
-from advjax.engine.results import Pair, PairResult, Progress, ProgressCallback
+from advjax.engine.results import Pair, Progress, ProgressCallback
 from advjax.engine.stream import Problem, Stream, prepared, without_batch
+from advjax.results import PairResult
 from advjax.solvers import Box, Status
 
 CHUNK = 16  # steps between two looks of the host, at most
