@@ -6,8 +6,8 @@ the others. `stream` prepares pairs and measures results; `attempts` solves a pa
 `api` holds the public functions. The engine knows of an attack only `attacks/base.py`.
 """
 
+from advjax.choices import Precision
 from advjax.engine.api import (
-    Precision,
     attack,
     attack_stream,
     choose_smoothing,

@@ -10,6 +10,7 @@ import numpy as np
 from advjax import attacks, solvers
 from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
+from advjax.choices import Precision, SolverName, Start
 from advjax.engine.attempts import solve_attempts
 from advjax.engine.inputs import check_target_ratio, guide_batch, image_batch, one_or_each
 from advjax.engine.loop import solve, solve_on_host
@@ -20,10 +21,7 @@ from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 from advjax.results import AttackResult, PairResult, stack
 from advjax.smoothing import Smoothing
-from advjax.solvers import ScipyLBFGSB, Solver, SolverName
-
-Precision = Literal["highest", "tensorfloat32", "bfloat16"]
-"""Of matrix products; "highest" is float32."""
+from advjax.solvers import ScipyLBFGSB, Solver
 
 
 def resolve(
@@ -130,7 +128,7 @@ def attack_stream(
     batch_size: int | Literal["auto"] = 32,
     target_ratio: float | None = None,
     until_label: bool = False,
-    start: Literal["source", "random"] = "source",
+    start: Start = "source",
     seed: int = 0,
     trace: bool = False,
     ordered: bool = True,
@@ -294,7 +292,7 @@ def attack(
     batch_size: int | Literal["auto"] = 32,
     target_ratio: float | None = None,
     until_label: bool = False,
-    start: Literal["source", "random"] = "source",
+    start: Start = "source",
     seed: int = 0,
     trace: bool = False,
     precision: str = "highest",

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -122,6 +123,28 @@ def load(
         output=row.output,
         classes=(metadata.classes if metadata else None) or class_names(name),
         preprocessing=preprocessing,
+    )
+
+
+def outline(name: str) -> Network:
+    """Return a network of the zoo without weights: its layers are known, but it cannot be called.
+
+    Raises:
+        UnknownName: No such network.
+
+    Example:
+        >>> outline("lenet").layers["ip1"]
+        (500,)
+    """
+    row = architecture(name)
+    graph, state = nnx.split(nnx.eval_shape(lambda: row.build(None)))
+    return Network(
+        function=functools.partial(_activations, graph, row.order, row.scale),
+        input_shape=row.input_shape,
+        params={"mean": jax.ShapeDtypeStruct((row.input_shape[-1],), jnp.float32), "module": state},
+        name=name,
+        layer=row.layer,
+        output=row.output,
     )
 
 

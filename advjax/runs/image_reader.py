@@ -10,14 +10,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from advjax.data.images import decode_image
 from advjax.data.preprocessing import prepare
 from advjax.errors import AdvjaxError, ImageError, UnknownName
-from advjax.networks.network import Network
+
+if TYPE_CHECKING:
+    from advjax.networks.network import Network
 
 TFDS = "tfds:"
 KEPT_BYTES = 256 * 2**20  # of the latest images: pair lists name many images several times
@@ -26,7 +28,7 @@ KEPT_BYTES = 256 * 2**20  # of the latest images: pair lists name many images se
 class Reader:
     """A reader of the images that a list names, ready for a network; threads may share one."""
 
-    def __init__(self, net: Network, root: str | os.PathLike[str]):
+    def __init__(self, net: "Network", root: str | os.PathLike[str]):
         self.net, self.root = net, Path(root)
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._maximum = max(1, KEPT_BYTES // int(np.prod(net.input_shape)))

@@ -7,11 +7,13 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advjax import files
 from advjax.errors import AdvjaxError
-from advjax.runs.pipeline import Tally
+
+if TYPE_CHECKING:
+    from advjax.runs.pipeline import Tally
 
 LOGGED, NOTED = 60.0, 5.0  # seconds between two lines without a terminal, two notes for others
 
@@ -40,7 +42,7 @@ class Display:
         self.bar = tqdm(total=total, initial=done, unit="pair", disable=not terminal)
         self.logged = self.noted = self.begun
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, tally: "Tally") -> None:
         """Show and note the progress since this object was made."""
         now = time.monotonic()
         at = self.figures(tally)
@@ -57,7 +59,7 @@ class Display:
             with contextlib.suppress(AdvjaxError):  # the writer of shards reports a full disk
                 files.write_text(self.note, json.dumps(at))
 
-    def figures(self, tally: Tally) -> dict[str, Any]:
+    def figures(self, tally: "Tally") -> dict[str, Any]:
         """Return the progress at this moment, as JSON values."""
         seconds = time.monotonic() - self.begun
         # Pairs in the lanes count as the part of their budget that they have used.

@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import optax
 
+from advjax.choices import SolverName
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.solvers.apgd import APGD
 from advjax.solvers.base import (
@@ -59,9 +60,6 @@ are projected on the box at every step, where some released code clips to 0..255
 and none stops before its budget is used. Their gradients are exact unless a smoothing is given.
 """
 
-SolverName = Literal[
-    "lbfgs", "sign", "scipy", "sign-pgd", "mi-fgsm", "m-attack", "adam", "nightshade", "apgd"
-]
 BY_NAME: Mapping[str, Callable[..., Any]] = {
     "lbfgs": ProjectedLBFGS,
     "sign": SignMomentum,
