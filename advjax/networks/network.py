@@ -220,8 +220,8 @@ class Network:
 
         Example:
             >>> net = Network(lambda x: {"mean": x.mean((1, 2)) / 255}, (1, 1, 3), output="mean")
-            >>> net.top(np.array([[[204, 51, 0]]], np.uint8), 1)
-            [[('class 0', 0.800000011920929)]]
+            >>> net.top(np.array([[[255, 0, 0]]], np.uint8), 1)
+            [[('class 0', 1.0)]]
         """
         if self.output is None:
             raise AdvjaxError(f"{self.name} has no output layer, so that it names no classes")

@@ -28,6 +28,7 @@ from advjax.networks import (
     vgg_cnn_s,
 )
 from advjax.networks.architecture import Architecture
+from advjax.networks.drawn import draw
 from advjax.networks.network import Network
 
 ARCHITECTURES: dict[str, Architecture] = (
@@ -68,8 +69,9 @@ def load(
         name: "caffenet", "squeezenet", "efficientnet_lite0", ...: a key of `ARCHITECTURES`.
         weights: A `.safetensors` file of ours or a `.caffemodel`; "random" (Caffe's own
             initialisation) or "orthonormal" (the same without its singular values, Table S2), both
-            from `seed`; or None for what `advjax weights fetch` has brought (and for
-            efficientnet_lite0 the weights in the package of the `demo` extra).
+            from `seed`, of large networks the latter kept in the cache; or None for what `advjax
+            weights fetch` has brought (and for efficientnet_lite0 the weights in the package of the
+            `demo` extra).
         seed: For "random" and "orthonormal".
         mean: A `.binaryproto` file or an array [h, w, c] or [c] in the network's channel order, to
             be subtracted instead of the usual mean per channel; a larger image is cropped at its
@@ -96,9 +98,7 @@ def load(
     if weights in ("random", "orthonormal"):
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise AdvjaxError(f"seed is {seed!r}; give a whole number, 0 or more")
-        arrays = conversion.parameters(nnx.state(row.build(np.random.default_rng(seed))))
-        if weights == "orthonormal":
-            arrays = conversion.orthonormal(arrays)
+        arrays = draw(name, row, str(weights), int(seed))
     else:
         arrays, metadata = read_weights(name, weights)
     stored_mean = arrays.pop(_MEAN, None)
