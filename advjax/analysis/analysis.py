@@ -15,6 +15,7 @@ from advjax.analysis.measure import Measurement, Result, measure
 from advjax.analysis.protocol import Protocol
 from advjax.analysis.summary import Analysis
 from advjax.bank import Bank, open_bank
+from advjax.display import progress_bar
 from advjax.engine import AttackResult
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
@@ -61,7 +62,7 @@ def analyse(
         sparsity_layers: Where units are counted; `layer` when None.
         protocol: The paper's numbers when None.
         batch_size: Pairs measured at once.
-        progress: Show a bar on standard error; None: if it is a terminal.
+        progress: Show a bar; None: on a terminal and in a notebook.
 
     Returns:
         A row for each result, a row for each near or far neighbour, and their summary.
@@ -114,11 +115,9 @@ def analyse(
         ),
         statistics={},
     )
-    from tqdm import tqdm
-
     tables, points = [], []
     wanted = _adversarials(results, net, count)
-    bar = tqdm(total=count, unit="pair", disable=None if progress is None else not progress)
+    bar = progress_bar(progress, total=count, desc="measured", unit="pair")
     with bar:
         while batch := list(itertools.islice(wanted, min(batch_size, count))):
             table, neighbours = measure(measurement, batch, sources, guides, min(batch_size, count))

@@ -1,6 +1,7 @@
 """The command `advjax run`."""
 
 import dataclasses
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from advjax.cli.parser import Command
 from advjax.cli.run_status import Verify
 from advjax.errors import AdvjaxError
 from advjax.networks.options import NetworkOptions
+
+REASONS = 5  # of failures that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +189,8 @@ class Run(Command):
 def _print_outcome(outcome: Any, out: Path, seconds: float, quiet: bool) -> int:
     from advjax.runs.progress import duration
 
+    if outcome.failed and not quiet:
+        _print_failures(out)
     some = f"; {outcome.failed:,} failed, see the column 'error'" if outcome.failed else ""
     if not outcome.whole:
         print(
@@ -205,3 +210,17 @@ def _print_outcome(outcome: Any, out: Path, seconds: float, quiet: bool) -> int:
         )
     print(f"'advjax report {out}' makes a page of it")
     return 1 if outcome.failed else 0
+
+
+def _print_failures(out: Path) -> None:
+    """Say why pairs failed: each kind of reason once, with its number and an example."""
+    from advjax.runs import open_run
+
+    errors = open_run(out).table(["error"])["error"].drop_null().to_pylist()
+    kinds: dict[str, list[str]] = {}
+    for error in errors:  # the same reason of another file is the same kind
+        kinds.setdefault(re.sub(r"'.*?'|\d+", "", error), []).append(error)
+    for alike in sorted(kinds.values(), key=len, reverse=True)[:REASONS]:
+        print(f"advjax: {len(alike):,} failed: {alike[0]}", file=sys.stderr)
+    if len(kinds) > REASONS:
+        print(f"advjax: and {len(kinds) - REASONS:,} other reasons", file=sys.stderr)

@@ -11,6 +11,7 @@ from advjax import attacks, solvers
 from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
 from advjax.choices import Precision, SolverName, Start
+from advjax.display import progress_bar
 from advjax.engine.attempts import solve_attempts
 from advjax.engine.inputs import check_target_ratio, guide_batch, image_batch, one_or_each
 from advjax.engine.loop import solve, solve_on_host
@@ -175,8 +176,8 @@ def attack_stream(
         smoothing: `advjax.Smoothing` of the gradient's kinks over the budget; None: exact
             gradients; "auto": that of the attack (feature-opt has one) if the solver has no line
             search. Values, distances and stopping rules always use the network itself.
-        progress: Show a bar on standard error; None: if it is a terminal. Or a function that is
-            called with a `Progress` after each chunk; if it returns True, the stream ends after the
+        progress: Show a bar; None: on a terminal and in a notebook. Or a function that is called
+            with a `Progress` after each chunk; if it returns True, the stream ends after the
             finished pairs have been yielded.
 
     Yields:
@@ -260,13 +261,11 @@ def _progress(
         return progress, (lambda: None)
     if progress is False:
         return (lambda at: None), (lambda: None)
-    from tqdm import tqdm
-
-    bar = tqdm(
+    bar = progress_bar(
+        progress,
         total=None if total is None else total * budget,
         unit="evaluation",
         unit_scale=True,
-        disable=None if progress is None else False,
     )
 
     def show(at: Progress) -> None:

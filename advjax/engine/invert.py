@@ -41,7 +41,7 @@ def invert(
         net: The network.
         targets: Images [n, h, w, c], 0..255, whose activations are inverted, or one image; or
             [n, k, h, w, c], for means over k images; or activations, a dict of [n, ...] by layer.
-        progress: Show a bar on standard error; None: if it is a terminal.
+        progress: Show a bar; None: on a terminal and in a notebook.
         **settings: `layer` (the network's default layer when None), those of `advjax.Inversion`
             (`variation`, `alpha_weight`, `jitter`, ...) and of `advjax.attack_stream` (`solver`,
             `batch_size`, `start`, `seed`, `trace`, ...); the default of `start` is "random".
