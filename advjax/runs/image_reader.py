@@ -118,7 +118,12 @@ class _Tfds:
 @functools.cache
 def _tfds(where: str) -> _Tfds:
     """Open a data set and read its file names."""
-    import tensorflow_datasets as tfds
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise AdvjaxError(
+            f"{where!r} needs tensorflow-datasets: run pip install 'advjax[tfds]'"
+        ) from None
 
     name, _, split = where.removeprefix(TFDS).rpartition(":")
     if not name or not split:
