@@ -1,28 +1,21 @@
 """An attack from files to files: images in, a folder with adversarial, figures and a sheet out."""
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from advjax import engine, files
-from advjax.data.images import write_png
-from advjax.display import descent, versions
-from advjax.engine import AttackResult
+from advjax import engine
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
-from advjax.sheet import Labels, Sheet, draw_sheet
-from advjax.solvers import Status
+from advjax.results import write_pair
 
 MAX_EVALUATIONS = 1_000_000  # for each of which a distance is kept
-PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy")
 
 
 def attack_files(
@@ -36,7 +29,7 @@ def attack_files(
     delta: float = 10.0,
     solver: Any = None,
     smoothing: Any = "auto",
-    start: str = "source",
+    start: Literal["source", "random"] = "source",
     seed: int = 0,
     settings: dict[str, Any] | None = None,
     progress: bool | None = None,
@@ -74,7 +67,6 @@ def attack_files(
     resolved, solver = engine.resolve(net, attack, layer, None, solver)
     smoothing = engine.choose_smoothing(resolved, solver, smoothing)
     (layer,) = resolved.layers
-    name = resolved.name
     if solver.max_evaluations > MAX_EVALUATIONS:
         raise AdvjaxError(
             f"max_evaluations is {solver.max_evaluations}; give at most {MAX_EVALUATIONS}"
@@ -97,121 +89,24 @@ def attack_files(
         progress=progress,
     )
     seconds = time.perf_counter() - begin
-    trace = (
-        None if result.trace is None else descent(result.trace[0], name, squared=resolved.squared)
-    )
     distances = result.initial_distance[0], result.distance[0]
     if not np.isfinite(distances).all():
         raise AdvjaxError(
             f"layer {layer!r} of {net.name} overflows on these images (distance "
             f"{distances[0]:g}); give other weights or another layer"
         )
-    labels = _labels(net, np.stack([images[0], images[1], result.adversarial_uint8[0]]))
-    bound = None if name == "label-opt" else float(delta)
-    record = {
-        "figures": figures(result, seconds, trace and trace.values),
-        "labels": labels and dict(zip(("source", "guide", "adversarial"), labels, strict=True)),
-        "settings": inputs
-        | {
-            "attack": name,
-            "attack_settings": dataclasses.asdict(resolved),
-            "network": net.name,
-            "layer": layer,
-            "delta": bound,
-            "solver": {"name": type(solver).__name__} | dataclasses.asdict(solver),
-            "smoothing": smoothing and dataclasses.asdict(smoothing),
-            "start": start,
-            "seed": seed,
-        }
-        | (settings or {}),
-        "versions": versions(PACKAGES),
-    }
-    text = json.dumps(record, indent=2, default=str) + "\n"
-    from safetensors.numpy import save
-
-    sheet = Sheet(
-        source=images[0],
-        guide=images[1],
-        adversarial=result.adversarial_uint8[0],
-        delta=bound,
-        initial_distance=float(result.initial_distance[0]),
-        distance=float(result.distance[0]),
-        network=net.name,
-        layer=layer,
-        labels=labels,
-        # One step is no descent, and the objectives of label-opt's many c are not to be compared.
-        trace=trace.values if trace and resolved.attempts == 1 and not resolved.one_step else None,
-        trace_title=trace.name.capitalize() if trace and trace.name != "distance" else None,
-        names=(_shown(source), _shown(guide)),
-        attack=name,
-        verdict=_verdict(record["figures"]) if resolved.to_label else "",
-    )
-    # Last: a folder with a result.json is whole. One of an earlier run must not speak for this one.
-    _remove(out / "result.json")
-    write_png(out / "adversarial.png", result.adversarial_uint8[0])
-    pixels = {"adversarial": np.ascontiguousarray(result.adversarial[0])}
-    files.write_bytes(out / "adversarial.safetensors", save(pixels))
-    draw_sheet(out / "sheet.png", sheet)
-    files.write_text(out / "result.json", text)
+    labels = None
+    if net.output is not None:
+        shown = np.stack([images[0], images[1], result.adversarial_uint8[0]])
+        of_source, of_guide, of_adversarial = net.top(shown)
+        labels = of_source, of_guide, of_adversarial
+    record = result.record(0)
+    record["figures"]["seconds"] = round(seconds, 3)
+    record["labels"] = labels and dict(zip(("source", "guide", "adversarial"), labels, strict=True))
+    record["settings"] |= inputs | (settings or {})
+    sheet = result.sheet(0, labels, (_shown(source), _shown(guide)))
+    write_pair(out, result, 0, record, sheet)
     return record
-
-
-def figures(
-    result: AttackResult, seconds: float, trace: np.ndarray | None = None
-) -> dict[str, Any]:
-    """Return the figures of the first pair as plain numbers for JSON; None for NaN and infinity."""
-    status = Status(int(result.status[0]))
-    initial = float(result.initial_distance[0])
-    numbers = {
-        "ratio": float(result.ratio[0]),
-        "ratio_uint8": float(result.distance_uint8[0]) / initial if initial else 0.0,
-        "distance": float(result.distance[0]),
-        "distance_uint8": float(result.distance_uint8[0]),
-        "initial_distance": initial,
-        "objective": float("nan") if result.objective is None else float(result.objective[0]),
-        "seconds": round(seconds, 3),
-        "trace": [] if trace is None else [float(d) for d in trace],
-    }
-    finite = {
-        name: [v if np.isfinite(v) else None for v in value]
-        if isinstance(value, list)
-        else (value if np.isfinite(value) else None)
-        for name, value in numbers.items()
-    }
-
-    def taken(label: Any) -> bool | None:
-        wanted = result.guide_label
-        return None if label is None or wanted is None else bool(label[0] == wanted[0])
-
-    ended = {
-        "takes_label": taken(result.label),
-        "takes_label_uint8": taken(result.label_uint8),
-        "evaluations": int(result.evaluations[0]),
-        "status": status.name,
-        "status_text": status.text,
-    }
-    return ended | finite
-
-
-def _verdict(figures: dict[str, Any]) -> str:
-    if figures["takes_label_uint8"]:
-        return "Takes the guide's label"
-    if figures["takes_label"]:
-        return "Takes the guide's label, but not when rounded to 8 bits"
-    return "Does not take the guide's label"
-
-
-def _labels(net: Network, images: np.ndarray) -> tuple[Labels, Labels, Labels] | None:
-    if net.output is None:
-        return None
-    probabilities = np.asarray(net(images, net.output)[net.output])
-
-    def top(row):
-        best = np.argsort(-row)[:3]
-        return [(net.classes[i] if net.classes else f"class {i}", float(row[i])) for i in best]
-
-    source, guide, adversarial = map(top, probabilities)
-    return source, guide, adversarial
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
@@ -222,16 +117,6 @@ def _shown(path: str | os.PathLike[str]) -> str:
 def _file(path: str | os.PathLike[str]) -> dict[str, str]:
     content = Path(path).read_bytes()
     return {"name": Path(path).name, "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise AdvjaxError(
-            f"out {str(path.parent)!r}: {path.name} of an earlier run cannot be removed "
-            f"({error.strerror}); choose another folder"
-        ) from error
 
 
 def _check_writable(out: Path) -> None:

@@ -4,6 +4,8 @@ import contextlib
 import importlib.metadata
 import math
 import platform
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -133,6 +135,28 @@ def descent(trace: Any, attack: str, *, squared: bool, rooted: bool = False) -> 
         return Descent(values, "objective")
     name = "distance by linear map" if attack == "feature-linear" else "distance"
     return Descent(values if rooted else np.sqrt(values), name)
+
+
+def in_notebook() -> bool:
+    """Return True inside of a notebook's kernel, whose standard error is read at once."""
+    interactive = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(interactive, "config", {})
+
+
+def progress_bar(shown: bool | None, **settings: Any) -> Any:
+    """Return a tqdm bar on standard error, or as a notebook's widget; one that may be hidden.
+
+    Args:
+        shown: None: on a terminal and in a notebook; a log is left alone.
+        **settings: Of tqdm: total, unit, desc, ...
+    """
+    with warnings.catch_warnings():  # where ipywidgets is missing the bar is text
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+
+    if shown is None:
+        shown = sys.stderr.isatty() or in_notebook()
+    return tqdm(disable=not shown, **settings)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

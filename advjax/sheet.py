@@ -1,6 +1,7 @@
 """One attack as a picture: source, guide, adversarial, their difference, labels and the descent."""
 
 import dataclasses
+import io
 import math
 import os
 import warnings
@@ -20,7 +21,7 @@ from advjax.display import (
     to_uint8,
 )
 from advjax.errors import AdvjaxError, ImageError
-from advjax.files import atomic_path
+from advjax.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,8 @@ class Sheet:
         network: Name of the network; may be empty.
         layer: Name of the layer; may be empty.
         labels: For source, guide and adversarial, the likeliest classes as (name, probability),
-            best first (three are shown); None for a network without classes.
+            best first (three are shown); NaN where only the name is known; None for a network
+            without classes.
         trace: Distance at each evaluation, from the source's own on; what is not finite is left
             out. None for a sheet without the plot.
         trace_title: The name of the trace if it is not the distance to the guide.
@@ -104,6 +106,11 @@ def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
         >>> os.path.getsize(target) > 1000
         True
     """
+    write_bytes(path, sheet_png(sheet))
+
+
+def sheet_png(sheet: Sheet) -> bytes:
+    """Draw an attack on one sheet and return it as PNG (see `draw_sheet`)."""
     import matplotlib
 
     pictures = _pictures(sheet)
@@ -118,11 +125,11 @@ def draw_sheet(path: str | os.PathLike[str], sheet: Sheet) -> None:
         )
     # The user's own style must not show through, nor a class name in Chinese stop the run because
     # the font has no such letters.
-    with matplotlib.rc_context(), warnings.catch_warnings(), atomic_path(path) as temporary:
+    with matplotlib.rc_context(), warnings.catch_warnings(), io.BytesIO() as content:
         warnings.simplefilter("ignore")
         matplotlib.rcdefaults()
-        figure = _draw(sheet, pictures)
-        figure.savefig(temporary, format="png")
+        _draw(sheet, pictures).savefig(content, format="png")
+        return content.getvalue()
 
 
 def _pictures(sheet: Sheet) -> list[np.ndarray]:
@@ -265,6 +272,9 @@ def _labels(page: "Axes", left: float, classes: Labels, colours: dict[str, str])
     for rank, (name, probability) in enumerate(classes[:3]):
         y = HEADER + PICTURE + 0.37 + rank * ROW
         ink = INK if rank == 0 else QUIET
+        if math.isnan(probability):
+            _text(page, left, y, name, TEXT, colours.get(name, ink), PICTURE)
+            continue
         _text(page, left, y, name, TEXT, ink, PICTURE - 0.6)
         _text(page, left + PICTURE, y, _percent(probability), TEXT, ink, align="right")
         for length, colour in ((1.0, TRACK), (probability, colours.get(name, PALE))):

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
+import jax
 import numpy as np
 import pytest
 from caffe_writers import write_binaryproto, write_caffemodel
@@ -14,11 +16,13 @@ from safetensors.numpy import load_file, save_file
 
 import advjax
 from advjax import attacks, cli, engine, solvers
+from advjax.cli import app, parser
 from advjax.cli.options import AttackOptions
 from advjax.networks import conversion, zoo
 from advjax.runs.pipeline import Job
 
 RNG = np.random.default_rng(0)
+PAIR = ("attack", "source.png", "guide.png")
 FILES = ["adversarial.png", "adversarial.safetensors", "result.json", "sheet.png"]
 
 
@@ -253,16 +257,21 @@ def test_a_network_without_weights_says_how_to_get_them(fail, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), ["demo, attack, weights", "see 'advjax --help'"]),
-        (("attck",), ["attck", "demo, attack, weights", "see 'advjax --help'"]),
-        (("attack",), ["The image to change.", "see 'advjax attack --help'"]),
-        (("attack", "source.png"), ["The image whose representation", "advjax attack --help"]),
-        (("attack", "source.png", "guide.png", "--detla", "3"), ["--detla", "--help"]),
-        (("attack", "source.png", "guide.png", "--delta", "ten"), ["--delta", "'ten'", "levels"]),
-        (("attack", "source.png", "guide.png", "--seed", "1.5"), ["--seed", "'1.5'"]),
+        ((), ["demo, attack, networks", "see 'advjax --help'"]),
+        (("attck",), ["attck", "did you mean 'attack'?", "demo, attack, networks"]),
+        (("attack",), ["SOURCE, GUIDE", "see 'advjax attack --help'"]),
+        (("attack", "source.png"), ["GUIDE", "advjax attack --help"]),
+        ((*PAIR, "--detla", "3"), ["option '--detla' is not known; did you mean '--delta'?"]),
+        ((*PAIR, "--detla=3"), ["option '--detla' is not known; did you mean '--delta'?"]),
+        ((*PAIR, "--evaluations", "3"), ["'--evaluations'", "did you mean '--max-evaluations'?"]),
+        ((*PAIR, "--zzz"), ["option '--zzz' is not known; see 'advjax attack --help'"]),
+        ((*PAIR, "third.png"), ["'third.png' is one word too many"]),
+        ((*PAIR, "--delta", "ten"), ["--delta is 'ten'; give a number"]),
+        ((*PAIR, "--seed", "1.5"), ["--seed is '1.5'; give a whole number"]),
+        ((*PAIR, "--smoothing", "1", "2", "3"), ["'1 2 3'", "auto|off|X X"]),
         (("demo", "--max-evaluations"), ["--max-evaluations"]),
         (("weights",), ["list, fetch, convert"]),
-        (("weights", "fetch"), ["The network's name.", "advjax weights fetch --help"]),
+        (("weights", "fetch"), ["NETWORK", "advjax weights fetch --help"]),
         (("weights", "convert", "lenet.caffemodel"), ["--network", "--out"]),
         (("weights", "lst"), ["lst"]),
     ],
@@ -274,23 +283,123 @@ def test_wrong_usage_is_one_line_too(arguments, says, fail):
     assert "---" not in line
 
 
+@pytest.mark.parametrize("command", ["", "weights", *app.COMMANDS])
+def test_help(command, run):
+    status, out, err = run(*command.split(), "--help")
+    assert status == 0
+    assert err == ""
+    assert out.startswith(f"usage: advjax {command}".rstrip())
+    assert "None" not in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_every_option_is_described_and_in_a_group(name):
+    command = app.command_class(name)
+    known = list(parser.options(command))
+    for option in known:
+        assert option.group != "options", option.name
+        assert option.help[0].isupper(), option.name
+        assert option.help.endswith((".", "'.", ")")), option.name
+    assert len({option.name for option in known}) == len(known)
+    shown = parser.help_text(f"advjax {name}", command)
+    words = shown.replace(",", " ").replace(".", " ").split()
+    assert {option.name for option in known} <= set(words)
+    for option in known:
+        assert set(option.choices) <= {part for word in words for part in word.split("|")}
+    fields = {field.name for field in dataclasses.fields(command)}
+    assert {each for names in command.groups.values() for each in names} <= fields
+    assert command.__doc__.startswith(app.COMMANDS[name].summary.rstrip("."))
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_the_examples_of_a_command_are_commands(name):
+    command = app.command_class(name)
+    assert 1 <= len(command.examples) <= 2
+    for example in command.examples:
+        program, *words = example.partition(" >> ")[0].split()
+        assert program == "advjax"
+        assert type(cli.parse(words)) is command
+
+
+def test_what_is_given_is_what_the_command_has():
+    command = cli.parse(
+        [*("attack", "a.png", "b.png", "-o", "there", "-q", "--smoothing", "0.5", "0.1"),
+         *("--delta", "-3", "--resize", "--weights=random", "--start", "random")]
+    )  # fmt: skip
+    assert (command.source, command.guide, command.out) == (
+        Path("a.png"),
+        Path("b.png"),
+        Path("there"),
+    )
+    assert (command.quiet, command.json, command.network.resize) == (True, False, True)
+    assert (command.attack.smoothing, command.attack.delta) == ((0.5, 0.1), -3.0)
+    assert (command.network.weights, command.attack.start) == ("random", "random")
+    assert command.attack.seed == AttackOptions().seed
+    bench = cli.parse(["bench", "--batch-size", "auto", "--solvers", "sign", "apgd"])
+    assert (bench.batch_size, bench.solvers) == ("auto", ("sign", "apgd"))
+    assert cli.parse(["bench", "--batch-size", "4"]).batch_size == 4
+    assert cli.parse(["run", "status", "run"]).folder == Path("run")
+    assert cli.parse(["networks"]).network is None
+
+
+def test_version(run):
+    assert run("--version") == (0, f"advjax {advjax.__version__}\n", "")
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("line", "found"),
     [
-        (),
-        ("attack",),
-        ("demo",),
-        ("weights",),
-        ("weights", "list"),
-        ("weights", "fetch"),
-        ("weights", "convert"),
+        ("advjax att", ["attack"]),
+        ("advjax weights f", ["fetch"]),
+        ("advjax attack a.png b.png --max", ["--max-evaluations"]),
+        ("advjax attack a.png --start ", ["source", "random"]),
+        ("advjax bench --solvers sign ap", []),
+        ("advjax nonsense --x", []),
     ],
 )
-def test_help(command, run):
-    status, out, err = run(*command, "--help")
-    assert status in (0, None)
-    assert err == ""
-    assert out.startswith(" ".join(["usage: advjax", *command]))
+def test_completion(line, found, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", line + " and what stands after the cursor")
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    monkeypatch.setattr(sys, "argv", ["advjax", "advjax", "x", "y"])
+    assert cli.main() == 0
+    assert capsys.readouterr().out.split() == found
+
+
+def test_networks(run):
+    status, out, err = run("networks")
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert set(zoo.ARCHITECTURES) <= set(rows)
+    assert rows["caffenet"][1:6] == ["227x227x3", "fc7", "244", "MB", "no"]
+    status, out, err = run("networks", "--json")
+    found = {row["network"]: row for row in json.loads(out)}
+    arrays = zoo.load("lenet", "random").params
+    count = sum(array.size for array in jax.tree.leaves(arrays))
+    assert found["lenet"]["megabytes"] == pytest.approx(4 * count / 1e6, abs=0.1)
+    status, out, err = run("networks", "lenet")
+    assert (status, out) == (0, f"{zoo.load('lenet', 'random').layers!r}\n")
+
+
+def test_json_and_quiet(run, tmp_path):
+    status, out, err = run(*lenet(tmp_path / "a", "--json"))
+    assert (status, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "a" / "result.json").read_text())
+    assert run(*lenet(tmp_path / "b", "--quiet")) == (0, "", "")
+    status, out, err = run("weights", "list", "--json")
+    assert {row["network"] for row in json.loads(out)} == set(zoo.ARCHITECTURES)
+
+
+def test_help_and_the_state_of_a_run_do_without_jax(tmp_path):
+    code = (
+        "import sys; from advjax import cli\n"
+        f"for words in ['--help'], ['attack', '--help'], ['run', 'status', {str(tmp_path)!r}]:\n"
+        "    try: cli.main(words)\n"
+        "    except SystemExit: pass\n"
+        "sys.exit(sorted({'jax', 'flax', 'optax', 'scipy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[1:] == ["[]"]  # the first line: the folder holds no run
 
 
 def test_weights_list(run):

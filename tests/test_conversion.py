@@ -202,6 +202,23 @@ def test_orthonormal_kernels_have_singular_values_of_one(shape, seed):
     np.testing.assert_allclose(singular, 1, atol=1e-5)
 
 
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 60), columns=st.integers(1, 60), seed=st.integers(0, 99))
+def test_orthonormal_is_the_q_of_householders_qr(rows, columns, seed):
+    matrix = np.random.default_rng(seed).standard_normal((rows, columns))
+    found = conversion.orthonormal({"a.kernel": matrix})["a.kernel"]
+    tall = matrix.T if rows < columns else matrix
+    q, r = np.linalg.qr(tall)
+    q = q * np.sign(np.diag(r))
+    np.testing.assert_allclose(found, q.T if rows < columns else q, atol=1e-6)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((5, 3)), np.ones((4, 4)), np.vander([1, 1.001, 2])])
+def test_a_singular_kernel_becomes_orthonormal_too(matrix):
+    found = conversion.orthonormal({"a.kernel": matrix})["a.kernel"].astype(np.float64)
+    np.testing.assert_allclose(found.T @ found, np.eye(found.shape[1]), atol=1e-6)
+
+
 def test_orthonormal_keeps_what_is_orthonormal():
     """A rotation has nothing but singular vectors; what QR alone would do is turn some about."""
     matrix = conversion.orthonormal({"a.kernel": np.random.default_rng(0).normal(size=(12, 5))})

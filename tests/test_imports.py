@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "advjax"
-EVERYBODYS = {"errors", "files", "display"}
+EVERYBODYS = {"choices", "errors", "files", "display"}
 COMPILED = {  # rooms, or files of them, that may compile; `engine` alone compiles attacks
     *("engine", "smoothing", "networks/network.py", "metrics", "solvers/check.py"),
     *("runs/rows.py", "analysis/measure.py", "bench"),

@@ -142,3 +142,9 @@ def test_it_is_imported_at_first_use_only_and_silently():
 def test_wrong_settings_are_named():
     with pytest.raises(AdvjaxError, match="max_evaluations is 0; give"):
         JaxoptLBFGSB(max_evaluations=0)
+
+
+def test_without_jaxopt_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxopt", None)
+    with pytest.raises(AdvjaxError, match=r"pip install 'advjax\[bench\]'"):
+        minimize(JaxoptLBFGSB(), objective, jnp.zeros(2), Box(jnp.zeros(2), jnp.ones(2)))

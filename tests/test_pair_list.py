@@ -405,3 +405,9 @@ def test_data_sets_that_are_not_there(data_set, tmp_path):
         find_images("tfds:mnist")
     with pytest.raises(AdvjaxError, match="not in the data set"):
         Reader(advjax.load("lenet", "random"), ".")(f"{where}#nowhere.png")
+
+
+def test_without_tfds_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(AdvjaxError, match=r"pip install 'advjax\[tfds\]'"):
+        make_pair_list("tfds:not-read-yet:train")

@@ -12,8 +12,7 @@ from advjax import files
 from advjax.errors import AdvjaxError
 from advjax.runs import directory as directories
 from advjax.runs import lock
-from advjax.runs.directory import RunError, cut, open_directory, verify
-from advjax.runs.driver import count_rows
+from advjax.runs.directory import RunError, count_rows, cut, open_directory, verify
 from advjax.runs.pair_list import COLUMNS, PairList
 from advjax.runs.reading import RunData
 from advjax.runs.rows import table_of

@@ -606,11 +606,19 @@ def test_the_command(command, digits, tmp_path):
     out = tmp_path / "run"
     words = ("run", digits / "pairs.csv", "--out", out, *LENET.split())
     status, said, err = command(*words)
-    assert (status, err) == (1, "")
+    assert status == 1
+    reasons = err.splitlines()  # each once, with its number
+    assert all(line.startswith("advjax: 1 failed: image ") for line in reasons)
+    assert len(reasons) == 2
+    assert f"'advjax report {out}' makes a page of it" in said
     assert "9 pairs in" in said
     assert "2 failed" in said
     status, said, _ = command(*words)
     assert (status, said[:17]) == (1, "finished already:")
+    assert command(*words, "--quiet") == (1, "", "")
+    status, said, _ = command("run", "status", out, "--json")
+    figures = {"state": "finished", "pairs": 9, "done": 9, "failed": 2, "processes": []}
+    assert (status, json.loads(said)) == (0, figures)
     status, said, _ = command("run", "status", out)
     assert (status, said) == (0, f"{out}: finished; 9 of 9 pairs on disk, 2 failed\n")
     for check in (("run", "--verify", out), ("run", "verify", out)):

@@ -6,7 +6,7 @@ import pytest
 
 import advjax
 from advjax.errors import AdvjaxError, ImageError
-from advjax.transfer import BLOCK, resized
+from advjax.transfers import BLOCK, resized
 
 RNG = np.random.default_rng(0)
 

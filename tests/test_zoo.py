@@ -11,7 +11,7 @@ import advjax
 from advjax.checkpoints.weights_file import load_weights
 from advjax.data.images import prepare
 from advjax.errors import UnknownName, WeightsError
-from advjax.networks import conversion, zoo
+from advjax.networks import conversion, drawn, zoo
 
 # The published sizes. Height, width, channels; Caffe's spatial blobs read the other way round.
 
@@ -378,6 +378,29 @@ def test_orthonormal_weights_of_a_network():
         matrix = arrays[name].reshape(-1, arrays[name].shape[-1])
         gram = matrix.T @ matrix
         np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-5)
+
+
+def test_orthonormal_weights_of_large_networks_are_kept(tmp_path, monkeypatch, capsys):
+    """Read, not made, at the second call; a damaged or impossible cache is no matter."""
+    monkeypatch.setenv("ADVJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(drawn, "KEPT", 1000)
+    first = flat(advjax.load("lenet", "orthonormal", seed=5))
+    assert "making orthonormal weights of lenet" in capsys.readouterr().err
+    (kept,) = (tmp_path / "cache" / "made").iterdir()
+    monkeypatch.setattr(conversion, "orthonormal", None)  # what is kept is not made again
+    again = flat(advjax.load("lenet", "orthonormal", seed=5))
+    assert capsys.readouterr().err == ""
+    monkeypatch.undo()
+    monkeypatch.setattr(drawn, "KEPT", 1000)
+    monkeypatch.setenv("ADVJAX_CACHE", str(tmp_path / "cache"))
+    kept.write_bytes(kept.read_bytes()[:-50])
+    damaged = flat(advjax.load("lenet", "orthonormal", seed=5))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ADVJAX_CACHE", str(tmp_path / "file"))
+    nowhere = flat(advjax.load("lenet", "orthonormal", seed=5))
+    for name, array in first.items():
+        for other in (again, damaged, nowhere):
+            np.testing.assert_array_equal(array, other[name])
 
 
 # Means other than the usual.

@@ -16,6 +16,7 @@ from advjax.analysis.protocol import Protocol
 from advjax.analysis.summary import Analysis
 from advjax.bank import Bank, open_bank
 from advjax.data.units import to_levels
+from advjax.display import progress_bar
 from advjax.engine import AttackResult
 from advjax.errors import AdvjaxError, whole
 from advjax.networks.network import Network
@@ -62,7 +63,7 @@ def analyse(
         sparsity_layers: Where units are counted; `layer` when None.
         protocol: The paper's numbers when None.
         batch_size: Pairs measured at once.
-        progress: Show a bar on standard error; None: if it is a terminal.
+        progress: Show a bar; None: on a terminal and in a notebook.
 
     Returns:
         A row for each result, a row for each near or far neighbour, and their summary.
@@ -118,11 +119,9 @@ def analyse(
         ),
         statistics={},
     )
-    from tqdm import tqdm
-
     tables, points = [], []
     wanted = _adversarials(results, net, count)
-    bar = tqdm(total=count, unit="pair", disable=None if progress is None else not progress)
+    bar = progress_bar(progress, total=count, desc="measured", unit="pair")
     with bar:
         while batch := list(itertools.islice(wanted, min(batch_size, count))):
             table, neighbours = measure(measurement, batch, sources, guides, min(batch_size, count))
@@ -145,13 +144,7 @@ def analyse(
 def _adversarials(results: Any, net: Network, count: int) -> Iterator[Any]:
     """Yield the results one by one, checked: each with its index, its image and its 8-bit image."""
     if isinstance(results, AttackResult):
-        columns = [name for name in ("evaluations", "status") if getattr(results, name) is not None]
-        whole = results.adversarial, results.adversarial_uint8
-        _check_count(len(whole[0]), count)
-        for i in range(count):
-            more = {name: getattr(results, name)[i] for name in columns}
-            yield Result(i, to_levels(whole[0][i], net.bounds), whole[1][i], more)
-        return
+        _check_count(len(results), count)
     if isinstance(results, np.ndarray | jax.Array):
         images = net.check_images(results, "results")
         _check_count(len(images), count)

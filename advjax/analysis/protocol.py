@@ -12,15 +12,16 @@ class Protocol:
     """The numbers of the paper's analysis; the defaults are those of section 4.
 
     Attributes:
-        neighbours: K of the intersection of neighbours and of the rank r_K.
-        near: The neighbours of a guide that count as near, by cosine distance.
+        neighbours: The K of the intersection of neighbours and of the rank r_K.
+        near: The number of a guide's neighbours that count as near, by cosine distance.
         reference: The number of them, drawn at random, that the PPCA is fitted to; the others are
             N_c.
-        far: N_f is the neighbours beyond the first number, up to the second.
-        components: Of the PPCA. The paper does not give its number; 10 is our choice.
-        within: Where the near and far neighbours are searched: among all images of the bank, or in
-            the guide's class alone.
-        seed: Of the draw of the reference neighbours.
+        far: The neighbours N_f are those beyond the first number, up to the second.
+        components: The components of the PPCA. The paper does not give their number; 10 is our
+            choice.
+        within: The images among which near and far neighbours are searched: all of the bank, or
+            those of the guide's class alone.
+        seed: The seed of the draw of the reference neighbours.
     """
 
     neighbours: int = 3

@@ -2,16 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from advjax.attacks.base import Attack
 from advjax.attacks.feature import FeatureFgrad, FeatureOpt
 from advjax.attacks.label import LabelFgrad, LabelOpt
 from advjax.attacks.linear import FeatureLinear
+from advjax.choices import AttackName as AttackName
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 
-AttackName = Literal["feature-opt", "feature-linear", "feature-fgrad", "label-opt", "label-fgrad"]
 BY_NAME: dict[str, type[Attack]] = {
     kind.name: kind for kind in (FeatureOpt, FeatureLinear, FeatureFgrad, LabelOpt, LabelFgrad)
 }

@@ -56,6 +56,7 @@ class Attack(abc.ABC):
         name: The attack's name on the command line and in results.
         one_step: The gradient is taken once, at the start; the attack accepts no solver.
         to_label: The attack aims at a label: the pair's own or the guide's.
+        bounded: delta bounds the change of a pixel.
         exact: The objective contains derivatives of the network, so that they must not be smoothed.
 
     Example:
@@ -76,6 +77,7 @@ class Attack(abc.ABC):
     name: ClassVar[str]
     one_step: ClassVar[bool] = False
     to_label: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
     exact: ClassVar[bool] = False
 
     def __post_init__(self):

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, get_args
 
 from jaxtyping import Array, Float
 
 from advjax.attacks.base import Activate, Attack, PairData, cosine_distance, squared_distance
+from advjax.choices import Metric
 from advjax.errors import UnknownName
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, SignedStep, SignMomentum, Solver
@@ -37,14 +38,14 @@ class FeatureOpt(Attack):
         array([0.4])
     """
 
-    metric: Literal["l2", "cosine"] = "l2"
+    metric: Metric = "l2"
 
     name: ClassVar[str] = "feature-opt"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.metric not in ("l2", "cosine"):
-            raise UnknownName("metric", self.metric, ("l2", "cosine"))
+        if self.metric not in get_args(Metric):
+            raise UnknownName("metric", self.metric, get_args(Metric))
 
     @property
     def squared(self) -> bool:

@@ -87,6 +87,7 @@ class Inversion(Attack):
     jitter: int = 0
 
     name: ClassVar[str] = "inversion"
+    bounded: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()

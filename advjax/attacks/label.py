@@ -159,6 +159,7 @@ class LabelOpt(_ToLabel):
     rounded: bool = dataclasses.field(default=False, compare=False)
 
     name: ClassVar[str] = "label-opt"
+    bounded: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()

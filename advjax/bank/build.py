@@ -30,6 +30,7 @@ from advjax.bank.bank import (
     read_json,
 )
 from advjax.data.images import list_images, name_of
+from advjax.display import progress_bar
 from advjax.errors import AdvjaxError, whole
 from advjax.networks.identity import network_key
 from advjax.networks.network import Network
@@ -48,7 +49,7 @@ def build_bank(
     *,
     labels: Sequence[str | None] | None = None,
     batch_size: int = 32,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Bank:
     """Compute the activations of image files and keep them; layers that are there already stay.
 
@@ -63,7 +64,7 @@ def build_bank(
         labels: The name of each file's class. None takes, of a folder, the first folder under it
             that a file is in; files in no such folder, and lists, have no labels then.
         batch_size: Images in one call of the network.
-        progress: Show a bar on standard error.
+        progress: Show a bar; None: on a terminal and in a notebook.
 
     Returns:
         The bank, opened; it may hold more layers than asked for.
@@ -133,11 +134,9 @@ def _compute(
     out: Path,
     key: dict[str, Any],
     batch_size: int,
-    progress: bool,
+    progress: bool | None,
 ) -> None:
     """Write the rows of the layers' files one after the other, and note the progress."""
-    from tqdm import tqdm
-
     count, shapes = len(paths), {name: net.layers[name] for name in layers}
     note = {"format": FORMAT, **key, "layers": {name: list(shapes[name]) for name in layers}}
     done = _done(out, note, count)
@@ -161,7 +160,7 @@ def _compute(
             files.write_text(out / PROGRESS, json.dumps(note | {"done": done}))
 
         bar = stack.enter_context(
-            tqdm(total=count, initial=done, desc="features", unit="image", disable=not progress)
+            progress_bar(progress, total=count, initial=done, desc="features", unit="image")
         )
         try:
             noted = time.monotonic()

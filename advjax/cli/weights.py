@@ -1,23 +1,37 @@
 """The command `advjax weights`: list, fetch and convert."""
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
-import numpy as np
-from tyro.conf import Positional, arg, subcommand
-
-from advjax.checkpoints import catalogue
-from advjax.networks import zoo
+from advjax.cli.parser import Command
 
 
 @dataclasses.dataclass(frozen=True)
-class List:
-    """The networks, where their weights come from, and which are here."""
+class List(Command):
+    """List where weights come from, and which are here.
+
+    Attributes:
+        json: Print JSON.
+    """
+
+    groups: ClassVar = {"output": ("json",)}
+    examples: ClassVar = ("advjax weights list", "advjax weights list --json")
+    json: bool = False
 
     def run(self) -> None:
         """Run the command."""
+        from advjax.checkpoints import catalogue
+
         entries = catalogue.load_catalogue()
+        if self.json:
+            rows = [
+                dataclasses.asdict(e) | {"here": catalogue.cached(n) is not None}
+                for n, e in entries.items()
+            ]
+            print(json.dumps(rows, indent=1))
+            return
         width = max(len(entry.licence) for entry in entries.values())
         for name, entry in entries.items():
             here = "here" if catalogue.cached(name) else "-"
@@ -26,24 +40,32 @@ class List:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fetch:
-    """Download a network's official weights, verify them and keep them in the cache.
+class Fetch(Command):
+    """Download a network's official weights.
 
-    An interrupted download goes on where it stopped when the command is given again.
+    They are verified and kept in the cache. An interrupted download goes on where it stopped when
+    the command is given again.
 
     Attributes:
         name: The network's name.
+        quiet: Show no progress.
     """
 
-    name: Positional[str]
+    arguments: ClassVar = {"name": "NETWORK"}
+    groups: ClassVar = {"output": ("quiet",)}
+    examples: ClassVar = ("advjax weights fetch squeezenet", "advjax weights fetch caffenet")
+    name: str
+    quiet: bool = False
 
     def run(self) -> None:
         """Run the command."""
-        print(catalogue.fetch(self.name))
+        from advjax.checkpoints import catalogue
+
+        print(catalogue.fetch(self.name, progress=not self.quiet))
 
 
 @dataclasses.dataclass(frozen=True)
-class Convert:
+class Convert(Command):
     """Convert weights to one safetensors file that loads without conversion.
 
     Attributes:
@@ -54,7 +76,13 @@ class Convert:
         licence: The licence of the weights, to be noted in the file.
     """
 
-    file: Positional[Path]
+    arguments: ClassVar = {"file": "FILE"}
+    groups: ClassVar = {"network": ("network", "mean"), "output": ("out", "licence")}
+    examples: ClassVar = (
+        "advjax weights convert net.caffemodel --network caffenet -o caffenet.safetensors",
+        "advjax weights convert lenet.caffemodel --network lenet --licence MIT -o l.safetensors",
+    )
+    file: Path
     network: str
     out: Path
     mean: Path | None = None
@@ -62,6 +90,10 @@ class Convert:
 
     def run(self) -> None:
         """Run the command."""
+        import numpy as np
+
+        from advjax.networks import zoo
+
         noted = {} if self.licence is None else {"licence": self.licence}
         arrays = zoo.convert(self.network, self.file, self.out, mean=self.mean, **noted)
         for name, array in arrays.items():
@@ -72,22 +104,3 @@ class Convert:
         if zoo.architecture(self.network).vocabulary == "imagenet":
             print(zoo.self_check(net))
         print(f"written: {self.out}")
-
-
-Weights = Annotated[
-    Annotated[List, subcommand("list")]
-    | Annotated[Fetch, subcommand("fetch")]
-    | Annotated[Convert, subcommand("convert")],
-    arg(name=""),
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightsCommand:
-    """List, fetch and convert networks' weights."""
-
-    command: Weights
-
-    def run(self) -> None:
-        """Run the command."""
-        self.command.run()

@@ -6,16 +6,17 @@ the others. `stream` prepares pairs and measures results; `attempts` solves a pa
 `api` holds the public functions. The engine knows of an attack only `attacks/base.py`.
 """
 
+from advjax.choices import Precision
 from advjax.engine.api import (
-    Precision,
     attack,
     attack_stream,
     choose_smoothing,
     make_plan,
     resolve,
 )
-from advjax.engine.results import AttackResult, Pair, PairResult, Progress
+from advjax.engine.results import Pair, Progress
 from advjax.engine.stream import Stream
+from advjax.results import AttackResult, PairResult
 
 __all__ = [
     "AttackResult",

@@ -1,14 +1,18 @@
 """`attack` (arrays) and `attack_stream` (an iterator): the two public functions of the engine."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Literal, get_args
 
 import jax
+import numpy as np
 
-from advjax import attacks
+from advjax import attacks, solvers
 from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
+from advjax.choices import Precision, SolverName, Start
 from advjax.data.units import LEVELS, delta_to_levels
+from advjax.display import progress_bar
 from advjax.engine.attempts import solve_attempts
 from advjax.engine.inputs import (
     CheckedPairs,
@@ -21,15 +25,13 @@ from advjax.engine.inputs import (
 )
 from advjax.engine.loop import solve, solve_on_host
 from advjax.engine.programs import Plan, home
-from advjax.engine.results import AttackResult, Pair, PairResult, Progress, ProgressCallback, stack
+from advjax.engine.results import Pair, Progress, ProgressCallback
 from advjax.engine.stream import BLOCK, Stream, read_ahead
 from advjax.errors import AdvjaxError, UnknownName, whole
 from advjax.networks.network import Network
+from advjax.results import AttackResult, PairResult, stack
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
-
-Precision = Literal["highest", "tensorfloat32", "bfloat16"]
-"""Of matrix products; "highest" is float32."""
 
 
 def resolve(
@@ -37,7 +39,8 @@ def resolve(
     attack: str | Attack = "feature-opt",
     layer: str | Sequence[str] | None = None,
     layer_weights: Sequence[float] | None = None,
-    solver: Solver | ScipyLBFGSB | None = None,
+    solver: Solver | ScipyLBFGSB | str | None = None,
+    max_evaluations: int | None = None,
 ) -> tuple[Attack, Any]:
     """Return the attack on this network, and its solver, with all settings filled in and checked.
 
@@ -46,7 +49,8 @@ def resolve(
         attack: A name, or an attack with settings of its own.
         layer: The layer, or several, if the attack has none.
         layer_weights: One number for each layer.
-        solver: The attack's default solver when None.
+        solver: A solver or the name of one; the attack's default solver when None.
+        max_evaluations: In place of the solver's own.
 
     Raises:
         AdvjaxError: An argument that cannot be used.
@@ -58,10 +62,17 @@ def resolve(
         (('ip1',), 100, 8)
     """
     filled = attacks.for_network(net, attack, layer, layer_weights)
-    if solver is None:
+    if solver is None and max_evaluations is None:
         return filled, filled.default_solver
     if filled.one_step and solver != filled.default_solver:
-        raise AdvjaxError(f"solver is {solver}, and {filled.name} takes one step; give none")
+        given = f"solver is {solver}" if solver else f"max_evaluations is {max_evaluations}"
+        raise AdvjaxError(f"{given}, and {filled.name} takes one step; give none")
+    if isinstance(solver, str) or max_evaluations is not None:
+        name = solver if isinstance(solver, str) else None
+        default = filled.default_solver if solver is None or name else solver
+        solver = solvers.choose(default, name, max_evaluations)
+    assert solver is not None
+    assert not isinstance(solver, str)
     if solver.max_evaluations < 1:
         raise AdvjaxError(f"max_evaluations is {solver.max_evaluations}; give 1 or more")
     return filled, solver
@@ -136,11 +147,12 @@ def attack_stream(
     layer: str | Sequence[str] | None = None,
     layer_weights: Sequence[float] | None = None,
     delta: float | None = None,
-    solver: Solver | ScipyLBFGSB | None = None,
+    solver: Solver | ScipyLBFGSB | SolverName | None = None,
+    max_evaluations: int | None = None,
     batch_size: int | Literal["auto"] = 32,
     target_ratio: float | None = None,
     until_label: bool = False,
-    start: Literal["source", "random"] = "source",
+    start: Start = "source",
     seed: int = 0,
     trace: bool = False,
     ordered: bool = True,
@@ -169,9 +181,11 @@ def attack_stream(
         layer_weights: One number for each layer; 1 when None.
         delta: Half-width of the box in the network's units, which are levels of 255 unless it has
             other `bounds`; 10 levels when None.
-        solver: See `advjax.solvers`; the attack's `default_solver` when None: of feature-opt
-            `advjax.SignMomentum()`, of feature-linear `advjax.ProjectedLBFGS()`, of label-opt the
-            same with 100 evaluations for each c. The fast gradients take none.
+        solver: See `advjax.solvers`, or a name as on the command line ("sign", "lbfgs", ...: the
+            keys of `advjax.solvers.BY_NAME`); the attack's `default_solver` when None: of
+            feature-opt `advjax.SignMomentum()`, of feature-linear `advjax.ProjectedLBFGS()`, of
+            label-opt the same with 100 evaluations for each c. The fast gradients take none.
+        max_evaluations: Evaluations of the network and its gradient in place of the solver's own.
         batch_size: Number of lanes, over all devices; "auto": as many as the devices' memory holds.
             If the memory is too small for a batch, it is halved, with a warning.
         target_ratio: A pair is done when its distance is this fraction of the initial one.
@@ -189,8 +203,8 @@ def attack_stream(
         smoothing: `advjax.Smoothing` of the gradient's kinks over the budget; None: exact
             gradients; "auto": that of the attack (feature-opt has one) if the solver has no line
             search. Values, distances and stopping rules always use the network itself.
-        progress: Show a bar on standard error; None: if it is a terminal. Or a function that is
-            called with a `Progress` after each chunk; if it returns True, the stream ends after the
+        progress: Show a bar; None: on a terminal and in a notebook. Or a function that is called
+            with a `Progress` after each chunk; if it returns True, the stream ends after the
             finished pairs have been yielded.
 
     Yields:
@@ -209,7 +223,7 @@ def attack_stream(
         ...     print(result.index, result.ratio < 1, result.status.name)
         0 True MAX_EVALUATIONS
     """
-    spec, chosen = resolve(net, attack, layer, layer_weights, solver)
+    spec, chosen = resolve(net, attack, layer, layer_weights, solver, max_evaluations)
     lanes = None if batch_size == "auto" else whole(batch_size, 1)
     if lanes is None and batch_size != "auto":
         raise AdvjaxError(f"batch_size is {batch_size!r}; give 1 or more, or 'auto'")
@@ -285,13 +299,11 @@ def _progress(
         return progress, (lambda: None)
     if progress is False:
         return (lambda at: None), (lambda: None)
-    from tqdm import tqdm
-
-    bar = tqdm(
+    bar = progress_bar(
+        progress,
         total=None if total is None else total * budget,
         unit="evaluation",
         unit_scale=True,
-        disable=None if progress is None else False,
     )
 
     def show(at: Progress) -> None:
@@ -308,9 +320,22 @@ def attack(
     guides: Any = None,
     *,
     labels: Any = None,
+    attack: str | Attack = "feature-opt",
+    layer: str | Sequence[str] | None = None,
+    layer_weights: Sequence[float] | None = None,
     delta: float | Sequence[float] | None = None,
-    progress: bool | None = None,
-    **settings: Any,
+    solver: Solver | ScipyLBFGSB | SolverName | None = None,
+    max_evaluations: int | None = None,
+    batch_size: int | Literal["auto"] = 32,
+    target_ratio: float | None = None,
+    until_label: bool = False,
+    start: Start = "source",
+    seed: int = 0,
+    trace: bool = False,
+    precision: str = "highest",
+    devices: Any = None,
+    smoothing: Smoothing | Literal["auto"] | None = "auto",
+    progress: bool | Callable[[Progress], bool | None] | None = None,
 ) -> AttackResult:
     """Find, in a small box around each source, an image whose representation is the guide's.
 
@@ -320,16 +345,34 @@ def attack(
 
     Args:
         net: The network.
-        sources: [n, h, w, c], uint8, or float within `net.bounds` (0..255); or one image.
+        sources: [n, h, w, c], uint8, or float within `net.bounds` (0..255); or one image; or the
+            path of an image file, or a list of paths, which `net.preprocessing` brings to the
+            network's size.
         guides: As `sources`, one for each; or [n, k, h, w, c]: k images for each source, whose
             activations are averaged; or activations, a dict of [n, ...] by layer; or None for
             attacks on labels that are given.
         labels: The class to take, one for all sources or one for each; the guides' when None.
+        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad"; or
+            an attack with settings of its own, such as `advjax.LabelOpt(attempts=12)`.
+        layer: The layer to match, or several; the network's default layer when None.
+        layer_weights: One number for each layer; 1 when None.
         delta: Half-width of the box in the network's units; one for all pairs or one for each; 10
             levels of 255 when None.
-        progress: Show a bar on standard error; None: if it is a terminal.
-        **settings: `attack`, `layer`, `solver`, `batch_size`, `target_ratio`, ...: see
-            `attack_stream`.
+        solver: A solver, or the name of one ("sign", "lbfgs", ...); the attack's own when None.
+        max_evaluations: Evaluations of the network and its gradient in place of the solver's own.
+        batch_size: Number of lanes; "auto": as many as the devices' memory holds.
+        target_ratio: A pair is done when its distance is this fraction of the initial one.
+        until_label: A pair is done when the network gives it its label, or else the guide's.
+        start: "source", or "random": a point of the box drawn from `seed` and the pair's number.
+        seed: See `start`.
+        trace: Keep the objective at each evaluation.
+        precision: Of matrix products while solving: "highest" (float32), "tensorfloat32" or
+            "bfloat16".
+        devices: The devices that hold the lanes; where the network's parameters are when None.
+        smoothing: `advjax.Smoothing` of the gradient's kinks; None: exact gradients; "auto": the
+            attack's own.
+        progress: Show a bar; None: on a terminal and in a notebook. Or a function that is called
+            with a `Progress`. `advjax.attack_stream` says more of this and of the others.
 
     Returns:
         The results, in the order of the pairs.
@@ -341,7 +384,8 @@ def attack(
         >>> import advjax, numpy as np
         >>> net = advjax.load("lenet", "orthonormal")
         >>> images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
-        >>> result = attack(net, images, images[::-1], solver=advjax.ProjectedLBFGS(5), delta=20.0)
+        >>> settings = {"solver": "lbfgs", "max_evaluations": 5, "delta": 20.0}
+        >>> result = attack(net, images, images[::-1], **settings)
         >>> result.adversarial.shape, bool((result.ratio < 1).all())
         ((2, 28, 28, 1), True)
     """
@@ -360,5 +404,56 @@ def attack(
         Pair(source, guide, delta, label=label)
         for source, guide, delta, label in zip(batch, each, deltas, labels, strict=True)
     )
-    results = list(attack_stream(net, pairs, progress=progress, **settings))
-    return stack(results)
+    spec, chosen = resolve(net, attack, layer, layer_weights, solver, max_evaluations)
+    smoothing = choose_smoothing(spec, chosen, smoothing)
+    settings: dict[str, Any] = {
+        "target_ratio": target_ratio,
+        "until_label": until_label,
+        "start": start,
+        "seed": seed,
+        "precision": precision,
+    }
+    results = attack_stream(
+        net,
+        pairs,
+        attack=spec,
+        solver=chosen,
+        batch_size=batch_size,
+        trace=trace,
+        devices=devices,
+        smoothing=smoothing,
+        progress=progress,
+        **settings,
+    )
+    found = stack(
+        list(results),
+        source=batch,
+        guide=np.stack(each) if all(isinstance(guide, np.ndarray) for guide in each) else None,
+        delta=np.array([d if spec.bounded else np.nan for d in deltas]),
+        settings=described(net, spec, chosen, smoothing) | settings,
+    )
+    return dataclasses.replace(found, classes=_class_names(net, found))
+
+
+def described(
+    net: Network, attack: Attack, solver: Any, smoothing: Smoothing | None
+) -> dict[str, Any]:
+    """Return what an attack is as plain values: network, attack, layer, solver and smoothing."""
+    return {
+        "network": net.name,
+        "bounds": list(net.bounds),
+        "attack": attack.name,
+        "attack_settings": dataclasses.asdict(attack),
+        "squared": attack.squared,
+        "attempts": attack.attempts,
+        "layer": attack.layers[0] if len(attack.layers) == 1 else list(attack.layers),
+        **({"layer_weights": list(attack.weights)} if attack.weights else {}),
+        "solver": {"name": type(solver).__name__} | dataclasses.asdict(solver),
+        "smoothing": smoothing and dataclasses.asdict(smoothing),
+    }
+
+
+def _class_names(net: Network, result: AttackResult) -> dict[int, str]:
+    labels = (result.source_label, result.guide_label, result.label, result.label_uint8)
+    numbers = {int(n) for each in labels if each is not None for n in each}
+    return {n: net.classes[n] for n in sorted(numbers)} if net.classes else {}

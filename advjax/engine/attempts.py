@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from advjax.attacks.base import Attempt
-from advjax.engine.results import Pair, PairResult, Progress, ProgressCallback
+from advjax.engine.results import Pair, Progress, ProgressCallback
 from advjax.engine.stream import Problem, Stream, prepared
+from advjax.results import PairResult
 
 Solve = Callable[[Stream, Iterator[Any], int | None, ProgressCallback], Iterator[PairResult]]
 

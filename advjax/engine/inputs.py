@@ -12,7 +12,7 @@ from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
 from advjax.data import units
 from advjax.engine.programs import Plan
-from advjax.engine.results import Pair, PairResult
+from advjax.engine.results import Pair
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network, is_real
 
@@ -97,7 +97,11 @@ def check_target_ratio(attack: Attack, ratio: float | None, name: str = "target_
 
 
 def image_batch(net: Network, name: str, images: Any) -> np.ndarray:
-    """Check images [n, h, w, c] and return them; a single image becomes a batch of one."""
+    """Check images [n, h, w, c] and return them; a single image becomes a batch of one.
+
+    Paths of image files, one or a list of them, are read as inputs of the network.
+    """
+    images = _read_all(net, images)
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     images = images[None] if images.shape == net.input_shape else images
     return np.asarray(net.check_images(images, name))
@@ -113,6 +117,7 @@ def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> 
         if len(counts) != 1:
             raise AdvjaxError(f"{name} has layers of different lengths; give [n, ...] for each")
         return [{k: v[i] for k, v in given.items()} for i in range(counts.pop())]
+    guides = _read_all(net, guides)
     if np.ndim(guides) == 5:
         sets = np.asarray(guides)
         if sets.shape[2:] == net.input_shape:
@@ -160,6 +165,13 @@ def check_activations(
 
 def _read(net: Network, image: Any) -> Any:
     return net.read(image) if isinstance(image, (str, os.PathLike)) else image
+
+
+def _read_all(net: Network, images: Any) -> Any:
+    """Return images as they are, and in place of each path what it holds."""
+    if isinstance(images, (list, tuple)):
+        return [_read_all(net, image) for image in images]
+    return _read(net, images)
 
 
 def _guide(net: Network, plan: Plan, name: str, guide: Any, dark: bool) -> Any:

@@ -10,9 +10,10 @@ from advjax.attacks.inversion import Inversion
 from advjax.data.units import from_levels
 from advjax.engine.api import attack_stream
 from advjax.engine.inputs import CheckedPairs, guide_batch
-from advjax.engine.results import Pair, stack
+from advjax.engine.results import Pair
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
+from advjax.results import stack
 
 
 class InversionResult(NamedTuple):
@@ -41,7 +42,7 @@ def invert(
         net: The network.
         targets: Images [n, h, w, c] whose activations are inverted, or one image; or
             [n, k, h, w, c], for means over k images; or activations, a dict of [n, ...] by layer.
-        progress: Show a bar on standard error; None: if it is a terminal.
+        progress: Show a bar; None: on a terminal and in a notebook.
         **settings: `layer` (the network's default layer when None), those of `advjax.Inversion`
             (`variation`, `alpha_weight`, `jitter`, ...) and of `advjax.attack_stream` (`solver`,
             `batch_size`, `start`, `seed`, `trace`, ...); the default of `start` is "random".
@@ -71,7 +72,6 @@ def invert(
     pairs = CheckedPairs(Pair(grey, target) for target in given)
     settings = {"start": "random", "progress": progress} | settings
     results = stack(list(attack_stream(net, pairs, attack=inversion, **settings)))
-    assert results.objective is not None
     return InversionResult(
         image=results.adversarial,
         image_uint8=results.adversarial_uint8,

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.engine.programs import Lanes
-from advjax.engine.results import Pair, PairResult, Progress, ProgressCallback
+from advjax.engine.results import Pair, Progress, ProgressCallback
 from advjax.engine.stream import Problem, Stream, prepared, without_batch
+from advjax.results import PairResult
 from advjax.solvers import Box, Status
 
 CHUNK = 16  # steps between two looks of the host, at most
+LOOK = 1.0  # seconds between two looks of the host, about, where steps are slow
 MAX_LANES, MAX_LANES_CPU = 1024, 16  # that batch_size="auto" chooses
 
 Occupants = list[Problem | None]
@@ -39,6 +42,7 @@ def solve(
     lanes: Lanes | None = None
     occupants: Occupants = []
     exhausted, done, steps = False, 0, 0
+    chunk = 1  # the first step says how many fit
     while True:
         interrupted = None
         try:
@@ -56,9 +60,12 @@ def solve(
             if not any(occupants):
                 return
             # 2. Advance all lanes by a chunk of steps.
-            lanes, taken = stream.advance(lanes, CHUNK, _enough(occupants, devices, exhausted))
-            status = np.asarray(lanes.state.status)
-            steps += int(np.asarray(taken).sum()) * per_device
+            begin = time.perf_counter()
+            lanes, taken = stream.advance(lanes, chunk, _enough(occupants, devices, exhausted))
+            status, taken = np.asarray(lanes.state.status), np.asarray(taken)
+            each = (time.perf_counter() - begin) / max(1, int(taken.max()))
+            chunk = min(CHUNK, max(1, int(LOOK / each)))
+            steps += int(taken.sum()) * per_device
         except KeyboardInterrupt as error:
             if lanes is None:
                 raise

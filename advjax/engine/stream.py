@@ -16,8 +16,9 @@ from advjax.attacks.base import Features, PairData
 from advjax.attacks.box import PixelBox, round_into
 from advjax.engine.inputs import CheckedPairs, check_pair
 from advjax.engine.programs import NO_LABEL, Lanes, Plan, programs_of
-from advjax.engine.results import Pair, PairResult
+from advjax.engine.results import Pair
 from advjax.networks.network import Network
+from advjax.results import PairResult
 from advjax.solvers import Box, Status
 
 BLOCK = 8  # pairs that are prepared or measured in one call of the network
@@ -263,7 +264,18 @@ class Stream:
                 label_uint8=label8,
                 trace=trace[i, : evaluations[i]].copy() if self.plan.trace else None,
                 objective=objective,
+                cosine=_cosine(self.attack.layers, exact, problem.guide),
             )
+
+
+def _cosine(layers: Sequence[str], features: Features, guide: Features | None) -> float:
+    """Return the cosine of two images' activations in the one layer; NaN where there is none."""
+    if guide is None or len(layers) != 1:
+        return float("nan")
+    a, b = (np.asarray(each[layers[0]], np.float64).ravel() for each in (features, guide))
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    with np.errstate(invalid="ignore"):  # activations may overflow
+        return float(np.clip(a @ b / lengths, -1, 1)) if lengths > 0 else float("nan")
 
 
 def _mean(several: Sequence[Labelled]) -> Labelled:

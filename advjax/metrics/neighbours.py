@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from advjax.display import progress_bar
 from advjax.errors import AdvjaxError, UnknownName
 
 Metric = Literal["euclidean", "cosine"]
@@ -118,8 +119,6 @@ def knn_blocks(
         >>> knn_blocks([[2.2]], (points[i : i + 4] for i in (0, 4, 8)), 2).indices
         array([[2, 3]], dtype=int32)
     """
-    from tqdm import tqdm
-
     queries, exclude = _check(queries, k, metric, exclude)
     if not bool(jnp.isfinite(queries).all()):
         raise AdvjaxError("queries has NaN or infinite numbers; give finite activations")
@@ -136,7 +135,7 @@ def knn_blocks(
     else:
         raise AdvjaxError("rows needs points as an array; give one, or only the blocks you mean")
     top = _none(queries, k)
-    with tqdm(total=total, desc="neighbours", unit="point", disable=not progress) as bar:
+    with progress_bar(progress, total=total, desc="neighbours", unit="point") as bar:
         for ids, block in blocks:
             _check_width(queries, block)
             previous, top = top, _step(top, queries, block, ids, exclude, metric)

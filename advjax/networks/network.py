@@ -25,6 +25,19 @@ Transform = Callable[[Array], Array]
 _DECLARE = "advjax.Network(..., bounds=(0, 1))"
 
 
+class Layers(dict[str, tuple[int, ...]]):
+    """Each layer's name and shape for one image, shown as a table."""
+
+    def __repr__(self) -> str:
+        """Return a line for each layer: its name, its shape, its number of units."""
+        rows = [
+            (name, " x ".join(map(str, shape)) or "1", f"{math.prod(shape):,}")
+            for name, shape in self.items()
+        ]
+        name, shape, units = (max((len(row[i]) for row in rows), default=0) for i in range(3))
+        return "\n".join(f"{a:{name}}  {b:>{shape}}  {c:>{units}} units" for a, b, c in rows)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
     """A function from images in pixels to named activations, on which attacks and metrics work.
@@ -51,7 +64,8 @@ class Network:
         ...     return {"mean": images.mean((1, 2)), "top": images[:, :2].mean((1, 2))}
         >>> net = Network(halves, (4, 4, 3))
         >>> net.layers
-        {'mean': (3,), 'top': (3,)}
+        mean  3  3 units
+        top   3  3 units
         >>> net(jnp.full((1, 4, 4, 3), 8.0), "mean")["mean"]
         Array([[8., 8., 8.]], dtype=float32)
     """
@@ -87,8 +101,10 @@ class Network:
             return "unknown"
 
     @functools.cached_property
-    def layers(self) -> dict[str, tuple[int, ...]]:
+    def layers(self) -> Layers:
         """Return each activation's name and shape for one image, in the order of `function`.
+
+        It is a dict, and is shown as a table.
 
         Raises:
             AdvjaxError: `function` gives no dict, an array without the batch as first axis, or
@@ -121,7 +137,7 @@ class Network:
                     f"layer {name!r} of {self.name} is {array.dtype}; give real numbers (of a "
                     "complex layer its real and imaginary part)"
                 )
-        return {name: tuple(shapes[name].shape[1:]) for name in names}
+        return Layers({name: tuple(shapes[name].shape[1:]) for name in names})
 
     def check_layers(self, layers: str | Sequence[str] | None) -> tuple[str, ...]:
         """Return the names as a tuple; the default layer when None is given.
@@ -232,6 +248,48 @@ class Network:
                 "or a Preprocessing to advjax.Network"
             )
         return prepare(read_image(path, self.input_shape[-1]), self.preprocessing)
+
+    def top(self, images: Any, count: int = 3) -> list[list[tuple[str, float]]]:
+        """Return the likeliest classes of each image with their probabilities, best first.
+
+        Args:
+            images: [b, h, w, c], 0..255; or one image; or the path of an image file, or a list of
+                paths.
+            count: Classes of each image, at most.
+
+        Returns:
+            A list for each image. An output that is not probabilities is taken for logits, whose
+            softmax is returned.
+
+        Raises:
+            AdvjaxError: The network has no `output`, or an image cannot be used.
+
+        Example:
+            >>> net = Network(lambda x: {"mean": x.mean((1, 2)) / 255}, (1, 1, 3), output="mean")
+            >>> net.top(np.array([[[255, 0, 0]]], np.uint8), 1)
+            [[('class 0', 1.0)]]
+        """
+        if self.output is None:
+            raise AdvjaxError(f"{self.name} has no output layer, so that it names no classes")
+        if isinstance(images, str | os.PathLike):
+            images = self.read(images)
+        elif isinstance(images, list | tuple):
+            images = [
+                self.read(image) if isinstance(image, str | os.PathLike) else image
+                for image in images
+            ]
+        if np.shape(images) == self.input_shape:
+            images = np.asarray(images)[None]
+        rows = np.asarray(self(images, self.output)[self.output], np.float32)
+        rows = rows.reshape(len(rows), -1)
+        if not ((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-2)):
+            rows = np.asarray(jax.nn.softmax(rows))
+        best = np.argsort(-rows, 1, stable=True)[:, :count]
+        names = self.classes
+        return [
+            [(names[i] if names else f"class {i}", float(row[i])) for i in indices]
+            for row, indices in zip(rows, best, strict=True)
+        ]
 
     @classmethod
     def from_nnx(

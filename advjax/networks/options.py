@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from advjax.networks import zoo
-from advjax.networks.network import Network
+if TYPE_CHECKING:
+    from advjax.networks.network import Network
 
 DEFAULT = "efficientnet_lite0"
 
@@ -16,9 +17,9 @@ class NetworkOptions:
     None is as in the attacks that a command measures; where there are none, it is the default.
 
     Attributes:
-        network: The network's name ('advjax weights list' shows them).
-        weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
-            fetch' has brought when not given.
+        network: The network's name ('advjax networks' shows them).
+        weights: The network's weights: a .safetensors or .caffemodel file, 'random' or
+            'orthonormal'; what 'advjax weights fetch' has brought when not given.
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
             the network's own resize and crop.
@@ -36,12 +37,14 @@ class NetworkOptions:
     resize: bool = False
     layers_up_to: str | None = None
 
-    def load(self, seed: int) -> Network:
+    def load(self, seed: int) -> "Network":
         """Return the network, of images in levels of 255 as files are.
 
         Args:
             seed: That of random weights.
         """
+        from advjax.networks import zoo
+
         net = zoo.load(
             self.network or DEFAULT,
             self.weights,

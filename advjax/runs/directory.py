@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -508,3 +508,36 @@ def _write(path: Path, content: bytes) -> None:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
+
+
+class Count(NamedTuple):
+    """The number of rows in a file, and of failures among them."""
+
+    rows: int
+    failed: int
+
+
+def count_rows(directory: RunDirectory) -> tuple[dict[int, Count], dict[int, Count]]:
+    """Count the rows and failures of each shard, and of each unfinished block.
+
+    Raises:
+        RunError: A shard that is truncated.
+    """
+
+    def count(path: Path) -> Count:
+        rows = pq.read_table(path, columns=["status"])
+        return Count(len(rows), count_failed(rows))
+
+    whole, partial = {}, {}
+    for number, path in directory.shards().items():
+        try:
+            whole[number] = count(path)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise RunError(
+                f"shard {str(path)!r} is damaged; delete it and give the run's command again "
+                f"('advjax run --verify {directory.path}' finds all that are)"
+            ) from error
+    for number, path in directory.unfinished().items():
+        with contextlib.suppress(OSError, pa.ArrowException, KeyError):
+            partial[number] = count(path)
+    return whole, partial

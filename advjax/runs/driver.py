@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from advjax.display import versions
 from advjax.errors import AdvjaxError
 from advjax.runs import directory as directories
-from advjax.runs.directory import Block, RunDirectory, RunError, count_failed
+from advjax.runs.directory import Block, RunDirectory, count_rows
 from advjax.runs.lock import locked, locked_share
 from advjax.runs.pair_list import PairList
 from advjax.runs.pipeline import SAVED, Job, Tally, Task, attack_blocks
@@ -211,39 +209,6 @@ def remaining(
         whole = {number: count for number, count in whole.items() if not count.failed}
     left = [block for block in blocks if block.number not in whole]
     return Remaining(sum(len(block.indices) for block in blocks), done, failed, left)
-
-
-class Count(NamedTuple):
-    """The number of rows in a file, and of failures among them."""
-
-    rows: int
-    failed: int
-
-
-def count_rows(directory: RunDirectory) -> tuple[dict[int, Count], dict[int, Count]]:
-    """Count the rows and failures of each shard, and of each unfinished block.
-
-    Raises:
-        RunError: A shard that is truncated.
-    """
-
-    def count(path: Path) -> Count:
-        rows = pq.read_table(path, columns=["status"])
-        return Count(len(rows), count_failed(rows))
-
-    whole, partial = {}, {}
-    for number, path in directory.shards().items():
-        try:
-            whole[number] = count(path)
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise RunError(
-                f"shard {str(path)!r} is damaged; delete it and give the run's command again "
-                f"('advjax run --verify {directory.path}' finds all that are)"
-            ) from error
-    for number, path in directory.unfinished().items():
-        with contextlib.suppress(OSError, pa.ArrowException, KeyError):
-            partial[number] = count(path)
-    return whole, partial
 
 
 @contextlib.contextmanager

@@ -11,14 +11,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from advjax.data.images import decode_image, path_of
 from advjax.data.preprocessing import prepare
 from advjax.errors import AdvjaxError, ImageError, UnknownName
-from advjax.networks.network import Network
+
+if TYPE_CHECKING:
+    from advjax.networks.network import Network
 
 TFDS = "tfds:"
 KEPT_BYTES = 256 * 2**20  # of the latest images: pair lists name many images several times
@@ -27,7 +29,7 @@ KEPT_BYTES = 256 * 2**20  # of the latest images: pair lists name many images se
 class Reader:
     """A reader of the images that a list names, ready for a network; threads may share one."""
 
-    def __init__(self, net: Network, root: str | os.PathLike[str]):
+    def __init__(self, net: "Network", root: str | os.PathLike[str]):
         self.net, self.root = net, Path(root)
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._maximum = max(1, KEPT_BYTES // int(np.prod(net.input_shape)))
@@ -120,7 +122,12 @@ _SPLIT = re.compile(r"(\w[\w.-]*)(\[(-?\d+%?)?:(-?\d+%?)?\])?")
 @functools.cache
 def _tfds(where: str) -> _Tfds:
     """Open a data set and read its file names."""
-    import tensorflow_datasets as tfds
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise AdvjaxError(
+            f"{where!r} needs tensorflow-datasets: run pip install 'advjax[tfds]'"
+        ) from None
 
     rest = where.removeprefix(TFDS)
     # The last colon that is in no slice, such as train[:50%].

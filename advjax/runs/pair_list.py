@@ -12,13 +12,14 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from jaxtyping import Int
 
+from advjax.choices import Pairing
 from advjax.data import tables
 from advjax.data.images import list_images, name_of
 from advjax.errors import AdvjaxError, UnknownName
@@ -39,8 +40,6 @@ COLUMNS = pa.schema(
 )
 MAX_PAIRS = 100_000_000  # of a list, all of which is held in memory
 PAPER_SOURCES, PAPER_GUIDES = 20, 3000
-
-Pairing = Literal["all", "paper", "random"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

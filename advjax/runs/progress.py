@@ -7,11 +7,14 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advjax import files
+from advjax.display import progress_bar
 from advjax.errors import AdvjaxError
-from advjax.runs.pipeline import Tally
+
+if TYPE_CHECKING:
+    from advjax.runs.pipeline import Tally
 
 LOGGED, NOTED = 60.0, 5.0  # seconds between two lines without a terminal, two notes for others
 
@@ -31,24 +34,26 @@ class Display:
     def __init__(
         self, note: Path, total: int, done: int, failed: int, budget: int, bar: bool | None
     ):
-        from tqdm import tqdm
-
         self.note, self.total, self.done, self.failed = note, total, done, failed
         self.budget, self.begun = budget, time.monotonic()
-        terminal = sys.stderr.isatty() if bar is None else bar
-        self.lines = bar is None and not terminal
-        self.bar = tqdm(total=total, initial=done, unit="pair", disable=not terminal)
+        # It counts evaluations: it moves long before the first pair is done, and steadily.
+        self.bar = progress_bar(
+            bar, total=total * budget, initial=done * budget, unit="evaluation", unit_scale=True
+        )
+        self.lines = bar is None and self.bar.disable
         self.logged = self.noted = self.begun
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, tally: "Tally") -> None:
         """Show and note the progress since this object was made."""
         now = time.monotonic()
         at = self.figures(tally)
         if not self.bar.disable:
             self.bar.set_postfix_str(
-                f"{at['active']:.0%} of lanes active, {at['failed']} failed", refresh=False
+                f"{at['pairs']:,} of {at['total']:,} pairs done, {at['failed']:,} failed",
+                refresh=False,
             )
-            self.bar.update(at["pairs"] - self.bar.n)
+            # A pair that ended early counts as its whole budget, so that the bar ends at its end.
+            self.bar.update(at["pairs"] * self.budget + tally.running - self.bar.n)
         if self.lines and now - self.logged > LOGGED:
             self.logged = now
             print(f"advjax: {described(at)}", file=sys.stderr, flush=True)
@@ -57,7 +62,7 @@ class Display:
             with contextlib.suppress(AdvjaxError):  # the writer of shards reports a full disk
                 files.write_text(self.note, json.dumps(at))
 
-    def figures(self, tally: Tally) -> dict[str, Any]:
+    def figures(self, tally: "Tally") -> dict[str, Any]:
         """Return the progress at this moment, as JSON values."""
         seconds = time.monotonic() - self.begun
         # Pairs in the lanes count as the part of their budget that they have used.

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import optax
 
-from advjax.errors import UnknownName
+from advjax.choices import SolverName
+from advjax.errors import AdvjaxError, UnknownName
 from advjax.solvers.apgd import APGD
 from advjax.solvers.base import (
     Best,
@@ -59,9 +60,6 @@ are projected on the box at every step, where some released code clips to 0..255
 and none stops before its budget is used. Their gradients are exact unless a smoothing is given.
 """
 
-SolverName = Literal[
-    "lbfgs", "sign", "scipy", "sign-pgd", "mi-fgsm", "m-attack", "adam", "nightshade", "apgd"
-]
 BY_NAME: Mapping[str, Callable[..., Any]] = {
     "lbfgs": ProjectedLBFGS,
     "sign": SignMomentum,
@@ -81,7 +79,7 @@ def choose(default: Any, name: str | None = None, max_evaluations: int | None = 
 
     Raises:
         UnknownName: No solver has this name.
-        AdvjaxError: `max_evaluations` is under 1.
+        AdvjaxError: `default` has no number of evaluations that could be replaced.
 
     Example:
         >>> choose(ProjectedLBFGS(100), "sign").max_evaluations
@@ -94,7 +92,13 @@ def choose(default: Any, name: str | None = None, max_evaluations: int | None = 
         named = BY_NAME[name](max_evaluations=budget)
         if type(named) is not type(default):
             return named
-    return dataclasses.replace(default, max_evaluations=budget)
+    try:
+        return dataclasses.replace(default, max_evaluations=budget)
+    except TypeError:
+        raise AdvjaxError(
+            f"max_evaluations is {budget}, and solver is {default!r}, no dataclass with that "
+            "field; give the number to the solver itself"
+        ) from None
 
 
 __all__ = [

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from advjax.errors import AdvjaxError
 from advjax.solvers.base import (
     Best,
     Box,
@@ -120,7 +121,12 @@ class JaxoptLBFGSB:
         with warnings.catch_warnings():
             # The import announces that jaxopt is no longer maintained; the docstring says it.
             warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
-            import jaxopt
+            try:
+                import jaxopt
+            except ImportError:
+                raise AdvjaxError(
+                    "JaxoptLBFGSB needs jaxopt: run pip install 'advjax[bench]'"
+                ) from None
         return jaxopt.LBFGSB(
             fun=value_and_grad,
             value_and_grad=True,
