@@ -1,8 +1,8 @@
 """The guides' code runs: every ```python block of a page, one after the other, as a reader would.
 
 Blocks marked ```python no-run need something that is not here, such as a file of the reader's;
-they must still be Python. Those marked ```python torch run where PyTorch is installed. Each line of a block marked ```sh run is a command of advjax that
-succeeds.
+they must still be Python. Those marked ```python torch run where PyTorch is installed. Each line of
+a block marked ```sh run is a command of advjax that succeeds.
 """
 
 import importlib.util
