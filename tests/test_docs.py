@@ -1,10 +1,11 @@
 """The guides' code runs: every ```python block of a page, one after the other, as a reader would.
 
 Blocks marked ```python no-run need something that is not here, such as a file of the reader's;
-they must still be Python. Each line of a block marked ```sh run is a command of advjax that
-succeeds.
+they must still be Python. Those marked ```python torch run where PyTorch is installed. Each line of
+a block marked ```sh run is a command of advjax that succeeds.
 """
 
+import importlib.util
 import re
 import shlex
 import textwrap
@@ -17,6 +18,7 @@ import pytest
 from advjax import cli
 
 ROOT = Path(__file__).parents[1]
+TORCH = importlib.util.find_spec("torch") is not None
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)``` *$",
@@ -47,7 +49,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         for info, code in blocks(page):
             if info.split()[:1] == ["python"]:
                 program = compile(code, str(page), "exec")
-                if info == "python":
+                if info == "python" or (info == "python torch" and TORCH):
                     exec(program, namespace)
             elif info == "sh run":
                 for line in code.split("\n"):

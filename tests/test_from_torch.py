@@ -356,7 +356,11 @@ OPERATIONS = {
             x * torch.logical_and(x > 0, x < 1).logical_not()
             + x * torch.logical_xor(x > 0, x > 1) * torch.logical_or(x > 0, x < -1)
         ),
-        "bits": lambda x: x * ((x > 0) ^ (x > 1)) + x * (x.long() & 3 | 4 ^ x.long()),
+        "bits": lambda x: (
+            x * torch.bitwise_and(x > -1, torch.bitwise_or(x > 0, x < -2))
+            + x * ((x > 0) ^ (x > 1))
+            + x * (x.long() & 3 | 4 ^ x.long())
+        ),
         "not a number": lambda x: x * (x / x).isnan() + x * (1 / x).isfinite(),
         "addcmul": lambda x: torch.addcmul(x, x, VECTOR, value=0.5) + torch.lerp(x, VECTOR, 0.3),
         "detached": lambda x: x * x.detach(),
@@ -473,6 +477,15 @@ def _assigned(x):
     y[:, 0] = 1
     y[:, :, 0, [1, 2]] = x[:, :, 1, :2]
     return y
+
+
+def test_a_batch_of_one_is_not_squeezed():
+    class Squeezing(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3), keepdim=True).squeeze()
+
+    net = Network.from_torch(Squeezing(), (10, 12, 3))
+    assert net(np.zeros((1, 10, 12, 3), np.uint8))["output"].shape == (1, 3)
 
 
 class Functions(nn.Module):

@@ -15,6 +15,7 @@ from advjax.engine.programs import Plan
 from advjax.engine.results import Pair
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network, is_real
+from advjax.results import PairResult
 
 
 class Given(NamedTuple):

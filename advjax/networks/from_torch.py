@@ -371,9 +371,13 @@ def _step(node: Any, names: Mapping[str, str]) -> Step:
         for name, value in node.kwargs.items()
         if name not in ("dtype", "device", "layout", "memory_format", "pin_memory", "non_blocking")
     }
-    operation = _operation(node.target)
+    operation, args = _operation(node.target), freed(node.args)
     assert operation is not None  # _check_operations
-    return Step(node.name, operation, freed(node.args), kwargs, _dtype(node.meta["val"]))
+    if _operation_name(node.target) == "squeeze" and len(args) == 1:
+        # A batch of one image stays a batch.
+        shape = node.args[0].meta["val"].shape
+        args.append([n for n, size in enumerate(shape) if isinstance(size, int) and size == 1])
+    return Step(node.name, operation, args, kwargs, _dtype(node.meta["val"]))
 
 
 def _dtype(value: Any) -> Any:
