@@ -10,6 +10,8 @@ from tyro.conf import Positional
 from advjax import attack_files
 from advjax.cli.options import AttackOptions
 from advjax.errors import AdvjaxError
+from advjax.networks.identity import weights_hash
+from advjax.networks.imported import is_imported
 from advjax.networks.options import NetworkOptions
 
 
@@ -36,16 +38,20 @@ class Attack:
         """Run the command."""
         attack, network = self.attack, self.network
         settings = attack.settings()  # mistakes in it are named before the network is loaded
+        net = network.load(attack.seed)
+        noted = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(network).items()
+        }
+        if is_imported(network.network):
+            noted |= {"name": net.name, "parameters": weights_hash(net)}
         record = attack_files.attack_files(
-            network.load(attack.seed),
+            net,
             self.source,
             self.guide,
             self.out,
             **settings,
-            settings={
-                name: str(value) if isinstance(value, Path) else value
-                for name, value in dataclasses.asdict(network).items()
-            },
+            settings=noted,
         )
         _print_figures(record, self.out)
 

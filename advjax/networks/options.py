@@ -3,7 +3,9 @@
 import dataclasses
 from pathlib import Path
 
+from advjax.errors import AdvjaxError
 from advjax.networks import zoo
+from advjax.networks.imported import import_network, is_imported
 from advjax.networks.network import Network
 
 DEFAULT = "efficientnet_lite0"
@@ -16,7 +18,8 @@ class NetworkOptions:
     None is as in the attacks that a command measures; where there are none, it is the default.
 
     Attributes:
-        network: The network's name ('advjax weights list' shows them).
+        network: The network's name ('advjax weights list' shows them); or MODULE:FUNCTION or
+            FILE.py:FUNCTION, a function that returns an advjax.Network.
         weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
             fetch' has brought when not given.
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
@@ -39,7 +42,14 @@ class NetworkOptions:
         Args:
             seed: That of random weights.
         """
-        net = zoo.load(
-            self.network or DEFAULT, self.weights, seed=seed, mean=self.mean, resize=self.resize
-        )
-        return net.in_levels
+        name = self.network or DEFAULT
+        if not is_imported(name):
+            net = zoo.load(name, self.weights, seed=seed, mean=self.mean, resize=self.resize)
+            return net.in_levels
+        for option in ("weights", "mean", "resize"):
+            if given := getattr(self, option):
+                raise AdvjaxError(
+                    f"{option} is {str(given)!r}, and {name!r} returns a whole network; leave it "
+                    "out"
+                )
+        return import_network(name).in_levels
