@@ -23,14 +23,15 @@ class AdvjaxWarning(UserWarning):
 
 
 class UnknownName(AdvjaxError):
-    """A name that is not in a known set; the message offers the nearest one."""
+    """A name that is not in a known set; the message offers the nearest one, and ends in `note`."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str]):
+    def __init__(self, what: str, name: str, known: Iterable[str], note: str = ""):
         known = list(known)
         spelled = {str(each).lower(): each for each in known}
         near = difflib.get_close_matches(str(name).lower(), spelled, n=1, cutoff=0.5)
         hint = f"; did you mean {spelled[near[0]]!r}?" if near else ""
-        super().__init__(f"{what} {name!r} is not known{hint} (known: {', '.join(known)})")
+        end = f"; {note}" if note else ""
+        super().__init__(f"{what} {name!r} is not known{hint} (known: {', '.join(known)}){end}")
 
 
 def whole(value: Any, minimum: int) -> int | None:

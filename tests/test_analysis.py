@@ -440,7 +440,7 @@ def test_the_summary_is_that_of_the_columns(found):
         ),
         ({"batch_size": 0}, AdvjaxError, "batch_size is 0; give a number of pairs"),
         ({"guides": []}, AdvjaxError, "sources has 5 images and guides has 0"),
-        ({"guides": np.zeros((5, 3, 3, 3))}, AdvjaxError, r"guide 0 has shape \(1, 3, 3, 3\)"),
+        ({"guides": np.zeros((5, 3, 3, 3))}, AdvjaxError, r"guides has shape \(5, 3, 3, 3\)"),
     ],
 )
 def test_mistakes_are_named(world, changes, error, message):

@@ -18,7 +18,9 @@ from advjax.data.units import from_levels
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
 from advjax.networks import zoo
 from advjax.networks.identity import network_key
+from advjax.networks.imported import is_imported
 from advjax.networks.network import Network
+from advjax.networks.options import NetworkOptions
 from advjax.runs.directory import MANIFEST
 from advjax.runs.image_reader import TFDS, LazyImages
 from advjax.runs.reading import RunData
@@ -118,20 +120,17 @@ def run_network(
     name = network or noted["network"]
     if name not in zoo.ARCHITECTURES and network is None:
         raise AdvjaxError(
-            f"the run {str(run.path)!r} is of network {name!r}, which is not advjax's own; measure "
-            "it from Python, with advjax.analysis.from_run.run_pairs"
+            f"the run {str(run.path)!r} is of network {name!r}, which is not advjax's own; name "
+            "the function that returns it with --network MODULE:FUNCTION, or measure the run from "
+            "Python, with advjax.analysis.from_run.run_pairs"
         )
     tried = (None, "random", "orthonormal") if weights is None else (weights,)
+    if is_imported(name):
+        tried = (weights,)
     for each in tried:
         try:
-            net = zoo.load(
-                name,
-                each,
-                seed=noted["seed"],
-                mean=mean,
-                resize=bool(resize),
-                layers_up_to=layers_up_to,
-            )
+            options = NetworkOptions(name, each, mean, bool(resize), layers_up_to)
+            net = options.load(noted["seed"])
         except WeightsError:
             if weights is not None:
                 raise
@@ -142,6 +141,11 @@ def run_network(
         if network_key(net)["weights"] == noted["weights"]:
             break
     else:
+        if is_imported(name):
+            raise AdvjaxError(
+                f"the run {str(run.path)!r} has parameters with SHA-256 {noted['weights'][:12]}"
+                f"..., and those of {name!r} are others; return the parameters of the run"
+            )
         what = "are not given" if weights is None else f"{str(weights)!r} are other ones"
         raise AdvjaxError(
             f"the run {str(run.path)!r} has weights with SHA-256 {noted['weights'][:12]}..., mean "

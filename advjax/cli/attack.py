@@ -42,19 +42,25 @@ class Attack(Command):
     def run(self) -> None:
         """Run the command."""
         from advjax import attack_files
+        from advjax.networks.identity import weights_hash
+        from advjax.networks.imported import is_imported
 
         attack, network = self.attack, self.network
         settings = attack.settings()  # mistakes in it are named before the network is loaded
+        net = network.load(attack.seed)
+        noted = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(network).items()
+        }
+        if is_imported(network.network):
+            noted |= {"name": net.name, "parameters": weights_hash(net)}
         record = attack_files.attack_files(
-            network.load(attack.seed),
+            net,
             self.source,
             self.guide,
             self.out,
             **settings,
-            settings={
-                name: str(value) if isinstance(value, Path) else value
-                for name, value in dataclasses.asdict(network).items()
-            },
+            settings=noted,
             progress=False if self.quiet else None,
         )
         if self.json:

@@ -12,6 +12,8 @@ from advjax.bank import bank_name, build_bank, open_bank
 from advjax.checkpoints import catalogue
 from advjax.cli.parser import Command
 from advjax.errors import AdvjaxError
+from advjax.networks.identity import weights_hash
+from advjax.networks.imported import is_imported
 from advjax.networks.network import Network
 from advjax.networks.options import NetworkOptions
 from advjax.runs import open_run
@@ -130,7 +132,21 @@ class Metrics(Command):
         pair_files, noted = read_pair_files(self.results, folders)
         given = dataclasses.asdict(self.network)
         missing = {name: noted[name] for name in given if not given[name] and name in noted}
+        if is_imported(missing.get("network")):  # what is read must not say what is run
+            raise AdvjaxError(
+                f"the attacks are of {missing['network']!r}, a network of your own; name it with "
+                "--network"
+            )
         net = dataclasses.replace(self.network, **missing).load(self.protocol.seed)
+        made_with = noted.get("parameters")
+        if self.network.network == noted.get("network") and made_with not in (
+            None,
+            weights_hash(net),
+        ):
+            raise AdvjaxError(
+                f"the attacks were made with parameters of SHA-256 {made_with[:12]}..., and those "
+                f"of {noted['network']!r} are others; return the parameters of the attacks"
+            )
         (layer,) = net.check_layers(noted.get("layer") if self.layer is None else self.layer)
         images = [pair.source for pair in pair_files], [pair.guide for pair in pair_files]
         return _Given(net, layer, pair_files, read_adversarials(net, pair_files), *images, [])

@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from advjax.data.images import Preprocessing, prepare, read_image
 from advjax.data.units import LEVELS, Bounds, check_bounds, from_levels
 from advjax.errors import AdvjaxError, ImageError, UnknownName, whole
+from advjax.networks.flax_modules import Traced, linen_function, nnx_function
 
 Activations = dict[str, Array]
 Transform = Callable[[Array], Array]
@@ -58,6 +58,8 @@ class Network:
         bounds: The least and the largest value of a pixel. Images of floats, deltas and results
             are in these units; uint8 images are levels of 0..255 always, and so are files and what
             commands and runs say of them.
+        without_layers: Parts of a Flax module whose outputs are not layers, because they run inside
+            a scan or a vmap, or not at all.
 
     Example:
         >>> def halves(images):
@@ -79,6 +81,7 @@ class Network:
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     bounds: Bounds = LEVELS
+    without_layers: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "input_shape", _checked_shape(self.input_shape))
@@ -110,7 +113,7 @@ class Network:
             AdvjaxError: `function` gives no dict, an array without the batch as first axis, or
                 complex numbers.
         """
-        batch = 2  # not 1, which any array might have as its first axis
+        batch = 7  # not 1 or 2, which any array might have as its first axis
         images = jax.ShapeDtypeStruct((batch, *self.input_shape), jnp.float32)
         # eval_shape sorts the keys of a dict that it returns; the order is noted on the way.
         names: list[str] = []
@@ -121,6 +124,20 @@ class Network:
                 raise AdvjaxError(
                     f"function of {self.name} returned {type(outputs).__name__}; "
                     "give a dict of activations by name"
+                )
+            for name, value in outputs.items():
+                if not isinstance(name, str):
+                    raise AdvjaxError(
+                        f"a layer of {self.name} is called {name!r}; give activations names of text"
+                    )
+                if not (hasattr(value, "shape") or isinstance(value, int | float | complex)):
+                    raise AdvjaxError(
+                        f"layer {name!r} of {self.name} is a {type(value).__name__}; give one "
+                        "array of activations for each name"
+                    )
+            if not outputs:
+                raise AdvjaxError(
+                    f"function of {self.name} returned an empty dict; give activations by name"
                 )
             names.extend(outputs)
             return dict(outputs)
@@ -150,7 +167,10 @@ class Network:
         layers = (layers,) if isinstance(layers, str) else tuple(layers)
         for name in layers:
             if name not in self.layers:
-                raise UnknownName(f"layer of {self.name}", name, self.layers)
+                silent = ", ".join(self.without_layers)
+                note = f"no layers come of {silent}: in a scan or vmap, or not called"
+                known = self.layers
+                raise UnknownName(f"layer of {self.name}", name, known, note if silent else "")
         return layers
 
     @functools.cached_property
@@ -294,34 +314,32 @@ class Network:
     @classmethod
     def from_nnx(
         cls,
-        module: nnx.Module,
+        module: Any,
         input_shape: tuple[int, int, int],
         *,
         transform: Transform | None = None,
+        call: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> "Network":
         """Return the network of a Flax NNX module that takes a batch of images.
 
         If it returns a dict, these are the layers; else they are its submodules' outputs, named by
-        their paths ("blocks/0/conv") and sorted by them, and its own result, "output".
+        their paths ("blocks/0/conv") and sorted by them, and its own result, "output". What runs
+        inside `nnx.scan` or `nnx.vmap` has no layers (`without_layers`).
 
         Args:
-            module: Called with one batch; put it into evaluation mode first (`module.eval()`).
+            module: An `nnx.Module`, called with one batch; put it into evaluation mode first
+                (`module.eval()`).
             input_shape: (height, width, channels) of one image.
             transform: From pixels, within `bounds`, to what the module takes; None when it takes
                 pixels.
+            call: Further arguments of its `__call__`, such as {"train": False}.
             **fields: The other attributes of `Network`.
+
+        Raises:
+            AdvjaxError: The module is in training mode, or cannot be called on such images.
         """
-        graph, state = nnx.split(module)
-        state = jax.tree.map(lambda leaf: leaf, state)  # variables of its own: training may go on
-
-        def function(state, images):
-            module = nnx.merge(graph, state)
-            run = nnx.capture(module, nnx.Intermediate, method_outputs=nnx.Intermediate)
-            output, inner = run(transform(images) if transform else images)
-            return _layers(output, nnx.to_pure_dict(inner), images)
-
-        return cls(function, input_shape, state, **fields)
+        return cls._of_module(nnx_function(module, transform, call), input_shape, fields)
 
     @classmethod
     def from_torch(
@@ -371,6 +389,7 @@ class Network:
         input_shape: tuple[int, int, int],
         *,
         transform: Transform | None = None,
+        call: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> "Network":
         """Return the network of a Flax Linen module that takes a batch of images.
@@ -383,17 +402,21 @@ class Network:
             input_shape: (height, width, channels) of one image.
             transform: From pixels, within `bounds`, to what the module takes; None when it takes
                 pixels.
+            call: Further arguments of its `__call__`, such as {"train": False}.
             **fields: The other attributes of `Network`.
+
+        Raises:
+            AdvjaxError: The module is in training mode, or cannot be called on such images.
         """
+        traced = linen_function(module, variables, transform, call)
+        return cls._of_module(traced, input_shape, fields)
 
-        def function(variables, images):
-            inputs = transform(images) if transform else images
-            output, state = module.apply(
-                variables, inputs, capture_intermediates=True, mutable=["intermediates"]
-            )
-            return _layers(output, state["intermediates"], images)
-
-        return cls(function, input_shape, variables, **fields)
+    @classmethod
+    def _of_module(cls, traced: Traced, input_shape: Any, fields: dict[str, Any]) -> "Network":
+        net = cls(traced.function, input_shape, traced.variables, **fields)
+        _ = net.layers  # now, so that a module that cannot be called is named here
+        object.__setattr__(net, "without_layers", tuple(traced.silent))
+        return net
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,27 +444,6 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     if height is None or width is None or channels is None:
         raise AdvjaxError(f"input_shape is {shape!r}; give (height, width, channels) of an image")
     return height, width, channels
-
-
-def _layers(output, intermediates, images):
-    """Return the activations that a module returned, or those captured in its submodules."""
-    if isinstance(output, Mapping):
-        return dict(output)
-    named = {}
-
-    def collect(tree, path):  # in the dicts' own order, which Linen keeps as that of computation
-        for key, value in tree.items():
-            keys = path if key == "__call__" else (*path, str(key))
-            if isinstance(value, Mapping):
-                collect(value, keys)
-                continue
-            # A tuple with what each call returned: of several calls the last one counts.
-            for array in jax.tree.leaves(value):
-                if keys and jnp.ndim(array) and array.shape[0] == images.shape[0]:
-                    named["/".join(keys)] = array
-
-    collect(intermediates, ())
-    return named | {"output": output}
 
 
 def activations(

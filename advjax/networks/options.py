@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advjax.errors import AdvjaxError
+
 if TYPE_CHECKING:
     from advjax.networks.network import Network
 
@@ -17,7 +19,8 @@ class NetworkOptions:
     None is as in the attacks that a command measures; where there are none, it is the default.
 
     Attributes:
-        network: The network's name ('advjax networks' shows them).
+        network: The network's name ('advjax networks' shows them); or MODULE:FUNCTION or
+            FILE.py:FUNCTION, a function that returns an advjax.Network.
         weights: The network's weights: a .safetensors or .caffemodel file, 'random' or
             'orthonormal'; what 'advjax weights fetch' has brought when not given.
         mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
@@ -44,13 +47,23 @@ class NetworkOptions:
             seed: That of random weights.
         """
         from advjax.networks import zoo
+        from advjax.networks.imported import import_network, is_imported
 
-        net = zoo.load(
-            self.network or DEFAULT,
-            self.weights,
-            seed=seed,
-            mean=self.mean,
-            resize=self.resize,
-            layers_up_to=self.layers_up_to,
-        )
-        return net.in_levels
+        name = self.network or DEFAULT
+        if not is_imported(name):
+            net = zoo.load(
+                name,
+                self.weights,
+                seed=seed,
+                mean=self.mean,
+                resize=self.resize,
+                layers_up_to=self.layers_up_to,
+            )
+            return net.in_levels
+        for option in ("weights", "mean", "resize", "layers_up_to"):
+            if given := getattr(self, option):
+                raise AdvjaxError(
+                    f"{option} is {str(given)!r}, and {name!r} returns a whole network; leave it "
+                    "out"
+                )
+        return import_network(name).in_levels

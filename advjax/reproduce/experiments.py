@@ -85,13 +85,15 @@ class Experiments:
         """Return the layers to attack, shallow to deep; the settings' for their own network."""
         s = self.settings
         mine = s.layers if s.layers and model.network == s.model.network else ()
-        return self.net(model).check_layers(mine or LAYERS[model.network].shown)
+        known = LAYERS.get(model.network)
+        return self.net(model).check_layers(mine or (known and known.shown))
 
     def counted(self, model: TrainedNetwork) -> tuple[str, ...]:
         """Return the layers of Table 2."""
         s = self.settings
         mine = s.counted_layers if model.network == s.model.network else ()
-        return self.net(model).check_layers(mine or LAYERS[model.network].counted)
+        known = LAYERS.get(model.network)
+        return self.net(model).check_layers(mine or (known and known.counted))
 
     def inner(self, model: TrainedNetwork) -> str:
         """Return the convolutional layer shown beside the last one: CaffeNet's conv3."""

@@ -9,6 +9,7 @@ from advjax import solvers
 from advjax.analysis import Protocol
 from advjax.engine import Precision
 from advjax.errors import AdvjaxError, UnknownName
+from advjax.networks.imported import is_imported, short_name
 from advjax.networks.options import DEFAULT, NetworkOptions
 
 DRAWN = ("random", "orthonormal")  # weights that nobody has trained
@@ -59,6 +60,8 @@ class TrainedNetwork(NamedTuple):
             >>> TrainedNetwork("squeezenet", "files/squeezenet_v1.0.caffemodel").name
             'squeezenet-squeezenet_v1.0'
         """
+        if is_imported(self.network):
+            return short_name(self.network)
         return self.network if self.weights is None else f"{self.network}-{Path(self.weights).stem}"
 
     @property
@@ -68,14 +71,14 @@ class TrainedNetwork(NamedTuple):
 
 
 def trained_network(word: str) -> TrainedNetwork:
-    """Return the network that NAME or NAME=WEIGHTS stands for.
+    """Return the network that NAME, NAME=WEIGHTS or MODULE:FUNCTION stands for.
 
     Example:
         >>> trained_network("caffenet=orthonormal")
         TrainedNetwork(network='caffenet', weights='orthonormal')
     """
     network, _, weights = word.partition("=")
-    if network not in LAYERS:
+    if network not in LAYERS and not is_imported(network):
         raise UnknownName("network", network, LAYERS)
     return TrainedNetwork(network, weights or None)
 
@@ -92,8 +95,9 @@ class Settings:
             searched. Without neighbours (fig1, fig2, fig5, tableS2, figS3) tfds:NAME:SPLIT as well.
         validation: Other images in folders of the same names: further guides of fig4.
         sources: A folder, or tfds:NAME:SPLIT, of sources; 'images' when not given.
-        networks: Further networks of table1, as NAME or NAME=WEIGHTS.
-        layers: The layers of the figures, shallow to deep; most figures are of the last one.
+        networks: Further networks of table1, as NAME, NAME=WEIGHTS or MODULE:FUNCTION.
+        layers: The layers of the figures, shallow to deep; most figures are of the last one. Of a
+            network of your own its default layer when not given.
         counted_layers: The layers where table2 counts active units.
         pairs: The number of pairs, drawn from the sources and the guides; each source in turn.
         source_count: The number of sources drawn.
@@ -144,7 +148,7 @@ class Settings:
     batch_size: int = 32
 
     def __post_init__(self):
-        if self.model.network not in LAYERS:
+        if self.model.network not in LAYERS and not is_imported(self.model.network):
             raise UnknownName("network", self.model.network, LAYERS)
         if self.solver not in solvers.BY_NAME:
             raise UnknownName("solver", self.solver, solvers.BY_NAME)
