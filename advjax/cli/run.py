@@ -225,7 +225,7 @@ def _status(path: Path) -> int:
         for note in sorted((path / UNFINISHED).glob("progress-*.json")):
             try:
                 at = json.loads(note.read_text())
-                ago = time.time() - at["time"]
+                ago = max(0.0, time.time() - at["time"])  # clocks differ
                 print(f"{at['host']} {at['process']}, {ago:.0f} s ago: {described(at)}")
             except (OSError, ValueError, KeyError, TypeError):
                 continue

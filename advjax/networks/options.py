@@ -19,7 +19,8 @@ class NetworkOptions:
         network: The network's name ('advjax weights list' shows them).
         weights: A .safetensors or .caffemodel file, 'random' or 'orthonormal'; what 'advjax weights
             fetch' has brought when not given.
-        mean: A .binaryproto mean image to subtract instead of the network's mean per channel.
+        mean: A mean image (.binaryproto or .npy) to subtract instead of the network's mean per
+            channel.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
             the network's own resize and crop.
         layers_up_to: Use the layers up to this one, and need the weights of these alone; for

@@ -74,9 +74,9 @@ def load(
             from `seed`; or None for what `advjax weights fetch` has brought (and for
             efficientnet_lite0 the weights in the package of the `demo` extra).
         seed: For "random" and "orthonormal".
-        mean: A `.binaryproto` file or an array [h, w, c] or [c] in the network's channel order, to
-            be subtracted instead of the usual mean per channel; a larger image is cropped at its
-            centre, as Caffe does.
+        mean: A `.binaryproto` or `.npy` file, or an array [h, w, c] or [c] in the network's channel
+            order, to be subtracted instead of the usual mean per channel; a larger image is cropped
+            at its centre, as Caffe does.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
             the network's default resize and crop.
         layers_up_to: Keep the layers up to this one, in the order of the network, and need the
@@ -264,7 +264,7 @@ def convert(
         name: The network.
         source: A `.caffemodel` or `.safetensors` file; None as in `load`.
         out: The file to write.
-        mean: A `.binaryproto` file to keep in it.
+        mean: A `.binaryproto` or `.npy` file to keep in it.
         **metadata: Fields of `WeightsMetadata` that the source does not hold (licence, source).
 
     Returns:
@@ -321,11 +321,25 @@ def self_check(net: Network) -> str:
 
 
 def mean_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read Caffe's mean image [h, w, c], in the file's channel order, from a `.binaryproto`."""
+    """Read Caffe's mean image [h, w, c], in the file's channel order, from a `.binaryproto`.
+
+    Or from a `.npy` file, [c, h, w] as Caffe's Python tools write it, [h, w, c] or [c].
+    """
     try:
-        return read_binaryproto(path).transpose(1, 2, 0)
+        with content.open_file(path) as file:
+            if file.read(6) != b"\x93NUMPY":
+                return read_binaryproto(path).transpose(1, 2, 0)
+            file.seek(0)
+            mean = np.load(file, allow_pickle=False)
     except WeightsError as error:
         raise WeightsError(f"mean: {error}") from error
+    except (ValueError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"mean {os.fspath(path)!r} cannot be read ({reason})") from error
+    if mean.dtype.kind not in "fiu":
+        raise WeightsError(f"mean {os.fspath(path)!r} has dtype {mean.dtype}; save real numbers")
+    first = mean.ndim == 3 and mean.shape[0] in (1, 3)
+    return mean.transpose(1, 2, 0) if first else mean
 
 
 def _fit_mean(mean: Any, input_shape: tuple[int, int, int]) -> np.ndarray:
