@@ -36,6 +36,7 @@ class Attack:
         """Run the command."""
         attack, network = self.attack, self.network
         settings = attack.settings()  # mistakes in it are named before the network is loaded
+        attack_files.check(network.outline(), self.source, self.guide, self.out, **settings)
         record = attack_files.attack_files(
             network.load(attack.seed),
             self.source,

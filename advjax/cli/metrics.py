@@ -11,7 +11,9 @@ from advjax.analysis.from_files import PairFiles, ids_of, read_adversarials, rea
 from advjax.analysis.summary import check_suffix
 from advjax.bank import bank_name, build_bank, open_bank
 from advjax.checkpoints import catalogue
+from advjax.data import list_images
 from advjax.errors import AdvjaxError
+from advjax.files import check_writable
 from advjax.networks.network import Network
 from advjax.networks.options import NetworkOptions
 from advjax.runs import open_run
@@ -59,11 +61,14 @@ class Metrics:
         """Run the command."""
         for file in filter(None, (self.out, self.neighbours_out)):
             check_suffix(file)
+            check_writable(file.parent)
         if self.bank_images is None and self.bank is None:
             raise AdvjaxError(
                 "bank_images and bank are not given; name a folder of images by class"
             )
         folders = [*self.images, *filter(None, (self.bank_images,))]
+        for folder in folders:
+            list_images(folder)  # is there any?
         from advjax.analysis.from_run import is_run
 
         given = self._from_run(folders) if is_run(self.results) else self._from_files(folders)
@@ -113,8 +118,11 @@ class Metrics:
         pair_files, noted = read_pair_files(self.results, folders)
         given = dataclasses.asdict(self.network)
         missing = {name: noted[name] for name in given if not given[name] and name in noted}
-        net = dataclasses.replace(self.network, **missing).load(self.protocol.seed)
-        (layer,) = net.check_layers(noted.get("layer") if self.layer is None else self.layer)
+        options = dataclasses.replace(self.network, **missing)
+        layer = noted.get("layer") if self.layer is None else self.layer
+        options.outline().check_layers(layer)  # before the weights
+        net = options.load(self.protocol.seed)
+        (layer,) = net.check_layers(layer)
         images = [pair.source for pair in pair_files], [pair.guide for pair in pair_files]
         return _Given(net, layer, pair_files, read_adversarials(net, pair_files), *images, [])
 

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from advjax.checkpoints import content
 from advjax.networks import zoo
 from advjax.networks.network import Network
 
@@ -47,3 +48,16 @@ class NetworkOptions:
             resize=self.resize,
             layers_up_to=self.layers_up_to,
         )
+
+    def outline(self) -> Network:
+        """Return the network without its weights, to check what can be before they are loaded.
+
+        Raises:
+            AdvjaxError: A name, a file or a mean that cannot be.
+        """
+        net = zoo.outline(self.network or DEFAULT, resize=self.resize)
+        if self.layers_up_to is not None:
+            net.check_layers(self.layers_up_to)
+        if self.weights not in (None, "random", "orthonormal"):
+            content.sniff(self.weights)
+        return net
