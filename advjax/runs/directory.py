@@ -75,10 +75,12 @@ class RunDirectory:
         """
         try:
             table = pq.read_table(self.path / PAIRS)
+            table.validate(full=True)
             pairs = PairList(table, Path(self.manifest["root"]))
             same = pairs.sha256() == self.manifest["settings"]["pairs"]
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise RunError(f"{str(self.path / PAIRS)!r} cannot be read ({error})") from error
+            reason = " ".join(str(error).split())
+            raise RunError(f"{str(self.path / PAIRS)!r} cannot be read ({reason})") from error
         if not same:
             raise RunError(f"{str(self.path / PAIRS)!r} has been changed since the run began")
         return pairs
@@ -464,7 +466,8 @@ def verify(directory: RunDirectory) -> tuple[list[str], int, int]:
         try:
             table = _read(path.read_bytes())
         except (OSError, pa.ArrowException) as error:
-            wrong.append(f"{str(path)!r} is damaged ({error}); its pairs will be done again")
+            reason = " ".join(str(error).split())
+            wrong.append(f"{str(path)!r} is damaged ({reason}); its pairs will be done again")
             continue
         if number in blocks and not set(table["index"].to_pylist()) <= set(
             blocks[number].indices.tolist()
@@ -491,6 +494,7 @@ def _are_rows_of(rows: pa.Table, block: Block, pairs: PairList) -> bool:
 
 def _read(content: bytes, own: Sequence[pa.Field] = ()) -> pa.Table:
     rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    rows.validate(full=True)
     return by_schema(rows, own)
 
 
