@@ -1,6 +1,7 @@
 """The command `advjax run`."""
 
 import dataclasses
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -124,6 +125,10 @@ class Run:
             index, _, count = self.share.partition("/")
             if not (index.isdecimal() and count.isdecimal()):
                 raise AdvjaxError(f"share is {self.share!r}; give I/N, such as 0/4")
+            if int(index) >= int(count):
+                raise AdvjaxError(
+                    f"share is {self.share!r}; give 0/{count} to {int(count) - 1}/{count}"
+                )
             return int(index), int(count)
         if self.distributed:
             from advjax.runs.cluster import join_processes
@@ -150,6 +155,8 @@ class Run:
         from advjax.runs.directory import check_place
         from advjax.runs.lock import busy, is_locked
 
+        if self.ray is not None and importlib.util.find_spec("ray") is None:
+            raise AdvjaxError("Ray is not installed: run pip install 'advjax[ray]'")
         job = self._job(self.network.outline())
         for layer in [None, *pairs.table["layer"].unique().drop_null().to_pylist()]:
             job.check(layer)

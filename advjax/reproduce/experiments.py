@@ -155,8 +155,13 @@ class Experiments:
 
     # Before any work
 
-    def check_settings(self, chosen: Iterable[Experiment]) -> None:
+    def check_settings(self, chosen: Iterable[Experiment], measured: bool) -> None:
         """Raise all that can be said before a network's weights are loaded."""
+        if measured and (self.settings.images or "").startswith(TFDS):
+            raise AdvjaxError(
+                f"images is {self.settings.images!r}, but neighbours are searched in a folder of "
+                "images by class; give one"
+            )
         files.check_writable(self.settings.out)
         for experiment in chosen:
             pairs, job = self.pairs(experiment.pool), self._job(experiment, outline=True)
@@ -166,11 +171,6 @@ class Experiments:
     def check(self, chosen: Iterable[Experiment], measured: bool) -> None:
         """Raise, before any attack, the errors that would stop one or its measurement later."""
         s = self.settings
-        if measured and (s.images or "").startswith(TFDS):
-            raise AdvjaxError(
-                f"images is {s.images!r}, but neighbours are searched in a folder of images by "
-                "class; give one"
-            )
         for experiment in chosen:
             job = self._job(experiment)
             job.check(experiment.layer)

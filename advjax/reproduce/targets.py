@@ -74,8 +74,8 @@ def reproduce(settings: Settings) -> None:
     names = _names(settings)
     experiments = Experiments(settings)
     wanted = {name: TARGETS[name].needs(experiments) for name in names}
-    for chosen in wanted.values():
-        experiments.check_settings(chosen)
+    for name, chosen in wanted.items():
+        experiments.check_settings(chosen, TARGETS[name].measured)
     for name, chosen in wanted.items():
         experiments.check(chosen, TARGETS[name].measured)
     for name in names:
