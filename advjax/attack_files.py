@@ -1,21 +1,54 @@
 """An attack from files to files: images in, a folder with adversarial, figures and a sheet out."""
 
-import contextlib
 import hashlib
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import UInt8
 
-from advjax import engine
+from advjax import engine, files
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.results import write_pair
 
 MAX_EVALUATIONS = 1_000_000  # for each of which a distance is kept
+
+
+def check(
+    net: Network,
+    source: str | os.PathLike[str],
+    guide: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    **settings: Any,
+) -> UInt8[np.ndarray, "2 h w c"]:
+    """Raise, before any work, what `attack_files` would say of its arguments.
+
+    Args:
+        net: The network, or its outline (`advjax.networks.zoo.outline`).
+        source: See `attack_files`.
+        guide: See `attack_files`.
+        out: See `attack_files`.
+        **settings: Those of the attack and its solver.
+
+    Returns:
+        The two images.
+
+    Raises:
+        AdvjaxError: As in `attack_files`.
+    """
+    engine.attack_stream(net, (), **settings)
+    given = {name: settings[name] for name in ("attack", "layer", "solver")}
+    _, solver = engine.resolve(net, given["attack"], given["layer"], None, given["solver"])
+    if solver.max_evaluations > MAX_EVALUATIONS:
+        raise AdvjaxError(
+            f"max_evaluations is {solver.max_evaluations}; give at most {MAX_EVALUATIONS}"
+        )
+    images = np.stack([net.read(source), net.read(guide)])
+    files.check_writable(Path(out))
+    return images
 
 
 def attack_files(
@@ -64,16 +97,23 @@ def attack_files(
         AdvjaxError: A file that cannot be read or written, or an argument that cannot be used.
     """
     out, net = Path(out), net.in_levels
+    images = check(
+        net,
+        source,
+        guide,
+        out,
+        attack=attack,
+        layer=layer,
+        delta=delta,
+        solver=solver,
+        smoothing=smoothing,
+        start=start,
+        seed=seed,
+    )
     resolved, solver = engine.resolve(net, attack, layer, None, solver)
     smoothing = engine.choose_smoothing(resolved, solver, smoothing)
     (layer,) = resolved.layers
-    if solver.max_evaluations > MAX_EVALUATIONS:
-        raise AdvjaxError(
-            f"max_evaluations is {solver.max_evaluations}; give at most {MAX_EVALUATIONS}"
-        )
-    images = np.stack([net.read(source), net.read(guide)])
     inputs = {"source": _file(source), "guide": _file(guide)}
-    _check_writable(out)
     begin = time.perf_counter()
     result = engine.attack(
         net,
@@ -117,20 +157,3 @@ def _shown(path: str | os.PathLike[str]) -> str:
 def _file(path: str | os.PathLike[str]) -> dict[str, str]:
     content = Path(path).read_bytes()
     return {"name": Path(path).name, "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _check_writable(out: Path) -> None:
-    """Raise AdvjaxError, before the work, if `out` cannot be written; create nothing."""
-    try:
-        folder = out
-        for folder in (out, *out.parents):
-            with contextlib.suppress(FileNotFoundError):
-                folder.lstat()
-                break
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AdvjaxError(
-            f"out {str(out)!r} cannot be written ({reason}); choose another folder"
-        ) from error

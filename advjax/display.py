@@ -44,14 +44,22 @@ def without_nan(values: Any) -> Float[np.ndarray, "n"]:
 
 
 def mean(values: Any) -> float:
-    """Return the mean without NaN; NaN when no value is left.
+    """Return the mean of the finite values; NaN when there is none.
+
+    `infinite` counts what is left out, such as the PSNR of a pair that did not change.
 
     Example:
-        >>> mean([1.0, np.nan, 3.0]), mean([np.nan])
+        >>> mean([1.0, np.nan, 3.0, np.inf]), mean([np.nan])
         (2.0, nan)
     """
-    values = without_nan(values)
+    values = np.asarray(values, np.float64)
+    values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else math.nan
+
+
+def infinite(values: Any) -> int:
+    """Return how many values are infinite."""
+    return int(np.isinf(np.asarray(values, np.float64)).sum())
 
 
 def quantile(values: Any, fraction: float) -> float:
@@ -62,7 +70,11 @@ def quantile(values: Any, fraction: float) -> float:
         (2.0, nan)
     """
     values = without_nan(values)
-    return float(np.quantile(values, fraction)) if values.size else math.nan
+    if not values.size:
+        return math.nan
+    # Between an infinite value and another there is no point to be interpolated.
+    method = "linear" if np.isfinite(values).all() else "lower"
+    return float(np.quantile(values, fraction, method=method))
 
 
 def median(values: Any) -> float:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +193,23 @@ def _other_is_alive(process: int) -> bool:
     except OSError:  # another user's
         return True
     return True
+
+
+def check_writable(out: Path) -> None:
+    """Raise AdvjaxError, before the work, if the folder `out` cannot be written; create nothing."""
+    try:
+        folder = out
+        for folder in (out, *out.parents):
+            with contextlib.suppress(FileNotFoundError):
+                folder.lstat()
+                break
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AdvjaxError(
+            f"out {str(out)!r} cannot be written ({reason}); choose another folder"
+        ) from error
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

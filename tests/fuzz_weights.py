@@ -77,12 +77,17 @@ def wire_layers(message: bytes) -> list[tuple[bytes, list[bytes]]]:
             if (inner, inner_wire) == (4 if number == 2 else 1, 2):
                 name = value
             elif (inner, inner_wire) == (6 if number == 2 else 7, 2):
-                data = {5: b"", 8: b""}
+                data, raw = {5: b"", 8: b""}, {10: 0, 12: b""}
                 for field, kind, numbers, _ in fields(value):
+                    if (field, kind) in ((10, 0), (12, 2)):
+                        raw[field] = numbers
                     if field in data and kind in (2, 5 if field == 5 else 1):
                         data[field] += numbers
                 if data[8]:
                     data[5] = np.frombuffer(data[8], "<f8").astype("<f4").tobytes()
+                if raw[12] and not data[5]:
+                    kind = {0: "<f8", 1: "<f4", 2: "<f2"}[raw[10] & (2**32 - 1)]
+                    data[5] = np.frombuffer(raw[12], kind).astype("<f4").tobytes()
                 blobs.append(data[5])
         layers.append((name, blobs))
     return layers

@@ -295,6 +295,23 @@ def test_at_the_guide_and_at_the_source(world):
     np.testing.assert_allclose(at_source["pairwise_ratio"][:3], 0)
 
 
+def test_pairs_that_did_not_change_are_counted_and_not_averaged(world):
+    net, bank, _, given = world
+    some = np.array(given["sources"], np.float32)
+    some[1:] = np.clip(some[1:] + 3, 0, 255)
+    found = analyse(some, bank, net, **given)
+    s = found.summary["columns"]["psnr"]
+    values = found.table["psnr"]
+    assert np.isinf(values).sum() == s["infinite"] == 1
+    np.testing.assert_allclose(s["mean"], values[np.isfinite(values)].mean(), rtol=1e-6)
+    json.dumps(found.summary, allow_nan=False)
+    assert "1 infinite" in found.describe()
+    whole = analyse(given["sources"], bank, net, **given)
+    assert whole.summary["columns"]["psnr"]["mean"] is None
+    json.dumps(whole.summary, allow_nan=False)
+    assert f"{PAIRS} infinite" in whole.describe()
+
+
 def test_own_images_are_excluded_by_id_and_never_by_distance(world, tmp_path):
     net = world[0]
     for folder in ("cats", "dogs"):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from caffe_writers import write_binaryproto, write_caffemodel
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from advjax.checkpoints import (
     CaffeLayer,
     CaffeModel,
+    caffemodel,
     read_binaryproto,
     read_caffemodel,
 )
@@ -435,3 +437,53 @@ def test_memory_is_a_few_times_the_size_of_the_file(tmp_path, packing):
     command = [sys.executable, "-c", program, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 3.5 * path.stat().st_size
+
+
+# Raw blobs: NVIDIA Caffe's, and what OpenCV's shrinkCaffeModel writes.
+
+
+def test_a_model_that_opencv_has_shrunk_is_its_half_precision(tmp_path):
+    rng = np.random.default_rng(0)
+    blobs = [rng.normal(size=(6, 2, 3, 3)), rng.normal(size=6)]
+    blobs = [blob.astype(np.float32) for blob in blobs]
+    layer = CaffeLayer("conv", "Convolution", ("data",), ("conv",), tuple(blobs))
+    whole, shrunk = tmp_path / "net.caffemodel", tmp_path / "half.caffemodel"
+    write_caffemodel(whole, CaffeModel("net", "V2", (layer,)))
+    cv2.dnn.shrinkCaffeModel(str(whole), str(shrunk))
+    assert shrunk.stat().st_size < whole.stat().st_size
+    (found,) = read_caffemodel(shrunk).layers
+    for blob, half in zip(blobs, found.blobs, strict=True):
+        assert half.dtype == np.float32
+        np.testing.assert_array_equal(half, blob.astype(np.float16).astype(np.float32))
+
+
+def raw_model(path, kind, content, shape=(2, 2)):
+    net = caffemodel._schema(True).Net(name=b"net")
+    layer = net.layer.add(name=b"ip", type=b"InnerProduct")
+    blob = layer.blobs.add(raw_data_type=kind, raw_data=content)
+    blob.shape.dim.extend(shape)
+    path.write_bytes(net.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(0, "<f8"), (1, "<f4"), (2, "<f2")])
+def test_raw_blobs_of_each_precision(kind, dtype, tmp_path):
+    numbers = np.array([[1, -2], [0.5, 3]], dtype)
+    (layer,) = read_caffemodel(raw_model(tmp_path / "n", kind, numbers.tobytes())).layers
+    np.testing.assert_array_equal(layer.blobs[0], numbers)
+    assert layer.blobs[0].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "says"),
+    [
+        (3, 8, "of NVIDIA Caffe's type 3; save it"),
+        (-1, 8, "type -1"),
+        (2, 9, "does not fit"),
+        (2, 6, "does not fit its 3 numbers"),
+        (1, 8, "does not fit its 2 numbers"),
+    ],
+)
+def test_raw_blobs_that_cannot_be(kind, size, says, tmp_path):
+    with pytest.raises(WeightsError, match=says):
+        read_caffemodel(raw_model(tmp_path / "n", kind, bytes(size)))

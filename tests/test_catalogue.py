@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from advjax.checkpoints import CatalogueEntry, cache_dir, cached, fetch, load_ca
 from advjax.checkpoints.download import download, extract_member
 from advjax.errors import AdvjaxError, UnknownName, WeightsError
 
+ROOT = Path(__file__).parents[1]
 CONTENT = b"\x0a" + random.Random(0).randbytes(2_999_999)  # begins as a .caffemodel does
 
 
@@ -506,3 +508,19 @@ def test_a_full_disk_is_one_line(server, tmp_path):
     part.symlink_to("/dev/full")
     with pytest.raises(AdvjaxError, match="No space left on device; make room"):
         download(server.address, part, progress=False, retries=0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no numbers of users")
+def test_a_user_without_a_home_whom_the_system_does_not_know(tmp_path):
+    """As in containers; the shim plays the system that does not know the user."""
+    shim = "import pwd\n\ndef unknown(*_):\n    raise KeyError('uid not found')\n\n"
+    (tmp_path / "sitecustomize.py").write_text(shim + "pwd.getpwuid = unknown\n")
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    environment.pop("ADVJAX_CACHE", None)
+    environment |= {"PYTHONPATH": f"{tmp_path}:{ROOT}", "TMPDIR": str(tmp_path)}
+    script = "from advjax.checkpoints import cache_dir; print(cache_dir())"
+    for words in (["-c", script], ["-m", "advjax", "weights", "list"]):
+        words = [sys.executable, *words]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "-c" not in words or done.stdout.strip() == str(tmp_path / f"advjax-{os.getuid()}")

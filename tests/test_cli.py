@@ -2,6 +2,7 @@ import dataclasses
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ from advjax.attacks.box import check_delta
 from advjax.cli import app, parser
 from advjax.cli.options import AttackOptions
 from advjax.networks import conversion, zoo
+from advjax.runs import directory as directories
+from advjax.runs.pair_list import make_pair_list
 from advjax.runs.pipeline import Job
 
 RNG = np.random.default_rng(0)
@@ -53,8 +56,7 @@ def folder(tmp_path_factory):
     (at / "empty.caffemodel").touch()
     (at / "weights.pt").write_bytes(b"PK\x03\x04" + bytes(60))
     (at / "deploy.prototxt").write_text('name: "LeNet"\n')
-    save_file(tensors | {"more.kernel": np.ones((2, 2), np.float32)}, at / "extra.safetensors")
-    tensors.pop("ip2.bias")
+    tensors.pop("ip1.bias")
     save_file(tensors, at / "missing.safetensors")
     quick = zoo.architecture("cifar10_quick").build(np.random.default_rng(0))
     write_caffemodel(at / "quick.caffemodel", conversion.to_caffe(quick, "quick"))
@@ -234,8 +236,7 @@ def test_images_that_cannot_be_read(which, path, says, fail, tmp_path):
         ("--weights", "deploy.prototxt", "give the binary .caffemodel"),
         ("--weights", "quick.safetensors", "are of cifar10_quick, not of lenet"),
         ("--weights", "quick.caffemodel", "does not fit: unexpected +conv3.0"),
-        ("--weights", "missing.safetensors", "missing -ip2.bias (10,)"),
-        ("--weights", "extra.safetensors", "unexpected +more.kernel (2, 2)"),
+        ("--weights", "missing.safetensors", "missing -ip1.bias (500,)"),
     ],
 )
 def test_options_that_cannot_be(option, value, says, fail, tmp_path):
@@ -556,3 +557,112 @@ def test_choices_of_the_command_line_are_all_there_are():
 def test_an_attack_that_is_not_one(fail, tmp_path):
     line = fail(*lenet(tmp_path / "out"), "--attack", "label-opd")
     assert "attack 'label-opd' is not known; did you mean 'label-opt'?" in line
+
+
+def piped(words, reader, **environment):
+    """Run a command whose output another program reads; its exit status and standard error."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment
+    command = [sys.executable, "-m", "advjax", *words]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    with subprocess.Popen(command, **pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        reader(process.stdout)
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        return process.wait(), said
+
+
+@pytest.mark.parametrize("words", [["weights", "list"], ["run", "--help"]])
+def test_a_reader_that_has_had_enough_is_no_traceback(words):
+    status, said = piped(words, lambda stream: None)
+    assert said == ""
+    assert status in (0, 141)
+
+
+def test_an_accelerator_that_is_not_there_is_one_line(folder, tmp_path):
+    words = ["attack", folder / "source.png", folder / "guide.png", "--out", tmp_path]
+    words += ["--network", "lenet", "--weights", "random"]
+    status, said = piped(map(str, words), lambda s: s.read(), JAX_PLATFORMS="nonesuch")
+    assert status == 2
+    assert said.splitlines()[-1].startswith("advjax: JAX_PLATFORMS is 'nonesuch': Unable to init")
+    assert "Traceback" not in said
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Loading weights, which may take minutes, is an error of its own."""
+
+    def slow(*_):
+        raise AssertionError("weights were made before everything was said")
+
+    monkeypatch.setattr(conversion, "orthonormal", slow)
+
+
+CAFFENET = ["--network", "caffenet", "--weights", "orthonormal"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["attack", "text.png", "guide.png"], "'text.png' is not a readable PNG"),
+        (["attack", "source.png", "nowhere.png"], "'nowhere.png' cannot be opened"),
+        (["attack", "source.png", "guide.png", "--layer", "fc77"], "did you mean 'fc7'"),
+        (["attack", "source.png", "guide.png", "--delta", "-1"], "delta is -1"),
+        (["attack", "source.png", "guide.png", "--mean", "text.png"], "mean"),
+        (["attack", "source.png", "guide.png", "--out", "source.png/x"], "cannot be written"),
+        (["run", "nowhere.csv", "--out", "new"], "cannot be read"),
+        (["run", "pairs.csv", "--out", "new", "--layer", "fc77"], "did you mean 'fc7'"),
+        (["run", "layers.csv", "--out", "new"], "did you mean 'pool5'"),
+        (["run", "pairs.csv", "--out", "new", "--target-ratio", "2"], "target_ratio is 2"),
+        (["run", "pairs.csv", "--out", "new", "--batch-size", "0"], "batch_size is 0"),
+        (["run", "pairs.csv", "--out", "."], "is not empty and holds no run"),
+        (["run", "pairs.csv", "--out", "source.png/x"], "cannot be written"),
+        (["run", "pairs.csv", "--out", "known", "--delta", "5"], "(delta 10.0 there, 5.0 here)"),
+        (["metrics", "attacked.csv", "--bank-images", "nowhere"], "'nowhere' is not a directory"),
+        (["metrics", "attacked.csv", "--bank-images", "photos", "--layer", "f"], "layer"),
+        (["metrics", "attacked.csv", "--bank-images", "photos", "--out", "a.png/b.csv"], "written"),
+        (["metrics", "nowhere.csv", "--bank-images", "photos"], "cannot be read"),
+        (["reproduce", "fig5", "--images", "nowhere", "--out", "new"], "nowhere"),
+        (["reproduce", "fig5", "--images", "photos", "--out", "new", "--layers", "f"], "layer"),
+        (["reproduce", "fig5", "--images", "photos", "--out", "source.png/x"], "written"),
+    ],
+)
+def test_what_can_be_said_is_said_before_the_weights(
+    words, says, folder, tmp_path, monkeypatch, no_weights, capsys
+):
+    for name in ("source.png", "guide.png", "text.png"):
+        shutil.copy(folder / name, tmp_path / name)
+    (tmp_path / "a.png").touch()
+    for i in range(60):
+        path = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "source.png", path)
+    (tmp_path / "pairs.csv").write_text("source,guide\nsource.png,guide.png\n")
+    (tmp_path / "layers.csv").write_text("source,guide,layer\nsource.png,guide.png,pool55\n")
+    (tmp_path / "attacked.csv").write_text(
+        "source,guide,adversarial\nsource.png,guide.png,guide.png\n"
+    )
+    net = zoo.outline("caffenet")
+    pairs = make_pair_list(str(tmp_path / "pairs.csv"))
+    job = Job(net, **AttackOptions().settings())
+    info = {"root": str(tmp_path), "classes": None, "versions": {}}
+    directories.create(tmp_path / "known", job.settings(pairs), info, pairs)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*words, *CAFFENET]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", zoo.ARCHITECTURES)
+def test_an_outline_has_all_of_a_network_but_its_weights(name):
+    net = zoo.outline(name)
+    row = zoo.architecture(name)
+    assert net.layers[row.output] == (row.classes,)
+    for attack in attacks.BY_NAME:
+        Job(net, **AttackOptions(attack=attack).settings()).check()
+    resized = zoo.outline(name, resize=True).preprocessing
+    assert resized == dataclasses.replace(
+        row.preprocessing, resize="warp", resize_to=row.input_shape[0]
+    )

@@ -233,7 +233,7 @@ def test_inputs_that_are_nothing_of_the_kind(run, folder):
     for name, message in (
         ("outside", "'outside' has no result.json of 'advjax attack'"),
         ("nothing.csv", "table 'nothing.csv' cannot be read"),
-        ("binary.csv", "table 'binary.csv' cannot be read"),
+        ("binary.csv", "table 'binary.csv' is not UTF-8 text"),
         (write(folder, "head.csv", head="source,target"), "has no column 'guide'; its columns"),
     ):
         status, _, err = run(name, *BANK, *LENET)

@@ -86,6 +86,17 @@ def test_lists_that_cannot_be(text, says, tmp_path):
     assert says in str(error.value)
 
 
+def test_ids_are_text_and_categories_their_values(tmp_path):
+    (tmp_path / "l.csv").write_text("source,guide,id\na,b,007\nb,a,7\n")
+    assert read_list(tmp_path / "l.csv").table["id"].to_pylist() == ["007", "7"]
+    names = pa.array(["a", "b", "a"]).dictionary_encode()
+    table = pa.table({"source": names, "guide": pa.array(["b", "c", "c"]), "label": names})
+    pq.write_table(table, tmp_path / "l.parquet")
+    found = read_list(tmp_path / "l.parquet").table
+    assert found["source"].to_pylist() == found["label"].to_pylist() == ["a", "b", "a"]
+    assert found.schema == COLUMNS
+
+
 def test_columns_of_the_users_own_come_after_the_known_ones(tmp_path):
     """Those of an earlier run's results get another name, as the new rows have them too."""
     path = tmp_path / "list.csv"

@@ -175,22 +175,28 @@ class Texts(HTMLParser):
         self.texts.append(data)
 
 
+def hostile_report(folder, names):
+    """The files, and the page, of a run with these names in its ids, files, classes and errors."""
+    folder.mkdir()
+    files = [f"{i}{name.replace('/', '')}.png" for i, name in enumerate(names)]
+    for i, file in enumerate(files):
+        Image.new("RGB", (SIDE, SIDE), (40 * i, 60, 90)).save(folder / file)
+    with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "source", "guide"])
+        for i, name in enumerate(names):
+            table.writerow([f"{name} {i}", files[i], files[i - 1]])
+            table.writerow([f"{name} {i} failed", files[i], f"none {name}"])
+    net = dataclasses.replace(NET, name=names[0], classes=(names[1], names[2]))
+    job = Job(net, solver=advjax.SignMomentum(max_evaluations=3), batch_size=16)
+    run(job, make_pair_list(str(folder / "pairs.csv")), folder / "run", progress=False)
+    return files, write_report(folder / "run")
+
+
 def test_hostile_names_are_text_in_elements_attributes_and_data(tmp_path):
-    def report(folder, names):
-        folder.mkdir()
-        files = [f"{i}{name.replace('/', '')}.png" for i, name in enumerate(names)]
-        for i, file in enumerate(files):
-            Image.new("RGB", (SIDE, SIDE), (40 * i, 60, 90)).save(folder / file)
-        with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["id", "source", "guide"])
-            for i, name in enumerate(names):
-                table.writerow([f"{name} {i}", files[i], files[i - 1]])
-                table.writerow([f"{name} {i} failed", files[i], f"none {name}"])
-        net = dataclasses.replace(NET, name=names[0], classes=(names[1], names[2]))
-        job = Job(net, solver=advjax.SignMomentum(max_evaluations=3), batch_size=16)
-        run(job, make_pair_list(str(folder / "pairs.csv")), folder / "run", progress=False)
-        return files, write_report(folder / "run").read_text(encoding="utf-8")
+    def report(*arguments):
+        files, path = hostile_report(*arguments)
+        return files, path.read_text(encoding="utf-8")
 
     files, page = report(tmp_path / "hostile", HOSTILE)
     _, plain = report(tmp_path / "plain", [f"name {i}" for i in range(len(HOSTILE))])
@@ -450,3 +456,22 @@ def test_cards_are_sorted_chosen_and_found(choice, shown, path, few):
     wanted = [row["index"] for row in rows if shown(row)]
     assert [index_of(card) for card in cards if "hidden" not in card] == wanted
     assert f"{len(wanted)} of 10 shown" in page
+
+
+@in_a_browser
+def test_hostile_names_are_text_in_a_browser(tmp_path):
+    """No script of theirs runs, every card is there, and what they say is on the page."""
+    _, path = hostile_report(tmp_path / "hostile", HOSTILE)
+    page, console = browse(path.as_uri(), "--dump-dom", "--window-size=1200,4000")
+    assert console == []
+    found = Texts(page)
+    text = "".join(found.texts)
+    assert f"{len(HOSTILE)} of {len(HOSTILE)} shown" in text
+    assert text.count("alert(1)") > len(HOSTILE)  # as text
+    assert not [tag for tag in found.tags if "onerror" in tag]
+    assert len([tag for tag in found.tags if tag[0] == "article"]) == len(HOSTILE)
+    _, plain = hostile_report(tmp_path / "plain", [f"name {i}" for i in range(len(HOSTILE))])
+    harmless = Texts(browse(plain.as_uri(), "--dump-dom", "--window-size=1200,4000")[0])
+    for tag in ("script", "b", "img", "style"):
+        count = [len([t for t in each.tags if t[0] == tag]) for each in (found, harmless)]
+        assert count[0] == count[1], tag

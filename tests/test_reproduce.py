@@ -307,7 +307,8 @@ def test_another_protocol_does_not_mix_with_what_is_there(images, made, capsys):
     out, _ = made
     before = {path: path.read_bytes() for path in out.glob("*.*")}
     assert cli.main([*words(images, out, "fig5"), "--max-evaluations", "7"]) == 2
-    assert "holds a run with other settings (solver" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "holds a run with other settings (max_evaluations 6 there, 7 here)" in said
     assert cli.main([*words(images, out, "fig5"), "--pairs", "4"]) == 2
     assert {path: path.read_bytes() for path in out.glob("*.*")} == before
 

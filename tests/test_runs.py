@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 import advjax
-from advjax import cli, engine
+from advjax import cli, engine, files
 from advjax.data import decode_image
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.metrics import psnr, ssim
@@ -32,7 +32,8 @@ from advjax.runs.directory import RunError, open_directory, verify
 from advjax.runs.driver import about, run, run_share
 from advjax.runs.dry_run import dry_run
 from advjax.runs.pair_list import PairList, make_pair_list
-from advjax.runs.pipeline import Job, Task, attack_blocks
+from advjax.runs.pipeline import Job, Tally, Task, attack_blocks
+from advjax.runs.progress import Display
 
 SHAPE = (12, 12, 3)
 RNG = np.random.default_rng(0)
@@ -307,6 +308,28 @@ def test_columns_of_the_users_own_are_in_the_rows(net, folder, tmp_path):
         pq.read_table(tmp_path / "run" / "shards")["note"].to_pylist()
     )
     assert verify(open_directory(tmp_path / "run")) == ([], 5, 1)
+
+
+def test_what_a_folders_name_says_is_no_column(net, pairs, tmp_path):
+    """Readers of Parquet take `delta=5` for a column of all files below."""
+    out = tmp_path / "delta=5" / "layer=none" / "run"
+    quiet(job_of(net), pairs, out)
+    assert quiet(job_of(net), pairs, out) == (21, 21, 0, 0, True)
+    data = advjax.open_run(out)
+    assert set(data.table(["delta"])["delta"].to_pylist()) == {10.0}
+    assert {row["layer"] for row in data.rows()} == {"hidden"}
+    assert verify(data.directory) == ([], 21, 0)
+
+
+def test_clocks_that_differ_make_no_negative_age(net, pairs, tmp_path, capsys):
+    job = job_of(net)
+    directory = directories.create(tmp_path / "run", job.settings(pairs), about(job, pairs), pairs)
+    display = Display(directory.path / "note", 21, 0, 0, job.budget, False)
+    note = display.figures(Tally(0, 0, 0, 0.0)) | {"time": time.time() + 500}
+    files.write_text(directory.path / "unfinished" / "progress-0.json", json.dumps(note))
+    with lock.locked(directory.path):
+        assert cli.main(["run", "status", str(directory.path)]) == 0
+    assert ", 0 s ago: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("start", ["source", "random"])
@@ -652,7 +675,7 @@ def test_the_command(command, digits, tmp_path):
         (("--verify", "nowhere"), "holds no run"),
         (("pairs.csv", "--out", "x", "--solver", "bfgs"), "did you mean 'lbfgs'?"),
         (("pairs.csv", "--out", "x", "--share", "1of2"), "give I/N"),
-        (("pairs.csv", "--out", "x", "--share", "2/2"), "share is 2 of 2"),
+        (("pairs.csv", "--out", "x", "--share", "2/2"), "share is '2/2'; give 0/2 to 1/2"),
         (("pairs.csv", "--out", "pairs.csv"), "cannot write 'pairs.csv"),
         (("pairs.csv", "--out", "/proc/advjax"), "cannot write '/proc/advjax"),
         (("pairs.csv", "--out", "x", "--delta", "-1"), "delta is -1"),

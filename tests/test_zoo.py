@@ -446,6 +446,43 @@ def test_a_mean_that_does_not_fit(mean):
     assert "\n" not in str(error.value)
 
 
+RNG_MEAN = np.random.default_rng(2).uniform(0, 255, (3, 40, 40))
+
+
+@pytest.mark.parametrize(
+    "mean",
+    [
+        RNG_MEAN.astype(np.float64),  # as Caffe's ilsvrc_2012_mean.npy
+        RNG_MEAN.astype(np.float32).transpose(1, 2, 0),
+        RNG_MEAN.mean((1, 2)),
+        np.round(RNG_MEAN).astype(np.uint8),
+    ],
+)
+def test_a_mean_as_npy(mean, tmp_path):
+    np.save(tmp_path / "mean.npy", mean)
+    net = advjax.load("cifar10_quick", "random", mean=tmp_path / "mean.npy")
+    image = mean.transpose(1, 2, 0) if mean.ndim == 3 and len(mean) == 3 else mean
+    expected = advjax.load("cifar10_quick", "random", mean=image)
+    np.testing.assert_array_equal(net.params["mean"], expected.params["mean"])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (np.array([{}], object), "cannot be read"),
+        (np.array(["a", "b", "c"]), "save real numbers"),
+        (np.zeros((2, 3, 4, 5)), "the mean has shape"),
+        (b"\x93NUMPY\1\0", "cannot be read"),
+    ],
+)
+def test_npy_files_that_are_no_mean(content, says, tmp_path):
+    path = tmp_path / "mean.npy"
+    path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
+    with pytest.raises(WeightsError, match=says) as error:
+        advjax.load("cifar10_quick", "random", mean=path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_mean_file_that_is_not_there(tmp_path):
     with pytest.raises(advjax.AdvjaxError, match=r"nothing\.binaryproto"):
         advjax.load("cifar10_quick", "random", mean=tmp_path / "nothing.binaryproto")

@@ -49,8 +49,8 @@ class Analysis:
 
         `table_1`: percent of pairs with all and with all but one neighbour in common; median,
         minimum and maximum of delta r. `table_2`: for each layer delta S and I/U, mean percent.
-        `labels`: fractions of pairs. NaN is left out; a column of nothing else is None. All values
-        can be written as JSON.
+        `labels`: fractions of pairs. NaN is left out; a column of nothing else is None. Infinite
+        values are left out and counted, as `infinite`. All values can be written as JSON.
         """
         t = self.table
         columns = {
@@ -103,8 +103,12 @@ class Analysis:
         ]
         for name, values in s["columns"].items():
             if values is not None:
-                numbers = "".join(f"{value:11.4g}" for value in values.values())
-                lines.append(f"{name:34}{numbers}")
+                left_out = values.pop("infinite", 0)
+                numbers = "".join(
+                    f"{'-':>11}" if value is None else f"{value:11.4g}" for value in values.values()
+                )
+                note = f"  of the finite ones; {left_out} infinite" if left_out else ""
+                lines.append(f"{name:34}{numbers}{note}")
         first = s["table_1"]
         lines.append(
             f"of {k} nearest neighbours all in common {first['all_common']:.0f} %, at least "
@@ -186,16 +190,17 @@ def _is_quantity(name: str, values: np.ndarray) -> bool:
     return values.dtype.kind in "fiu" and name not in TEXTS
 
 
-def _spread(values: np.ndarray) -> dict[str, float] | None:
-    """Return mean, median, minimum and maximum, without NaN."""
+def _spread(values: np.ndarray) -> dict[str, Any] | None:
+    """Return mean, median, minimum and maximum of the finite values.
+
+    Infinite ones, such as the PSNR of a pair that did not change, are counted; JSON has none.
+    """
     values = without_nan(values)
     if not len(values):
         return None
-    spread = {
-        "mean": values.mean(),
-        "median": np.median(values),
-        "minimum": values.min(),
-        "maximum": values.max(),
+    finite = values[np.isfinite(values)]
+    measures = {"mean": np.mean, "median": np.median, "minimum": np.min, "maximum": np.max}
+    spread: dict[str, Any] = {
+        name: float(measure(finite)) if len(finite) else None for name, measure in measures.items()
     }
-    # JSON has no infinity: PSNR of equal images.
-    return {name: float(value) for name, value in spread.items()}
+    return spread | ({"infinite": len(values) - len(finite)} if len(finite) < len(values) else {})

@@ -34,6 +34,9 @@ _V1_TYPES = {
 }
 # fmt: on
 
+# enum Type of NVIDIA Caffe's BlobProto, which OpenCV's `shrinkCaffeModel` writes as well.
+_RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
+
 # How many axes the first blob of a layer has; every other parameter blob is a vector.
 _WEIGHT_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "Embed": 2}
 
@@ -103,6 +106,8 @@ def _schema(packed: bool) -> SimpleNamespace:
         ("data*", 5, kinds.TYPE_FLOAT),
         ("shape", 7, "Shape"),
         ("double_data*", 8, kinds.TYPE_DOUBLE),
+        ("raw_data_type", 10, kinds.TYPE_INT32),
+        ("raw_data", 12, kinds.TYPE_BYTES),
     )
     message(
         "LayerV1",
@@ -134,6 +139,8 @@ def _schema(packed: bool) -> SimpleNamespace:
 
 def read_caffemodel(path: str | os.PathLike[str]) -> CaffeModel:
     """Read a binary `.caffemodel`, V1 (`layers`) or V2 (`layer`), numbers packed or not.
+
+    Float, double, and NVIDIA Caffe's raw blobs in float, double or half precision.
 
     V1 and V2 of the same weights give the same arrays: the leading ones of legacy four-number
     shapes are dropped down to the number of axes which that kind of layer has.
@@ -257,22 +264,36 @@ def _array(blob: Any, axes: int, what: str) -> np.ndarray:
         shape = legacy[leading:] if legacy[:leading] == [1] * leading else legacy
     else:
         shape = list(blob.shape.dim)
-    field, dtype = ("double_data", "<f8") if blob.double_data else ("data", "<f4")
-    count = len(getattr(blob, field))
-    if len(shape) > _MAX_AXES or min(shape, default=0) < 0 or math.prod(shape) != count:
+    if blob.raw_data and not (blob.data or blob.double_data):
+        field, dtype = "raw_data", _RAW_TYPES.get(blob.raw_data_type, "")
+        if not dtype:
+            raise WeightsError(
+                f"{what} holds raw numbers of NVIDIA Caffe's type {blob.raw_data_type}; save it as "
+                "float, double or half"
+            )
+        count, odd = divmod(len(blob.raw_data), np.dtype(dtype).itemsize)
+    else:
+        field, dtype = ("double_data", "<f8") if blob.double_data else ("data", "<f4")
+        count, odd = len(getattr(blob, field)), 0
+    if odd or len(shape) > _MAX_AXES or min(shape, default=0) < 0 or math.prod(shape) != count:
         claimed = f"{tuple(shape[:8])}{'...' if len(shape) > 8 else ''}"
         raise WeightsError(
             f"{what}: shape {claimed} does not fit its {count} numbers; the file is damaged, fetch"
             " it again"
         )
-    # A packed field is, on the wire, the array in little-endian bytes: with every other field
-    # gone it is the end of the message, and no number ever becomes a Python object.
-    blob.DiscardUnknownFields()
-    for name in ("num", "channels", "height", "width", "shape", "data", "double_data"):
-        if name != field:
-            blob.ClearField(name)
-    wire = blob.SerializeToString()
-    start = len(wire) - count * np.dtype(dtype).itemsize
+    if field == "raw_data":
+        wire, start = blob.raw_data, 0
+    else:
+        # A packed field is, on the wire, the array in little-endian bytes: with every other field
+        # gone it is the end of the message, and no number ever becomes a Python object.
+        blob.DiscardUnknownFields()
+        for name in ("num", "channels", "height", "width", "shape", "data", "double_data"):
+            if name != field:
+                blob.ClearField(name)
+        blob.ClearField("raw_data_type")
+        blob.ClearField("raw_data")
+        wire = blob.SerializeToString()
+        start = len(wire) - count * np.dtype(dtype).itemsize
     with np.errstate(over="ignore"):  # doubles beyond float32 become infinite, refused below
         array = np.frombuffer(wire, dtype, count, start).astype(np.float32).reshape(shape)
     if not np.isfinite(array).all():

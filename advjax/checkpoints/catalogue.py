@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 import tomllib
 import urllib.parse
 from collections.abc import Mapping
@@ -78,13 +79,18 @@ def cache_dir() -> Path:
     """Return the folder where fetched files are kept.
 
     Returns:
-        ADVJAX_CACHE if set, else XDG_CACHE_HOME/advjax, else ~/.cache/advjax. It may not exist yet.
+        ADVJAX_CACHE if set, else XDG_CACHE_HOME/advjax, else ~/.cache/advjax; for a user without a
+        home, as in containers, a folder for temporary files. It may not exist yet.
     """
-    if chosen := os.environ.get("ADVJAX_CACHE"):
-        return Path(chosen).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "advjax"
-    return Path.home() / ".cache" / "advjax"
+    try:
+        if chosen := os.environ.get("ADVJAX_CACHE"):
+            return Path(chosen).expanduser()
+        if shared := os.environ.get("XDG_CACHE_HOME"):
+            return Path(shared).expanduser() / "advjax"
+        return Path.home() / ".cache" / "advjax"
+    except RuntimeError:  # no HOME, and a user whom the system does not know
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        return Path(tempfile.gettempdir()) / f"advjax-{user}"
 
 
 def cached(name: str, *, catalogue: Mapping[str, CatalogueEntry] | None = None) -> Path | None:

@@ -153,11 +153,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():  # threads show theirs in the same way
             warnings.showwarning = _show_warning
             warnings.simplefilter("default", AdvjaxWarning)  # each once
-            status = parse(arguments).run()
+            try:
+                status = parse(arguments).run()
+            finally:
+                sys.stdout.flush()  # while its errors can be caught
     except AdvjaxError as error:
         print(f"advjax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("advjax: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        # Python writes what is left when it ends; and what it cannot write, it complains about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as a shell shows SIGPIPE
+    except RuntimeError as error:
+        if "Unable to initialize backend" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        asked = f"JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}"
+        print(f"advjax: {asked}: {reason}; install that JAX, or unset it", file=sys.stderr)
+        return 2
     return status or 0

@@ -47,6 +47,7 @@ class Attack(Command):
 
         attack, network = self.attack, self.network
         settings = attack.settings()  # mistakes in it are named before the network is loaded
+        attack_files.check(network.outline(), self.source, self.guide, self.out, **settings)
         net = network.load(attack.seed)
         noted = {
             name: str(value) if isinstance(value, Path) else value

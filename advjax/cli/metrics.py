@@ -11,7 +11,9 @@ from advjax.analysis.summary import check_suffix
 from advjax.bank import bank_name, build_bank, open_bank
 from advjax.checkpoints import catalogue
 from advjax.cli.parser import Command
+from advjax.data import list_images
 from advjax.errors import AdvjaxError
+from advjax.files import check_writable
 from advjax.networks.identity import weights_hash
 from advjax.networks.imported import is_imported
 from advjax.networks.network import Network
@@ -75,11 +77,14 @@ class Metrics(Command):
         """Run the command."""
         for file in filter(None, (self.out, self.neighbours_out)):
             check_suffix(file)
+            check_writable(file.parent)
         if self.bank_images is None and self.bank is None:
             raise AdvjaxError(
                 "bank_images and bank are not given; name a folder of images by class"
             )
         folders = [*self.images, *filter(None, (self.bank_images,))]
+        for folder in folders:
+            list_images(folder)  # is there any?
         from advjax.analysis.from_run import is_run
 
         given = self._from_run(folders) if is_run(self.results) else self._from_files(folders)
@@ -137,7 +142,10 @@ class Metrics(Command):
                 f"the attacks are of {missing['network']!r}, a network of your own; name it with "
                 "--network"
             )
-        net = dataclasses.replace(self.network, **missing).load(self.protocol.seed)
+        options = dataclasses.replace(self.network, **missing)
+        layer = noted.get("layer") if self.layer is None else self.layer
+        options.outline().check_layers(layer)  # before the weights
+        net = options.load(self.protocol.seed)
         made_with = noted.get("parameters")
         if self.network.network == noted.get("network") and made_with not in (
             None,
@@ -147,7 +155,7 @@ class Metrics(Command):
                 f"the attacks were made with parameters of SHA-256 {made_with[:12]}..., and those "
                 f"of {noted['network']!r} are others; return the parameters of the attacks"
             )
-        (layer,) = net.check_layers(noted.get("layer") if self.layer is None else self.layer)
+        (layer,) = net.check_layers(layer)
         images = [pair.source for pair in pair_files], [pair.guide for pair in pair_files]
         return _Given(net, layer, pair_files, read_adversarials(net, pair_files), *images, [])
 

@@ -1,6 +1,7 @@
 """The command `advjax run`."""
 
 import dataclasses
+import importlib.util
 import re
 import sys
 import time
@@ -130,7 +131,8 @@ class Run(Command):
         pairs = make_pair_list(
             words, self.guides, pairing=self.pairing, count=self.count, seed=seed
         )
-        job = self._job()
+        self._check(pairs)
+        job = self._job(self.network.load(seed))
         if self.dry_run:
             print(describe(dry_run(job, pairs), job))
             return 0
@@ -145,6 +147,10 @@ class Run(Command):
             index, _, count = self.share.partition("/")
             if not (index.isdecimal() and count.isdecimal()):
                 raise AdvjaxError(f"share is {self.share!r}; give I/N, such as 0/4")
+            if int(index) >= int(count):
+                raise AdvjaxError(
+                    f"share is {self.share!r}; give 0/{count} to {int(count) - 1}/{count}"
+                )
             return int(index), int(count)
         if self.distributed:
             from advjax.runs.cluster import join_processes
@@ -167,14 +173,29 @@ class Run(Command):
             return run_share(job, pairs, out, *share, **options)
         return run(job, pairs, out, **options)
 
-    def _job(self) -> Any:
+    def _check(self, pairs: Any) -> None:
+        """Raise all that can be said before the network's weights are loaded."""
+        from advjax.files import check_writable
+        from advjax.runs.directory import check_place
+        from advjax.runs.lock import busy, is_locked
+
+        if self.ray is not None and importlib.util.find_spec("ray") is None:
+            raise AdvjaxError("Ray is not installed: run pip install 'advjax[ray]'")
+        job = self._job(self.network.outline())
+        for layer in [None, *pairs.table["layer"].unique().drop_null().to_pylist()]:
+            job.check(layer)
+        if self.out is not None and not self.dry_run:
+            check_writable(self.out)
+            check_place(self.out, job.settings(pairs), pairs)
+            if self.share is None and not self.distributed and is_locked(self.out):
+                raise busy(self.out)
+
+    def _job(self, net: Any) -> Any:
         from advjax.runs.pipeline import Job
 
-        attack = self.attack
-        settings = attack.settings()  # mistakes in it are named before the network is loaded
         return Job(
-            net=self.network.load(attack.seed),
-            **settings,
+            net=net,
+            **self.attack.settings(),
             batch_size=self.batch_size,
             target_ratio=self.target_ratio,
             until_label=self.until_label,

@@ -95,6 +95,6 @@ def _status(path: Path, as_json: bool) -> int:
     print(f"{path}: {state}; {rows:,} of {total:,} pairs on disk, {failed:,} failed")
     for at in notes:
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            ago = time.time() - at["time"]
+            ago = max(0.0, time.time() - at["time"])  # clocks differ
             print(f"{at['host']} {at['process']}, {ago:.0f} s ago: {described(at)}")
     return 0

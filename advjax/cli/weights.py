@@ -72,7 +72,7 @@ class Convert(Command):
         file: A .caffemodel file.
         network: The network's name.
         out: The .safetensors file to write.
-        mean: A .binaryproto mean image to keep in it.
+        mean: A mean image (.binaryproto or .npy) to keep in it.
         licence: The licence of the weights, to be noted in the file.
     """
 

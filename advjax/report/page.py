@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 from jaxtyping import Int
 
 from advjax import attacks
-from advjax.display import DASH, Descent, descent, mean, number, quantile
+from advjax.display import DASH, Descent, descent, infinite, mean, number, quantile
 from advjax.errors import AdvjaxError
 from advjax.files import write_text
 from advjax.report import charts as draw
@@ -265,17 +265,23 @@ def _figures(rows: Rows, at: Int[np.ndarray, "g"], end: str) -> list[str]:
     left = np.where(known, label != rows["source_label"][at], np.nan)
     return [
         number(len(at)),
-        number(mean(ratio)),
+        _mean(ratio),
         *(number(quantile(ratio, fraction)) for fraction in (0.5, 0.1, 0.9)),
         *(_percent(ratio < limit) for limit in RATIOS),
         _percent(_taken(rows, at, end)),
         _percent(left),
-        number(mean(rows[f"mean_change{end}"][at])),
+        _mean(rows[f"mean_change{end}"][at]),
         number(quantile(rows[f"max_change{end}"][at], 1)),
-        number(mean(rows[f"psnr{end}"][at])),
-        number(mean(rows[f"ssim{end}"][at])),
+        _mean(rows[f"psnr{end}"][at]),
+        _mean(rows[f"ssim{end}"][at]),
         "" if end else number(mean(rows["evaluations"][at])),
     ]
+
+
+def _mean(values: Any) -> str:
+    """Return the mean of the finite values, and how many are infinite."""
+    left_out = infinite(values)
+    return number(mean(values)) + (f" ({left_out:,} infinite)" if left_out else "")
 
 
 def _ended(rows: Rows, good: Int[np.ndarray, "g"]) -> str:

@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advjax import solvers
+from advjax import files, solvers
 from advjax.analysis import Adversarial, Analysis, analyse
 from advjax.analysis.bank_rows import find_bank_rows
 from advjax.bank import Bank, build_bank
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
+from advjax.networks.options import NetworkOptions
 from advjax.reproduce.draw import PairSet, draw_pairs, write_pairs
 from advjax.reproduce.published import DELTA
 from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
 from advjax.runs import open_run
-from advjax.runs.directory import check_same, open_directory
+from advjax.runs.directory import check_place, check_same, open_directory
 from advjax.runs.image_reader import TFDS, LazyImages, Reader
 from advjax.runs.pair_list import Images, find_images
 from advjax.runs.pipeline import Job
@@ -63,6 +64,7 @@ class Experiments:
     def __init__(self, settings: Settings, say: Callable[[str], None] = print):
         self.settings, self.say = settings, say
         self._networks: dict[TrainedNetwork, Network] = {}
+        self._outlines: dict[TrainedNetwork, Network] = {}
         self._pairs: dict[str, PairSet] = {}
         self._analyses: dict[Experiment, Analysis] = {}
         # The layers whose neighbours will be searched: one pass over the images for all of them.
@@ -73,27 +75,35 @@ class Experiments:
     def net(self, model: TrainedNetwork) -> Network:
         """Return the network, loaded once."""
         if model not in self._networks:
-            options = self.settings.network
-            if model != self.settings.model:  # the mean image is of one network
-                options = dataclasses.replace(
-                    options, network=model.network, weights=model.weights, mean=None
-                )
-            self._networks[model] = options.load(self.settings.seed)
+            self._networks[model] = self._options(model).load(self.settings.seed)
         return self._networks[model]
+
+    def _options(self, model: TrainedNetwork) -> NetworkOptions:
+        options = self.settings.network
+        if model == self.settings.model:
+            return options
+        # The mean image is of one network.
+        return dataclasses.replace(options, network=model.network, weights=model.weights, mean=None)
+
+    def _outline(self, model: TrainedNetwork) -> Network:
+        """Return the network without its weights, to check settings before they are loaded."""
+        if model not in self._outlines:
+            self._outlines[model] = self._options(model).outline()
+        return self._outlines[model]
 
     def layers(self, model: TrainedNetwork) -> tuple[str, ...]:
         """Return the layers to attack, shallow to deep; the settings' for their own network."""
         s = self.settings
         mine = s.layers if s.layers and model.network == s.model.network else ()
         known = LAYERS.get(model.network)
-        return self.net(model).check_layers(mine or (known and known.shown))
+        return self._outline(model).check_layers(mine or (known and known.shown))
 
     def counted(self, model: TrainedNetwork) -> tuple[str, ...]:
         """Return the layers of Table 2."""
         s = self.settings
         mine = s.counted_layers if model.network == s.model.network else ()
         known = LAYERS.get(model.network)
-        return self.net(model).check_layers(mine or (known and known.counted))
+        return self._outline(model).check_layers(mine or (known and known.counted))
 
     def inner(self, model: TrainedNetwork) -> str:
         """Return the convolutional layer shown beside the last one: CaffeNet's conv3."""
@@ -147,14 +157,22 @@ class Experiments:
 
     # Before any work
 
+    def check_settings(self, chosen: Iterable[Experiment], measured: bool) -> None:
+        """Raise all that can be said before a network's weights are loaded."""
+        if measured and (self.settings.images or "").startswith(TFDS):
+            raise AdvjaxError(
+                f"images is {self.settings.images!r}, but neighbours are searched in a folder of "
+                "images by class; give one"
+            )
+        files.check_writable(self.settings.out)
+        for experiment in chosen:
+            pairs, job = self.pairs(experiment.pool), self._job(experiment, outline=True)
+            job.check(experiment.layer)
+            check_place(self.folder(experiment), job.settings(pairs.work), pairs.work)
+
     def check(self, chosen: Iterable[Experiment], measured: bool) -> None:
         """Raise, before any attack, the errors that would stop one or its measurement later."""
         s = self.settings
-        if measured and (s.images or "").startswith(TFDS):
-            raise AdvjaxError(
-                f"images is {s.images!r}, but neighbours are searched in a folder of images by "
-                "class; give one"
-            )
         for experiment in chosen:
             job = self._job(experiment)
             job.check(experiment.layer)
@@ -207,13 +225,13 @@ class Experiments:
         """Return the run's directory."""
         return self.settings.out / "runs" / experiment.model.name / experiment.name
 
-    def _job(self, experiment: Experiment) -> Job:
+    def _job(self, experiment: Experiment, *, outline: bool = False) -> Job:
         s = self.settings
         solver = None
         if not experiment.attack.endswith("-fgrad"):
             solver = solvers.BY_NAME[s.solver](max_evaluations=s.evaluations(experiment.attack))
         return Job(
-            net=self.net(experiment.model),
+            net=(self._outline if outline else self.net)(experiment.model),
             attack=experiment.attack,
             layer=experiment.layer,
             delta=experiment.delta,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advjax.display import mean
 from advjax.errors import AdvjaxError
 from advjax.reproduce.experiments import Experiment, Experiments, failure_pools
 from advjax.reproduce.output import Made, columns, headed
@@ -50,7 +51,7 @@ def make(experiments: Experiments) -> Made:
                 "ratio": float(results["ratio"].mean()),
                 **labels(results),
                 "mean_change": float(results["mean_change"].mean()),
-                "psnr": float(results["psnr"].mean()),
+                "psnr": mean(results["psnr"]),
             }
         )
     words = "The paper reports these as failures; its own numbers are not among those kept here."

@@ -75,6 +75,8 @@ def reproduce(settings: Settings) -> None:
     experiments = Experiments(settings)
     wanted = {name: TARGETS[name].needs(experiments) for name in names}
     for name, chosen in wanted.items():
+        experiments.check_settings(chosen, TARGETS[name].measured)
+    for name, chosen in wanted.items():
         experiments.check(chosen, TARGETS[name].measured)
     for name in names:
         experiments.attack(wanted[name])

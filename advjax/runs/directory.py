@@ -75,10 +75,12 @@ class RunDirectory:
         """
         try:
             table = pq.read_table(self.path / PAIRS)
+            table.validate(full=True)
             pairs = PairList(table, Path(self.manifest["root"]))
             same = pairs.sha256() == self.manifest["settings"]["pairs"]
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise RunError(f"{str(self.path / PAIRS)!r} cannot be read ({error})") from error
+            reason = " ".join(str(error).split())
+            raise RunError(f"{str(self.path / PAIRS)!r} cannot be read ({reason})") from error
         if not same:
             raise RunError(f"{str(self.path / PAIRS)!r} has been changed since the run began")
         return pairs
@@ -236,9 +238,7 @@ def create(
     Raises:
         RunError: It holds something else, which stays as it is.
     """
-    there = path.iterdir() if path.exists() and not (path / MANIFEST).exists() else ()
-    if any(not entry.name.startswith(".") for entry in there):
-        raise RunError(f"out {str(path)!r} is not empty and holds no run; name a new directory")
+    _refuse_foreign(path)
     manifest = {
         "format": FORMAT,
         "settings": dict(settings),
@@ -264,18 +264,8 @@ def go_on(
         RunError: The settings or the pairs are another run's.
     """
     manifest = directory.manifest
-    there = manifest["settings"]
-    count = manifest["pairs"]
-    changed: dict[str, Any] = {}
-    if settings["pairs"] != there["pairs"] and len(pairs) > count:
-        begin = PairList(pairs.table.slice(0, count), pairs.root)
-        if begin.sha256() == there["pairs"]:
-            changed = {
-                "settings": there | {"pairs": settings["pairs"]},
-                "before": [*manifest.get("before", ()), count],
-                "pairs": len(pairs),
-            }
-    check_same(directory, {**settings, **({"pairs": there["pairs"]} if changed else {})}, pairs)
+    changed = _extension(directory, settings, pairs)
+    check_same(directory, {**settings, **_as_before(directory, changed)}, pairs)
     if manifest["root"] != info["root"]:
         changed["root"] = info["root"]
     if changed:
@@ -285,6 +275,48 @@ def go_on(
     except RunError:  # killed between the manifest and the list; or the file is gone
         _write_pairs(directory.path, pairs)
     return directory
+
+
+def check_place(path: Path, settings: Mapping[str, Any], pairs: PairList) -> None:
+    """Raise, before any work, what `create` or `go_on` would say, save of the network's weights.
+
+    Raises:
+        RunError: The directory holds something else, or a run with other settings or pairs.
+    """
+    directory = open_directory(path)
+    if directory is None:
+        _refuse_foreign(path)
+        return
+    changed = _extension(directory, settings, pairs)
+    weights = {"weights": directory.manifest["settings"].get("weights")}
+    check_same(directory, {**settings, **weights, **_as_before(directory, changed)}, pairs)
+
+
+def _refuse_foreign(path: Path) -> None:
+    there = path.iterdir() if path.is_dir() and not (path / MANIFEST).exists() else ()
+    if any(not entry.name.startswith(".") for entry in there):
+        raise RunError(f"out {str(path)!r} is not empty and holds no run; name a new directory")
+
+
+def _extension(
+    directory: RunDirectory, settings: Mapping[str, Any], pairs: PairList
+) -> dict[str, Any]:
+    """Return what a list that begins with the run's own changes in the manifest."""
+    manifest = directory.manifest
+    there, count = manifest["settings"], manifest["pairs"]
+    if settings["pairs"] == there["pairs"] or len(pairs) <= count:
+        return {}
+    if PairList(pairs.table.slice(0, count), pairs.root).sha256() != there["pairs"]:
+        return {}
+    return {
+        "settings": there | {"pairs": settings["pairs"]},
+        "before": [*manifest.get("before", ()), count],
+        "pairs": len(pairs),
+    }
+
+
+def _as_before(directory: RunDirectory, changed: Mapping[str, Any]) -> dict[str, Any]:
+    return {"pairs": directory.manifest["settings"]["pairs"]} if changed else {}
 
 
 def _sign(path: Path, manifest: Mapping[str, Any]) -> RunDirectory:
@@ -434,7 +466,8 @@ def verify(directory: RunDirectory) -> tuple[list[str], int, int]:
         try:
             table = _read(path.read_bytes())
         except (OSError, pa.ArrowException) as error:
-            wrong.append(f"{str(path)!r} is damaged ({error}); its pairs will be done again")
+            reason = " ".join(str(error).split())
+            wrong.append(f"{str(path)!r} is damaged ({reason}); its pairs will be done again")
             continue
         if number in blocks and not set(table["index"].to_pylist()) <= set(
             blocks[number].indices.tolist()
@@ -461,6 +494,7 @@ def _are_rows_of(rows: pa.Table, block: Block, pairs: PairList) -> bool:
 
 def _read(content: bytes, own: Sequence[pa.Field] = ()) -> pa.Table:
     rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    rows.validate(full=True)
     return by_schema(rows, own)
 
 

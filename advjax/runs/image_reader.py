@@ -145,7 +145,12 @@ def _tfds(where: str) -> _Tfds:
             f"{where!r} cannot be opened ({reason}); give the folder that holds its "
             "dataset_info.json"
         ) from error
-    splits = [*(builder.info.splits or {}), "all"]
+    if not builder.info.splits:
+        raise AdvjaxError(
+            f"{where!r} is not prepared here; prepare it with file_format='array_record', or give "
+            "the folder that holds its dataset_info.json"
+        )
+    splits = [*builder.info.splits, "all"]
     for part in map(str.strip, split.split("+")):
         parsed = _SPLIT.fullmatch(part)
         if parsed is None:
