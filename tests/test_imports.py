@@ -36,10 +36,13 @@ def room_of(*parts: str) -> str:
 
 
 def trees() -> dict[Path, ast.Module]:
-    """Return the syntax tree of every file of the package, by its path without the suffix."""
+    """Return the syntax tree of every file of the package, by its path without the suffix.
+
+    Of the package itself it is the stub, where the public names stand.
+    """
     return {
         file.relative_to(PACKAGE).with_suffix(""): ast.parse(file.read_text(encoding="utf-8"))
-        for file in PACKAGE.rglob("*.py")
+        for file in (*PACKAGE.rglob("*.py"), *PACKAGE.glob("*.pyi"))
     }
 
 
@@ -53,9 +56,10 @@ def imports() -> dict[str, set[str]]:
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                assert not node.level, f"{path} has a relative import"
-                whole = node.module == "advjax"
-                names = [f"advjax.{a.name}" for a in node.names] if whole else [str(node.module)]
+                assert node.level == (room == "__init__"), f"{path} has a relative import"
+                module = ".".join(filter(None, ("advjax" * node.level, node.module)))
+                whole = module == "advjax"
+                names = [f"advjax.{a.name}" for a in node.names] if whole else [module]
             for package, *parts in (name.split(".") for name in names):
                 if package == "advjax":
                     rooms[room].add(room_of(*parts) if parts else "__init__")

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from advjax.attacks.base import Activate, Attack, PairData, cosine_distance, squared_distance
@@ -63,8 +64,9 @@ class FeatureOpt(Attack):
         return Smoothing()
 
     def initial(self, pair: PairData, target: Any) -> float:
-        """Return the objective at the source."""
-        return float(self.objective(pair.features, pair.guide or {})[0])
+        """Return the objective at the source; infinite or NaN, silently, where it overflows."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(self.objective(pair.features, pair.guide or {})[0])
 
     def threshold(self, ratio: float, initial: float) -> float:
         """Return the objective where the distance is `ratio` of the initial distance."""
