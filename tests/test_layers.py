@@ -182,6 +182,17 @@ def test_convolution_with_a_kernel_of_one_pixel(stride, padding, groups):
     )
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("window", [2, 3])
+def test_convolution_of_patches_drops_what_is_left_over(window, groups):
+    kernel = normal(window, window, 2, 2 * groups, seed=2)
+    check(
+        lambda x: layers.convolution(x, kernel, stride=window, groups=groups),
+        lambda x: plain_convolution(x, kernel, window, groups=groups),
+        normal(2, 7, 5, 2 * groups),
+    )
+
+
 @pytest.mark.parametrize(
     ("shape", "stride", "groups"),
     [
@@ -316,7 +327,7 @@ def test_average_pool_divides_at_the_border_by_the_window_clipped_to_the_padding
     ("size", "window", "stride", "padding"),
     [((5, 6), 3, 2, 0), ((4, 5), 3, 1, 1), ((4, 4), 2, 2, 0), ((5, 4), 3, 2, 1), ((1, 1), 3, 1, 1)],
 )
-def test_max_pool_gives_the_gradient_of_a_window_to_one_of_its_largest(
+def test_max_pool_gives_the_gradient_of_a_window_to_the_first_of_its_largest(
     size, window, stride, padding
 ):
     pool = jax.jit(lambda x: layers.max_pool(x, window, stride, padding))
@@ -331,6 +342,55 @@ def test_max_pool_gives_the_gradient_of_a_window_to_one_of_its_largest(
             assert x[a, b] == y[p, q]
             assert i <= a < i + window
             assert j <= b < j + window
+            inside = np.argwhere(x[max(i, 0) : i + window, max(j, 0) : j + window] == y[p, q])
+            assert (a, b) == tuple(inside[0] + [max(i, 0), max(j, 0)])  # row by row
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding", "dilation"),
+    [
+        ((6, 8), (3, 3), (2, 2), (0, 0), (1, 1)),
+        ((6, 8), (2, 3), (1, 2), (1, 0), (1, 1)),
+        ((7, 6), (3, 2), (2, 1), (1, 1), (2, 3)),
+    ],
+)
+def test_pooling_as_in_pytorch_rounds_down(size, window, stride, padding, dilation):
+    x = distinct(2, *size, 2)
+
+    def plain(x, kind):
+        fill = -np.inf if kind == "max" else 0
+        sides = tuple((n, n) for n in padding)
+        padded = np.pad(x, ((0, 0), *sides, (0, 0)), constant_values=fill)
+        valid = np.pad(np.ones_like(x), ((0, 0), *sides, (0, 0)))
+        reach = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+        starts = [
+            range(0, n - r + 1, s) for n, r, s in zip(padded.shape[1:3], reach, stride, strict=True)
+        ]
+        y = np.zeros((len(x), *map(len, starts), x.shape[3]))
+        for (p, i), (q, j) in itertools.product(*map(enumerate, starts)):
+            rows, columns = slice(i, i + reach[0], dilation[0]), slice(j, j + reach[1], dilation[1])
+            part = padded[:, rows, columns]
+            if kind == "max":
+                y[:, p, q] = part.max((1, 2))
+            else:
+                area = {"padded": np.prod(window), "image": valid[:, rows, columns].sum((1, 2))}
+                y[:, p, q] = part.sum((1, 2)) / area.get(kind, kind)
+        return y
+
+    settings = {"ceil": False, "dilation": dilation}
+    check(
+        lambda x: layers.max_pool(x, window, stride, padding, **settings),
+        lambda x: plain(x, "max"),
+        x,
+    )
+    for divisor in ("padded", "image", 5) if dilation == (1, 1) else ():
+        check(
+            lambda x, divisor=divisor: layers.average_pool(
+                x, window, stride, padding, ceil=False, divisor=divisor
+            ),
+            lambda x, divisor=divisor: plain(x, divisor),
+            x,
+        )
 
 
 @few

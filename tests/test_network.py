@@ -1,5 +1,6 @@
 import functools
 import gc
+import sys
 import weakref
 
 import flax.linen
@@ -391,6 +392,12 @@ def test_pixels_are_transformed_for_a_module_that_takes_something_else():
         Network.from_linen(linen, variables, SHAPE, transform=centred),
     ):
         np.testing.assert_allclose(net(IMAGES)["output"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pytorch_module_needs_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    with pytest.raises(AdvjaxError, match=r"pip install 'advjax\[torch\]'"):
+        Network.from_torch(object(), SHAPE)
 
 
 def test_what_a_linen_module_sows_is_a_layer():

@@ -1,5 +1,6 @@
 """PyTorch's operations by elements, with its derivatives where a function has a corner."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,10 @@ def _elu(x, alpha=1.0, scale=1.0, input_scale=1.0):
 
 
 def _gelu(x, approximate="none"):
-    return jax.nn.gelu(x, approximate=approximate == "tanh")
+    if approximate == "tanh":
+        return jax.nn.gelu(x, approximate=True)
+    # By erf, as PyTorch: jax.nn.gelu's erfc takes twice the time on a CPU.
+    return x * (0.5 + 0.5 * lax.erf(x * math.sqrt(0.5)))
 
 
 def _softplus(x, beta=1, threshold=20):
