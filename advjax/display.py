@@ -149,6 +149,17 @@ def descent(trace: Any, attack: str, *, squared: bool, rooted: bool = False) -> 
     return Descent(values if rooted else np.sqrt(values), name)
 
 
+def spread(values: Any) -> str:
+    """Return median, minimum and maximum as text; one number where they are equal.
+
+    Example:
+        >>> spread([0.5, 0.1, 0.2]), spread([0.25])
+        ('0.2 (0.1 to 0.5)', '0.25')
+    """
+    low, middle, high = (number(quantile(values, fraction)) for fraction in (0, 0.5, 1))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
 def in_notebook() -> bool:
     """Return True inside of a notebook's kernel, whose standard error is read at once."""
     interactive = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()

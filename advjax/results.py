@@ -27,7 +27,7 @@ from advjax.display import (
     difference,
     magnification,
     number,
-    quantile,
+    spread,
     squeeze_grey,
     to_uint8,
     versions,
@@ -204,9 +204,7 @@ class AttackResult:
         known = self.settings
         where = f", {known['attack']} at {_layers(known)} of {known['network']}" if known else ""
         pairs = "1 pair" if len(self) == 1 else f"{len(self):,} pairs"
-        low, middle, high = (number(quantile(self.ratio, f)) for f in (0, 0.5, 1))
-        spread = middle if low == high else f"{middle} ({low} to {high})"
-        text = f"AttackResult({pairs}{where}: ratio {spread}"
+        text = f"AttackResult({pairs}{where}: ratio {spread(self.ratio)}"
         most = int(self.evaluations.max(initial=0))
         return f"{text[:150]}, at most {most:,} evaluations)"
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from advjax.attacks.base import distance
 from advjax.data.units import LEVELS, Bounds, from_levels
+from advjax.display import spread
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 
@@ -26,6 +27,10 @@ class TransferResult(NamedTuple):
     source_label: Int[np.ndarray, "n"] | None  # None where the network has no `output`
     guide_label: Int[np.ndarray, "n"] | None
     label: Int[np.ndarray, "n"] | None
+
+    def __repr__(self) -> str:
+        """Describe the figures in one line."""
+        return f"TransferResult(pairs: {len(self.ratio):,}, ratio {spread(self.ratio)})"
 
     @property
     def takes_label(self) -> Bool[np.ndarray, "n"] | None:

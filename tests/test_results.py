@@ -265,3 +265,13 @@ def test_top_names_the_likeliest_classes(tmp_path):
 def test_layers_are_a_dict_that_reads_as_a_table():
     assert NET.layers == {"fc": (6,), "prob": (4,)}
     assert repr(NET.layers).splitlines() == ["fc    6  6 units", "prob  4  4 units"]
+
+
+def test_other_results_are_one_line_too(result):
+    moved = advjax.transfer(NET, result.adversarial, SOURCES, GUIDES)
+    turned = advjax.invert(NET, GUIDES, max_evaluations=2)
+    assert repr(moved).startswith("TransferResult(pairs: 5, ratio 0.")
+    assert repr(turned).startswith("InversionResult(images: 5, loss ")
+    for one in (moved, turned):
+        assert len(repr(one)) < 200
+        assert len(repr(one).splitlines()) == 1

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, UInt8
 
 from advjax.attacks.inversion import Inversion
 from advjax.data.units import from_levels
+from advjax.display import spread
 from advjax.engine.api import attack_stream
 from advjax.engine.inputs import CheckedPairs, guide_batch
 from advjax.engine.results import Pair
@@ -27,6 +28,10 @@ class InversionResult(NamedTuple):
     evaluations: Int[np.ndarray, "n"]
     status: Int[np.ndarray, "n"]  # advjax.Status
     trace: Float[np.ndarray, "n e"] | None  # the objective; NaN after the last evaluation
+
+    def __repr__(self) -> str:
+        """Describe the reconstructions in one line."""
+        return f"InversionResult(images: {len(self.image):,}, loss {spread(self.loss)})"
 
 
 def invert(

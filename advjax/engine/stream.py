@@ -1,6 +1,7 @@
 """The host's work on each pair: the preparation for its lane, and the measurement of its result."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import queue
@@ -71,12 +72,22 @@ class Stream:
     ):
         self.net, self.plan, self.attack = net, plan, plan.attack
         self.programs = programs_of(plan)
-        # Copied only where they are not there already.
-        self.params = self.programs.everywhere(net.params)
-        self.first_params = self.programs.first(net.params)
         self.delta, self.target_ratio = delta, target_ratio
         self.start, self.seed = start, seed
         self.guides: OrderedDict[bytes, Labelled] = OrderedDict()
+
+    # Parameters are copied when they are first used, and only where they are not there already: the
+    # settings of a stream can be checked on a network that has no weights yet.
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """Return the network's parameters on all devices of the lanes."""
+        return self.programs.everywhere(self.net.params)
+
+    @functools.cached_property
+    def first_params(self) -> Any:
+        """Return the network's parameters on the first of them."""
+        return self.programs.first(self.net.params)
 
     def features(self, images: Sequence[np.ndarray]) -> list[Labelled]:
         """Compute activations and labels at `highest` precision, BLOCK images in each call."""
