@@ -117,7 +117,8 @@ def test_a_run_of_an_own_network_and_its_metrics_and_report(run, tmp_path):
     assert all(5 < change <= 20 for change in table["max_change"])
     assert all(ratio < 1 for ratio in table["ratio"])
     # The same command again goes on; other parameters do not.
-    assert run(*words, *TINY)[:2] == (0, f"finished already: 3 pairs in {out}\n")
+    status, said, _ = run(*words, *TINY)
+    assert (status, said.splitlines()[0]) == (0, f"finished already: 3 pairs in {out}")
     status, _, err = run(*words, "--network", "nets/my_nets.py:other", "--max-evaluations", 4)
     assert status == 2
     assert len(err.splitlines()) == 1
@@ -175,6 +176,11 @@ def test_reproductions_of_an_own_network(run, tmp_path):
     )
     assert status == 2
     assert "weights is 'random', and 'nets/my_nets.py:tiny' returns a whole network" in err
+
+
+def test_the_layers_of_an_own_network(run):
+    status, said, _ = run("networks", "nets/my_nets.py:tiny", "--json")
+    assert (status, json.loads(said)) == (0, {"hidden": [9], "logits": [4]})
 
 
 def test_a_module_is_found_in_the_working_directory():

@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar
 
 from advjax.cli.parser import Command
+from advjax.networks.imported import import_network, is_imported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +14,8 @@ class Networks(Command):
     """List the networks, or the layers of one.
 
     Attributes:
-        network: A network's name, to list its layers with their shapes; all networks without it.
+        network: A network's name, or MODULE:FUNCTION that returns one, to list its layers with
+            their shapes; all networks without it.
         json: Print JSON.
     """
 
@@ -28,7 +30,8 @@ class Networks(Command):
         from advjax.networks import zoo
 
         if self.network is not None:
-            layers = zoo.outline(self.network).layers
+            own = is_imported(self.network)
+            layers = (import_network if own else zoo.outline)(self.network).layers
             print(json.dumps(layers) if self.json else layers)
             return
         rows = list(_rows())

@@ -131,7 +131,7 @@ def _lanes_that_fit(stream: Stream, target: Any) -> int:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     probe = min(8, maximum)
     devices = len(stream.plan.devices)
-    lanes = jax.eval_shape(lambda: stream.empty_lanes(probe * devices, target))
+    lanes = stream.programs.empty.eval_shape(probe * devices, without_batch(target))
     enough = jax.ShapeDtypeStruct((devices,), jnp.int32)
     limit = jax.ShapeDtypeStruct((), jnp.int32)
     program = stream.programs.advance.lower(stream.params, lanes, limit, enough).compile()

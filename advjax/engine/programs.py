@@ -72,6 +72,10 @@ class Program:
         """Lower the function, without running it."""
         return self._within(self.function.lower, args)
 
+    def eval_shape(self, *args: Any) -> Any:
+        """Return the shapes of what a call would return."""
+        return self._within(self.function.eval_shape, args)
+
     def _within(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         with jax.set_mesh(self.mesh), jax.numpy_dtype_promotion("standard"):
             return call(*args)
@@ -89,7 +93,7 @@ class Programs(NamedTuple):
 
     def everywhere(self, params: Any) -> Any:
         """Return a network's parameters on all devices of the lanes."""
-        return _placed(params, self.advance.mesh)
+        return _placed(params, self.insert.mesh)
 
     def first(self, params: Any) -> Any:
         """Return a network's parameters on the first of them."""
