@@ -228,6 +228,7 @@ def fuzz(kind: str, count: int, seed: int) -> dict[str, float]:
             except AdvjaxError as error:
                 messages.append(str(error))
             except BaseException:
+                signal.alarm(0)
                 kept = Path(tempfile.gettempdir()) / f"fuzz-{kind}-{seed}-{index}"
                 kept.write_bytes(damaged)
                 print(f"kept in {kept}", file=sys.stderr)

@@ -235,13 +235,13 @@ def count_rows(directory: RunDirectory) -> tuple[dict[int, Count], dict[int, Cou
     for number, path in directory.shards().items():
         try:
             whole[number] = count(path)
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
             raise RunError(
                 f"shard {str(path)!r} is damaged; delete it and give the run's command again "
                 f"('advjax run --verify {directory.path}' finds all that are)"
             ) from error
     for number, path in directory.unfinished().items():
-        with contextlib.suppress(OSError, pa.ArrowException, KeyError):
+        with contextlib.suppress(OSError, pa.ArrowException, KeyError, UnicodeDecodeError):
             partial[number] = count(path)
     return whole, partial
 
