@@ -189,7 +189,10 @@ def main() -> None:
                 # Two pairs of a run cannot be attacked.
                 if status != (0 if kind == "bank" else 1):
                     sys.exit(f"{kind}, killed {when} rename {number}: status {status}: {said}")
-            print(f"{kind}: killed at {killed} of its first renames, and gone on each time")
+            print(
+                f"{kind}: killed at {killed} of its first renames, and gone on each time",
+                flush=True,
+            )
         kill_at_random(pairs, folder / "whole", cache, 0, rng)
         whole, done, runs = content(folder / "whole"), 0, 0
         while done < options.kills:

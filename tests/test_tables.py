@@ -132,3 +132,14 @@ def test_no_file_bytes_that_are_no_text_and_wrong_types(tmp_path):
     )
     with pytest.raises(AdvjaxError, match="column 'delta' of pairs"):
         read(tmp_path / "t.parquet")
+
+
+def test_parquet_whose_text_or_names_are_not_utf8(tmp_path):
+    table = pa.table({"source": ["s"], "guide": ["g"], "note": ["text"]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", compression="NONE")
+    raw = (tmp_path / "t.parquet").read_bytes()
+    for word in (b"note", b"text"):
+        (tmp_path / "t.parquet").write_bytes(raw.replace(word, b"\xe7" + word[1:]))
+        with pytest.raises(AdvjaxError, match=r"cannot be read|not UTF-8") as caught:
+            read(tmp_path / "t.parquet", others=True)
+        assert "\n" not in str(caught.value)

@@ -137,7 +137,7 @@ def open_bank(path: str | os.PathLike[str], net: Network | None = None) -> Bank:
         )
         count = manifest["images"]
         sizes = {name: (count, int(np.prod(shape))) for name, shape in layers.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise damaged(path, f"{MANIFEST} or {IMAGES}: {error!r}") from error
     if not len(bank.ids) == len(bank.labels) == count:
         raise damaged(path, f"{IMAGES} has {len(bank.ids)} images, {MANIFEST} says {count}")
@@ -168,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(path.parent, f"{path.name} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise damaged(path.parent, f"{path.name} is not a JSON object")
@@ -189,7 +189,7 @@ def _check_features(path: Path, layer: str, shape: tuple[int, int]) -> None:
     file = features_path(path, layer)
     try:
         array = _mapped(file, layer)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise damaged(path, f"{file.name} cannot be read: {error}") from error
     if array.shape != shape:
         raise damaged(path, f"{file.name} has shape {array.shape}")

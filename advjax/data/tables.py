@@ -58,6 +58,7 @@ def read_table(
     path, where = Path(path), f"{name} {os.fspath(path)!r}"
     try:
         table = _read(path, columns)
+        names = [column for column in table.column_names if not _INDEX.fullmatch(column)]
     except UnicodeDecodeError as error:
         raise AdvjaxError(f"{where} is not UTF-8 text ({error}); save it as UTF-8") from error
     except (OSError, pa.ArrowException) as error:
@@ -66,7 +67,6 @@ def read_table(
             f"{where} cannot be read ({reason}); give a table with the columns "
             f"{', '.join(required)}"
         ) from error
-    names = [column for column in table.column_names if not _INDEX.fullmatch(column)]
     known = [column for column in names if column in columns.names]
     for column in required:
         if column not in known:

@@ -78,7 +78,7 @@ class RunDirectory:
             table.validate(full=True)
             pairs = PairList(table, Path(self.manifest["root"]))
             same = pairs.sha256() == self.manifest["settings"]["pairs"]
-        except (OSError, KeyError, pa.ArrowException) as error:
+        except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             raise RunError(f"{str(self.path / PAIRS)!r} cannot be read ({reason})") from error
         if not same:
@@ -89,9 +89,9 @@ class RunDirectory:
         """Return the user's own columns of the pair list; none where the list is not there."""
         try:
             schema = pq.read_schema(self.path / PAIRS)
-        except (OSError, pa.ArrowException):
+            return [field for field in schema if field.name not in COLUMNS.names]
+        except (OSError, UnicodeDecodeError, pa.ArrowException):
             return []
-        return [field for field in schema if field.name not in COLUMNS.names]
 
     def blocks(self, pairs: PairList) -> list[Block]:
         """Return the pair list cut into blocks; pairs that came later have blocks of their own."""
@@ -346,7 +346,7 @@ def open_directory(path: str | os.PathLike[str]) -> RunDirectory | None:
         same = manifest["sha256"] == _digest(signed)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{str(path / MANIFEST)!r} cannot be read ({error})") from error
     if not same:
         raise RunError(
@@ -493,9 +493,12 @@ def _are_rows_of(rows: pa.Table, block: Block, pairs: PairList) -> bool:
 
 
 def _read(content: bytes, own: Sequence[pa.Field] = ()) -> pa.Table:
-    rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-    rows.validate(full=True)
-    return by_schema(rows, own)
+    try:
+        rows = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        rows.validate(full=True)
+        return by_schema(rows, own)
+    except UnicodeDecodeError as error:  # of a column's name
+        raise pa.ArrowInvalid(str(error)) from error
 
 
 def by_schema(rows: pa.Table, own: Sequence[pa.Field] = ()) -> pa.Table:
@@ -566,12 +569,12 @@ def count_rows(directory: RunDirectory) -> tuple[dict[int, Count], dict[int, Cou
     for number, path in directory.shards().items():
         try:
             whole[number] = count(path)
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
             raise RunError(
                 f"shard {str(path)!r} is damaged; delete it and give the run's command again "
                 f"('advjax run --verify {directory.path}' finds all that are)"
             ) from error
     for number, path in directory.unfinished().items():
-        with contextlib.suppress(OSError, pa.ArrowException, KeyError):
+        with contextlib.suppress(OSError, pa.ArrowException, KeyError, UnicodeDecodeError):
             partial[number] = count(path)
     return whole, partial

@@ -5,6 +5,7 @@ list's root, or, of a tfds data set, as `tfds:NAME:SPLIT#FILE` (see `advjax.runs
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -59,6 +60,10 @@ class PairList:
 
     def sha256(self) -> str:
         """Return the SHA-256 of the list's rows in hexadecimal digits, whatever file held them."""
+        return self._sha256
+
+    @functools.cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256()
         for name in self.table.column_names:
             for chunk in self.table[name].combine_chunks().to_pylist(), [name]:
