@@ -6,7 +6,6 @@ import math
 from typing import Any, ClassVar
 
 from advjax.cli.parser import Command
-from advjax.networks.imported import import_network, is_imported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Networks(Command):
     def run(self) -> None:
         """Run the command."""
         from advjax.networks import zoo
+        from advjax.networks.imported import import_network, is_imported
 
         if self.network is not None:
             own = is_imported(self.network)
