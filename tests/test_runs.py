@@ -720,7 +720,7 @@ def test_no_more_lanes_than_pairs(command, digits, tmp_path, monkeypatch):
         status, _, err = command(*words)
         assert (status, len(err.splitlines())) == (1, 2)  # two pairs fail, each for its reason
     assert advjax.open_run(tmp_path).settings["batch_size"] == 32
-    assert set(lanes) == {32, 9}  # the checks of the settings, and the work
+    assert set(lanes) == {32, 9}  # those of 32 are checks of the settings, without pairs
 
 
 def test_a_dry_run_counts_the_lanes_that_stay_empty(net, pairs, monkeypatch):
