@@ -116,7 +116,12 @@ def test_the_order_of_the_points_does_not_matter(seed):
     points, queries = relu(seed, 50, 8), relu(seed + 1, 5, 8)
     order = rng.permutation(50)
     found, mixed = knn(queries, points, 5), knn(queries, points[order], 5)
-    np.testing.assert_array_equal(order[mixed.indices], found.indices)
+    np.testing.assert_allclose(mixed.distances, found.distances, rtol=1e-5)
+    # Two points that are equally far, within rounding, may change places.
+    apart = np.diff(found.distances, axis=1) > 1e-5 * np.asarray(found.distances)[:, 1:]
+    clear = np.pad(apart, ((0, 0), (1, 0)), constant_values=True)
+    clear &= np.pad(apart, ((0, 0), (0, 1)))  # the last may be as far as one that is left out
+    np.testing.assert_array_equal(order[mixed.indices][clear], np.asarray(found.indices)[clear])
 
 
 def test_subjects_are_excluded_by_row_not_by_distance():

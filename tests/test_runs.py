@@ -336,15 +336,23 @@ def test_clocks_that_differ_make_no_negative_age(net, pairs, tmp_path, capsys):
 def test_stopped_again_and_again_it_leaves_the_files_of_one_that_was_not(
     net, pairs, tmp_path, start, monkeypatch
 ):
-    """Each resumed run stops at its first look, which may leave blocks unfinished."""
+    """Each resumed run stops at its second look, which may leave blocks unfinished."""
     job = job_of(net, start=start, seed=3)
     quiet(job, pairs, tmp_path / "whole")
-    stop = threading.Event()
-    stop.set()
+
+    class Second(threading.Event):
+        """An event that is set when it is asked for the second time; the first look is a step."""
+
+        def is_set(self):
+            before = super().is_set()
+            self.set()
+            return before
+
     outcomes = []
     with monkeypatch.context() as patch:
         patch.setattr(
-            "advjax.runs.driver.stop_requests", lambda: directories.contextlib.nullcontext(stop)
+            "advjax.runs.driver.stop_requests",
+            lambda: directories.contextlib.nullcontext(Second()),
         )
         while not outcomes or not outcomes[-1].whole:
             outcomes.append(quiet(job, pairs, tmp_path / "stopped"))

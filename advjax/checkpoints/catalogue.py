@@ -119,7 +119,7 @@ def cached(name: str, *, catalogue: Mapping[str, CatalogueEntry] | None = None) 
 def fetch(
     name: str,
     *,
-    progress: bool = True,
+    progress: bool | None = None,
     catalogue: Mapping[str, CatalogueEntry] | None = None,
     timeout: float = 30.0,
     retries: int = 4,
@@ -133,7 +133,8 @@ def fetch(
 
     Args:
         name: The network's name ("caffenet"; see `load_catalogue`).
-        progress: Show a progress bar, and what is pinned, on standard error.
+        progress: Show a progress bar; None: on a terminal and in a notebook. Unless False, say what
+            is pinned on standard error.
         catalogue: Rows by name; the catalogue of advjax when None.
         timeout: Seconds without a byte until a connection is given up.
         retries: The number of further tries after a failure that may pass.
@@ -227,7 +228,7 @@ def _is_verified(final: Path, entry: CatalogueEntry) -> bool:
     return status.st_size > 0 and content.sha256_file(final) == record.get("content_sha256")
 
 
-def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool) -> None:
+def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool | None) -> None:
     """Verify a whole download, unpack it if it is an archive, and give it its final name."""
     if part.stat().st_size == 0:
         part.unlink()
@@ -272,7 +273,7 @@ def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool) -> N
     files.write_text(_record(final), json.dumps(kept, indent=1))
     os.replace(ready, final)
     part.unlink(missing_ok=True)
-    if progress and not (entry.sha1 or entry.sha256) and not pin:
+    if progress is not False and not (entry.sha1 or entry.sha256) and not pin:
         print(
             f"{entry.network}: no checksum is published; pinned SHA-256 {sums['sha256']}",
             file=sys.stderr,

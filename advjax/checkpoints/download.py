@@ -32,7 +32,7 @@ def download(
     part: Path,
     *,
     resume_unmarked: bool = False,
-    progress: bool = True,
+    progress: bool | None = None,
     timeout: float = 30.0,
     retries: int = 4,
     pause: float = 1.0,
@@ -47,7 +47,7 @@ def download(
         address: http://, https:// or file://.
         part: The file for the bytes. A failure leaves it, so that the next call can go on.
         resume_unmarked: Go on without the server's word, where a sum of the whole is checked later.
-        progress: Show a progress bar on standard error.
+        progress: Show a progress bar; None: on a terminal and in a notebook.
         timeout: Seconds without a byte until the connection is given up.
         retries: The number of further tries after a failure that may pass.
         pause: Seconds before the first of these; doubled each time, at most 30.
@@ -74,7 +74,9 @@ def download(
         time.sleep(min(pause * 2**attempt, _LONGEST_PAUSE))
 
 
-def _attempt(address: str, part: Path, unmarked: bool, progress: bool, timeout: float) -> None:
+def _attempt(
+    address: str, part: Path, unmarked: bool, progress: bool | None, timeout: float
+) -> None:
     have = part.stat().st_size if part.exists() else 0
     mark = _read_marker(part, address)
     headers = {"User-Agent": "advjax", "Accept-Encoding": "identity"}
@@ -142,11 +144,11 @@ def _open(request: urllib.request.Request, part: Path, have: int, timeout: float
         raise _Interrupted(text) from error
 
 
-def _copy(response: Any, part: Path, start: int, total: int | None, progress: bool) -> None:
+def _copy(response: Any, part: Path, start: int, total: int | None, progress: bool | None) -> None:
     with (
         open(part, "ab" if start else "wb") as file,
         progress_bar(
-            None if progress else False,
+            progress,
             desc=part.name.removesuffix(".part"),
             initial=start,
             total=total,

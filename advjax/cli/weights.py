@@ -61,7 +61,7 @@ class Fetch(Command):
         """Run the command."""
         from advjax.checkpoints import catalogue
 
-        print(catalogue.fetch(self.name, progress=not self.quiet))
+        print(catalogue.fetch(self.name, progress=False if self.quiet else None))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,7 +99,7 @@ def changed(
 
     Example:
         >>> changed(np.float32([0.5, 0.9]), np.array([-8.0, 0.0]), 8 / 255, (0.0, 1.0)).tolist()
-        [0.4686274826526642, 0.8999999761581421]
+        [0.4686274528503418, 0.8999999761581421]
     """
     source = source.astype(np.float64)
     move = change * one_level(bounds)

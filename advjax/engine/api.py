@@ -1,6 +1,7 @@
 """`attack` (arrays) and `attack_stream` (an iterator): the two public functions of the engine."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Literal, get_args
 
@@ -443,7 +444,7 @@ def described(
         "network": net.name,
         "bounds": list(net.bounds),
         "attack": attack.name,
-        "attack_settings": dataclasses.asdict(attack),
+        "attack_settings": json.loads(json.dumps(dataclasses.asdict(attack), default=repr)),
         "squared": attack.squared,
         "attempts": attack.attempts,
         "layer": attack.layers[0] if len(attack.layers) == 1 else list(attack.layers),
