@@ -37,6 +37,9 @@ _NOT_THE_USERS = {
     "lost+found",
 }
 
+# All of Pillow's plugins now: a process that is forked while a thread imports one waits for ever.
+Image.init()
+
 # Pillow's settings while it decodes for us, whatever other libraries have made of them: half of a
 # photograph is an error, sizes are checked here, and long notes inside a file do no harm.
 _SETTINGS: tuple[tuple[Any, str, Any], ...] = (
