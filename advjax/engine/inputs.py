@@ -19,7 +19,7 @@ from advjax.results import PairResult
 
 
 class Given(NamedTuple):
-    """What a pair had in the units of its network."""
+    """A pair's image and delta in the units of its network."""
 
     source: np.ndarray
     delta: float | None

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Generator = np.random.Generator | None
-"""Where random weights come from; None leaves zeros, for weights that will be read."""
+"""The source of random weights; None leaves zeros, for weights that will be read."""
 
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 """The same number of zeros on every side, or ((top, bottom), (left, right))."""
