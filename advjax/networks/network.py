@@ -383,6 +383,41 @@ class Network:
         return cls(function, shape, params, **fields)
 
     @classmethod
+    def from_keras(
+        cls,
+        model: Any,
+        input_shape: tuple[int, int, int] | None = None,
+        *,
+        transform: Transform | None = None,
+        **fields: Any,
+    ) -> "Network":
+        """Return the network of a Keras model that takes a batch of images.
+
+        Keras must run on JAX (`KERAS_BACKEND=jax`). The layers are those of the model by their
+        names, in its order, and "output", its own result. A model inside the model is one layer; a
+        layer that is called several times is none. A model that is a class with a `call` has its
+        result alone; a dict gives its keys. It is called as for inference, and the network keeps
+        the weights that it has at that time.
+
+        Args:
+            model: A `keras.Model` of Keras 3 that is built, its channels last.
+            input_shape: (height, width, channels) of one image; the model's own when None.
+            transform: From pixels, within `bounds`, to what the model takes; None when it takes
+                pixels.
+            **fields: The other attributes of `Network`; the name is the model's, unless given.
+
+        Raises:
+            AdvjaxError: No Keras, or on another backend; or a model that cannot be called on such
+                images.
+        """
+        from advjax.networks import from_keras  # imports Keras
+
+        traced = from_keras.keras_function(model, transform)
+        shape = from_keras.own_shape(model) if input_shape is None else input_shape
+        fields.setdefault("name", model.name)
+        return cls._of_module(traced, shape, fields)
+
+    @classmethod
     def from_onnx(
         cls,
         path: str | os.PathLike[str],
