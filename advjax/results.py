@@ -70,6 +70,7 @@ class PairResult(NamedTuple):
     # distance; feature-linear: that of the linear map.
     objective: float = math.nan
     cosine: float = math.nan  # of adversarial and guide in the layer; NaN for several layers
+    cosine_uint8: float = math.nan  # of the image in 8 bits
 
     @property
     def ratio_uint8(self) -> float:
@@ -86,7 +87,15 @@ class PairResult(NamedTuple):
 
 COLUMNS = tuple(name for name in PairResult._fields if name != "index")
 """The fields that the results of one pair and of many have in common."""
-REALS = ("ratio", "distance", "initial_distance", "distance_uint8", "objective", "cosine")
+REALS = (
+    "ratio",
+    "distance",
+    "initial_distance",
+    "distance_uint8",
+    "objective",
+    "cosine",
+    "cosine_uint8",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -113,6 +122,7 @@ class AttackResult:
         objective: The attack's objective at the adversarial, in the solver's precision.
         cosine: The cosine of the angle between the activations of adversarial and guide; NaN for
             several layers, without a guide, or where one of them is zero.
+        cosine_uint8: The same of the image in 8 bits.
         source: The sources, as the network takes them.
         guide: The guides: images [n, h, w, c], or [n, k, h, w, c]; None where they were
             activations, or where there were none.
@@ -147,6 +157,7 @@ class AttackResult:
     trace: Float[np.ndarray, "n e"] | None
     objective: Float[np.ndarray, "n"]
     cosine: Float[np.ndarray, "n"]
+    cosine_uint8: Float[np.ndarray, "n"]
     source: Shaped[np.ndarray, "n h w c"] | None = None
     guide: Shaped[np.ndarray, "n ..."] | None = None
     delta: Float[np.ndarray, "n"] | None = None
@@ -217,7 +228,7 @@ class AttackResult:
         table: dict[str, list[Any]] = {"pair": list(range(len(self)))}
         for name in ("ratio", "ratio_uint8", "distance", "distance_uint8", "initial_distance"):
             table[name] = [_finite(value) for value in getattr(self, name)]
-        for name in ("cosine", "objective", "delta"):
+        for name in ("cosine", "cosine_uint8", "objective", "delta"):
             if (column := getattr(self, name)) is not None:
                 table[name] = [_finite(value) for value in column]
         table["evaluations"] = self.evaluations.tolist()

@@ -58,6 +58,8 @@ class Attack(abc.ABC):
         to_label: The attack aims at a label: the pair's own or the guide's.
         bounded: delta bounds the change of a pixel.
         exact: The objective contains derivatives of the network, so that they must not be smoothed.
+        direction: -1 if the attack lowers `distance`, so that a pair may end at one; 1 if it raises
+            it; 0 if the distance is measured and not aimed at.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Attack(abc.ABC):
     to_label: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     exact: ClassVar[bool] = False
+    direction: ClassVar[int] = -1
 
     def __post_init__(self):
         if self.layers:
@@ -177,20 +180,11 @@ class Attack(abc.ABC):
             relative = float(moved / np.hypot(source, guide))
         return relative if np.isfinite(relative) else 1.0
 
-    def threshold(self, ratio: float, initial: float) -> float:
-        """Return the objective's value at which a pair has reached a target ratio.
-
-        Args:
-            ratio: Final over initial distance, between 0 and 1.
-            initial: What `initial` gave for the pair.
-
-        Raises:
-            AdvjaxError: The attack has no ratio to reach.
-        """
-        raise AdvjaxError(f"target_ratio is {ratio}, and {self.name} has no ratio to reach")
-
     def distance(self, features: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
-        """Return the distance of each row to the guide's: Euclidean, in `layers`."""
+        """Return the distance of each row to the guide's: Euclidean, in `layers`.
+
+        It is called with arrays of NumPy, and of JAX inside of compiled programs.
+        """
         return distance(self.layers, self.weights, features, guide)
 
 

@@ -68,10 +68,6 @@ class FeatureOpt(Attack):
         with np.errstate(over="ignore", invalid="ignore"):
             return float(self.objective(pair.features, pair.guide or {})[0])
 
-    def threshold(self, ratio: float, initial: float) -> float:
-        """Return the objective where the distance is `ratio` of the initial distance."""
-        return (ratio**2 if self.squared else ratio) * initial
-
     def distance(self, features: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
         """Return the distance of each row to the guide's, in this metric."""
         if self.squared:

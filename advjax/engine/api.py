@@ -11,13 +11,13 @@ import numpy as np
 from advjax import attacks, solvers
 from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
+from advjax.attacks.until import Until, check_ratio
 from advjax.choices import Precision, SolverName, Start
 from advjax.data.units import LEVELS, delta_to_levels
 from advjax.display import progress_bar
 from advjax.engine.attempts import solve_attempts
 from advjax.engine.inputs import (
     CheckedPairs,
-    check_target_ratio,
     guide_batch,
     image_batch,
     one_or_each,
@@ -100,12 +100,39 @@ def choose_smoothing(
     return smoothing
 
 
+def until_of(until: Until | None, target_ratio: float | None, until_label: bool) -> Until:
+    """Return what ends a pair: `until`, with the two arguments that are short for a part of it.
+
+    Raises:
+        AdvjaxError: Something that can end no pair, or two ratios.
+    """
+    if until is None:
+        until = Until()
+    if not isinstance(until, Until):
+        raise AdvjaxError(f"until is {until!r}; give advjax.Until(cosine=0.9) or the like")
+    if target_ratio is not None:
+        if until.ratio is not None:
+            raise AdvjaxError(
+                f"target_ratio is {target_ratio}, and until has the ratio {until.ratio}; give one"
+            )
+        check_ratio("target_ratio", target_ratio)
+        until = dataclasses.replace(until, ratio=target_ratio)
+    return dataclasses.replace(until, label=True) if until_label else until
+
+
+def _any_ratio(until: Until, pairs: Any) -> float | None:
+    """Return the stream's ratio, or else that of some pair of a list."""
+    known = pairs if isinstance(pairs, Sequence) else ()
+    own = (pair[3] for pair in known if isinstance(pair, tuple) and len(pair) > 3)
+    return next((ratio for ratio in (until.ratio, *own) if isinstance(ratio, float | int)), None)
+
+
 def make_plan(
     net: Network,
     attack: Attack,
     solver: Any,
     *,
-    until_label: bool = False,
+    until: tuple[str, ...] = (),
     trace: bool = False,
     precision: str = "highest",
     devices: Any = None,
@@ -122,7 +149,7 @@ def make_plan(
         attack=attack,
         solver=solver,
         input_shape=net.input_shape,
-        until_label=until_label,
+        until=until,
         trace=trace,
         precision=precision,
         devices=_devices(net, devices),
@@ -151,6 +178,7 @@ def attack_stream(
     solver: Solver | ScipyLBFGSB | SolverName | None = None,
     max_evaluations: int | None = None,
     batch_size: int | Literal["auto"] = 32,
+    until: Until | None = None,
     target_ratio: float | None = None,
     until_label: bool = False,
     start: Start = "source",
@@ -189,8 +217,10 @@ def attack_stream(
         max_evaluations: Evaluations of the network and its gradient in place of the solver's own.
         batch_size: Number of lanes, over all devices; "auto": as many as the devices' memory holds.
             If the memory is too small for a batch, it is halved, with a warning.
-        target_ratio: A pair is done when its distance is this fraction of the initial one.
-        until_label: A pair is done when the network gives it `Pair.label`, or else the guide's.
+        until: The figures of the image in 8 bits at which a pair is done: `advjax.Until`.
+        target_ratio: The same as `advjax.Until(ratio=...)`. A `Pair` may have its own; pairs that
+            are no list then need one for the stream, too.
+        until_label: The same as `advjax.Until(label=True)`.
         start: The starting point of a pair: "source", or "random", a point of the box drawn from
             `seed` and the pair's index.
         seed: See `start`.
@@ -228,21 +258,20 @@ def attack_stream(
     lanes = None if batch_size == "auto" else whole(batch_size, 1)
     if lanes is None and batch_size != "auto":
         raise AdvjaxError(f"batch_size is {batch_size!r}; give 1 or more, or 'auto'")
-    check_target_ratio(spec, target_ratio)
+    until = until_of(until, target_ratio, until_label)
+    until.check(spec, net.name)
     if start not in ("source", "random"):
         raise UnknownName("start", start, ("source", "random"))
     if seed < 0:
         raise AdvjaxError(f"seed is {seed}; give a whole number, 0 or more")
     if precision not in get_args(Precision):
         raise UnknownName("precision", precision, get_args(Precision))
-    if until_label and spec.output is None:
-        raise AdvjaxError(f"until_label needs an output layer, and {net.name} names none")
     smoothing = choose_smoothing(spec, chosen, smoothing)
     plan = make_plan(
         net.in_levels,
         spec,
         chosen,
-        until_label=until_label,
+        until=dataclasses.replace(until, ratio=_any_ratio(until, pairs)).names,
         trace=trace,
         precision=precision,
         devices=devices,
@@ -253,7 +282,7 @@ def attack_stream(
         net.in_levels,
         plan,
         delta=delta_to_levels(delta, net.bounds),
-        target_ratio=target_ratio,
+        until=until,
         start=start,
         seed=seed,
     )
@@ -328,6 +357,7 @@ def attack(
     solver: Solver | ScipyLBFGSB | SolverName | None = None,
     max_evaluations: int | None = None,
     batch_size: int | Literal["auto"] = 32,
+    until: Until | None = None,
     target_ratio: float | None = None,
     until_label: bool = False,
     start: Start = "source",
@@ -362,8 +392,9 @@ def attack(
         solver: A solver, or the name of one ("sign", "lbfgs", ...); the attack's own when None.
         max_evaluations: Evaluations of the network and its gradient in place of the solver's own.
         batch_size: Number of lanes; "auto": as many as the devices' memory holds.
-        target_ratio: A pair is done when its distance is this fraction of the initial one.
-        until_label: A pair is done when the network gives it its label, or else the guide's.
+        until: The figures of the image in 8 bits at which a pair is done: `advjax.Until`.
+        target_ratio: The same as `advjax.Until(ratio=...)`.
+        until_label: The same as `advjax.Until(label=True)`.
         start: "source", or "random": a point of the box drawn from `seed` and the pair's number.
         seed: See `start`.
         trace: Keep the objective at each evaluation.
@@ -423,6 +454,7 @@ def attack(
         trace=trace,
         devices=devices,
         smoothing=smoothing,
+        until=until,
         progress=progress,
         **settings,
     )
@@ -431,7 +463,9 @@ def attack(
         source=batch,
         guide=np.stack(each) if all(isinstance(guide, np.ndarray) for guide in each) else None,
         delta=np.array([d if spec.bounded else np.nan for d in deltas]),
-        settings=described(net, spec, chosen, smoothing) | settings,
+        settings=described(net, spec, chosen, smoothing)
+        | settings
+        | {"until": until and dataclasses.asdict(until)},
     )
     return dataclasses.replace(found, classes=_class_names(net, found))
 

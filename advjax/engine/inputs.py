@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
+from advjax.attacks.until import check_ratio
 from advjax.data import units
 from advjax.engine.programs import Plan
 from advjax.engine.results import Pair
@@ -50,13 +50,23 @@ def check_pair(net: Network, plan: Plan, name: str, pair: Any, *, dark: bool = F
     )
     if pair.delta is not None:
         pair = pair._replace(delta=check_delta(pair.delta, net.bounds))
-    check_target_ratio(plan.attack, pair.target_ratio, f"target_ratio of {name}")
+    if pair.target_ratio is not None:
+        check_ratio(f"target_ratio of {name}", pair.target_ratio, plan.attack)
+        if "distance" not in plan.until:
+            raise AdvjaxError(
+                f"{name} has a target_ratio, which the stream was not prepared for; give a list of "
+                "pairs, or the stream a target_ratio, too"
+            )
     if pair.label is not None:
         pair = pair._replace(label=_label(net, plan, f"label of {name}", pair.label))
     labelled = pair.label is not None or isinstance(pair.guide, np.ndarray)
     if plan.attack.to_label and not labelled:
         raise AdvjaxError(f"{name} has no label; give it one, or an image as guide")
-    if plan.until_label and not labelled and not (pair.guide and plan.attack.output in pair.guide):
+    if (
+        "label" in plan.until
+        and not labelled
+        and not (pair.guide and plan.attack.output in pair.guide)
+    ):
         raise AdvjaxError(f"{name} has no label to stop at; give it one, or an image as guide")
     if pair.guide is None and not plan.attack.to_label:
         raise AdvjaxError(f"guide of {name} is None, and {plan.attack.name} needs one; give it")
@@ -86,15 +96,6 @@ def to_units(
         change = np.float64(result.adversarial) - units.to_levels(source, net.bounds)
         image = units.changed(source, change, delta if own is None else own, net.bounds)
         yield result._replace(adversarial=image)
-
-
-def check_target_ratio(attack: Attack, ratio: float | None, name: str = "target_ratio") -> None:
-    """Raise AdvjaxError unless `ratio` is None or a ratio that the attack can reach."""
-    if ratio is None:
-        return
-    if not 0 < ratio < 1:
-        raise AdvjaxError(f"{name} is {ratio}; give a fraction between 0 and 1")
-    attack.threshold(ratio, 1.0)
 
 
 def image_batch(net: Network, name: str, images: Any) -> np.ndarray:

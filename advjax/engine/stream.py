@@ -15,8 +15,9 @@ import numpy as np
 
 from advjax.attacks.base import Features, PairData
 from advjax.attacks.box import PixelBox, round_into
+from advjax.attacks.until import Until, goal, judge
 from advjax.engine.inputs import CheckedPairs, check_pair
-from advjax.engine.programs import NO_LABEL, Lanes, Plan, programs_of
+from advjax.engine.programs import Lanes, Plan, Task, programs_of
 from advjax.engine.results import Pair
 from advjax.networks.network import Network
 from advjax.results import PairResult
@@ -42,7 +43,7 @@ class Problem(NamedTuple):
     initial_distance: float
     initial: float  # the objective's size
     relative: float  # the attack's relative distance
-    target_ratio: float | None
+    target_ratio: float | None  # the pair's own
     source_label: int | None
     guide_label: int | None
     label: int | None  # to take
@@ -66,13 +67,13 @@ class Stream:
         plan: Plan,
         *,
         delta: float = 10.0,
-        target_ratio: float | None = None,
+        until: Until | None = None,
         start: str = "source",
         seed: int = 0,
     ):
         self.net, self.plan, self.attack = net, plan, plan.attack
         self.programs = programs_of(plan)
-        self.delta, self.target_ratio = delta, target_ratio
+        self.delta, self.until = delta, until or Until()
         self.start, self.seed = start, seed
         self.guides: OrderedDict[bytes, Labelled] = OrderedDict()
 
@@ -168,9 +169,7 @@ class Stream:
                     initial_distance=self.distance(features, guide),
                     initial=self.attack.initial(data, target),
                     relative=self.attack.relative_distance(data) if self.plan.smoothing else 1.0,
-                    target_ratio=(
-                        self.target_ratio if pair.target_ratio is None else pair.target_ratio
-                    ),
+                    target_ratio=pair.target_ratio,
                     source_label=source_label,
                     guide_label=guide_label,
                     label=label,
@@ -190,37 +189,47 @@ class Stream:
         at = np.random.default_rng((self.seed, index)).random(source.shape, np.float32)
         return np.clip(box.lower + at * (box.upper - box.lower), box.lower, box.upper)
 
-    def empty_lanes(self, count: int, target: Any) -> Lanes:
-        """Make `count` lanes with nothing to do."""
-        return self.programs.empty(count, without_batch(target))
+    def empty_lanes(self, count: int, problem: Problem) -> Lanes:
+        """Make `count` lanes with nothing to do, for problems like this one."""
+        return self.programs.empty(count, self.task(problem))
 
     def insert(self, lanes: Lanes, lane: int, problem: Problem) -> Lanes:
         """Put this problem into lane `lane`."""
-        box = Box(*(bound.reshape(-1) for bound in problem.box))
         start = problem.start.reshape(-1)
-        numbers = self.numbers(problem)
-        return self.programs.insert(
-            lanes, np.int32(lane), start, box, without_batch(problem.target), *numbers
-        )
+        return self.programs.insert(lanes, np.int32(lane), start, self.task(problem))
+
+    def resume(self, lanes: Lanes, lane: int) -> Lanes:
+        """Let lane `lane` go on, which had ended."""
+        return self.programs.resume(lanes, np.int32(lane))
 
     def advance(self, lanes: Lanes, limit: int, enough: np.ndarray) -> tuple[Lanes, Any]:
         """Take up to `limit` steps of all lanes; return the number that each device took, too."""
         return self.programs.advance(self.params, lanes, np.int32(limit), enough)
 
-    def numbers(self, problem: Problem) -> tuple[np.float32, np.float32, np.float32, np.int32]:
-        """Return the pair's scale and relative distance, and the value and label that end it."""
+    def task(self, problem: Problem) -> Task:
+        """Return what a lane must know of the pair, as arrays without a batch axis."""
         initial = problem.initial
-        scale = INITIAL / initial if initial and np.isfinite(initial) else 1.0
-        threshold = -np.inf
-        if problem.target_ratio is not None:
-            threshold = self.attack.threshold(problem.target_ratio, initial) * scale
-        goal = NO_LABEL if problem.label is None else problem.label
-        return (
-            np.float32(scale),
-            np.float32(problem.relative),
-            np.float32(threshold),
-            np.int32(goal),
+        needed = problem.guide if "distance" in self.plan.until else None
+        guide = () if needed is None else {name: needed[name] for name in self.attack.layers}
+        return Task(
+            box=Box(*(bound.reshape(-1) for bound in problem.box)),
+            target=without_batch(problem.target),
+            scale=np.float32(INITIAL / initial if initial and np.isfinite(initial) else 1.0),
+            relative=np.float32(problem.relative),
+            goal=goal(
+                self.until,
+                self.attack.direction,
+                guide=without_batch(guide),
+                initial_distance=problem.initial_distance,
+                ratio=problem.target_ratio,
+                label=problem.label,
+            ),
         )
+
+    def holds(self, problem: Problem, result: PairResult) -> bool:
+        """Return True if the figures of the image in 8 bits end the pair."""
+        figures = result.distance_uint8, result.cosine_uint8, result.label_uint8
+        return bool(judge(self.task(problem).goal, self.attack.direction, *figures))
 
     def harvest(
         self, lanes: Lanes, finished: Sequence[tuple[int, Problem]]
@@ -258,7 +267,7 @@ class Stream:
             if values is None:
                 objective = float(np.nanmin(trace[i], initial=np.inf))
             else:
-                objective = float(values[i]) / float(self.numbers(problem)[0])
+                objective = float(values[i]) / float(self.task(problem).scale)
             yield PairResult(
                 index=problem.index,
                 adversarial=images[i].copy(),
@@ -276,6 +285,7 @@ class Stream:
                 trace=trace[i, : evaluations[i]].copy() if self.plan.trace else None,
                 objective=objective,
                 cosine=_cosine(self.attack.layers, exact, problem.guide),
+                cosine_uint8=_cosine(self.attack.layers, eight_bit, problem.guide),
             )
 
 

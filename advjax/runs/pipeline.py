@@ -25,6 +25,7 @@ import jax
 import pyarrow as pa
 
 from advjax.attacks.base import Attack
+from advjax.attacks.until import Until
 from advjax.engine import Pair, PairResult, Progress, attack_stream, choose_smoothing, resolve
 from advjax.errors import AdvjaxError, whole
 from advjax.networks.identity import network_key
@@ -56,6 +57,7 @@ class Job:
         solver: The minimiser; the attack's default when None.
         smoothing: Of the gradient's kinks; None: exact gradients; "auto": the attack's own.
         batch_size: Lanes, over all devices of a process; no more are used than a run has pairs.
+        until: What ends a pair; `target_ratio` and `until_label` are short for a part of it.
         target_ratio: A pair is done at this fraction of its initial distance.
         until_label: A pair is done when it takes the guide's label.
         start: "source" or "random".
@@ -73,6 +75,7 @@ class Job:
     solver: Solver | ScipyLBFGSB | None = None
     smoothing: Smoothing | Literal["auto"] | None = "auto"
     batch_size: int = 32
+    until: Until | None = None
     target_ratio: float | None = None
     until_label: bool = False
     start: Literal["source", "random"] = "source"
@@ -113,6 +116,10 @@ class Job:
         """Return all settings on which the rows depend, as JSON values."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del plain["net"]
+        if self.until is None:
+            del plain["until"]
+        else:
+            plain["until"] = dataclasses.asdict(self.until)
         if not isinstance(self.attack, str):
             kind, attack = type(self.attack), self.resolved[0]
             plain["attack"] = {
@@ -156,6 +163,7 @@ class Job:
             solver=self.solver,
             smoothing=self.smoothing,
             batch_size=min(self.batch_size, count or self.batch_size),
+            until=self.until,
             target_ratio=self.target_ratio,
             until_label=self.until_label,
             start=self.start,
