@@ -22,6 +22,8 @@ from .analysis import Adversarial as Adversarial
 from .analysis import Analysis as Analysis
 from .analysis import Protocol as Protocol
 from .analysis import analyse as analyse
+from .attacks.feature import FeatureAway as FeatureAway
+from .attacks.feature import FeatureContrast as FeatureContrast
 from .attacks.feature import FeatureFgrad as FeatureFgrad
 from .attacks.feature import FeatureOpt as FeatureOpt
 from .attacks.inversion import Inversion as Inversion

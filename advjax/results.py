@@ -75,7 +75,7 @@ class PairResult(NamedTuple):
     @property
     def ratio_uint8(self) -> float:
         """The ratio of the image in 8 bits: distance_uint8 / initial_distance."""
-        return self.distance_uint8 / self.initial_distance if self.initial_distance else 0.0
+        return ratio_of(self.distance_uint8, self.initial_distance)
 
     def __repr__(self) -> str:
         """Describe the pair's result in one line."""
@@ -83,6 +83,16 @@ class PairResult(NamedTuple):
             f"PairResult({self.index}: ratio {number(self.ratio)} after {self.evaluations:,} "
             f"evaluations, {self.status.name})"
         )
+
+
+def ratio_of(distance: float, initial: float) -> float:
+    """Return distance / initial; of 0 and 0 it is 0, of more and 0 NaN.
+
+    Example:
+        >>> ratio_of(1.0, 4.0), ratio_of(0.0, 0.0), ratio_of(1.0, 0.0)
+        (0.25, 0.0, nan)
+    """
+    return distance / initial if initial else 0.0 if distance == 0 else math.nan
 
 
 COLUMNS = tuple(name for name in PairResult._fields if name != "index")
@@ -167,10 +177,9 @@ class AttackResult:
     @property
     def ratio_uint8(self) -> Float[np.ndarray, "n"]:
         """The ratio of the images in 8 bits: distance_uint8 / initial_distance."""
-        initial = self.initial_distance
-        return np.divide(
-            self.distance_uint8, initial, out=np.zeros_like(initial), where=initial != 0
-        )
+        initial, distance = self.initial_distance, self.distance_uint8
+        none = np.where(distance == 0, np.float32(0), np.float32(np.nan))
+        return np.divide(distance, initial, out=none, where=initial != 0)
 
     def __len__(self) -> int:
         return len(self.adversarial)

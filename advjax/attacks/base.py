@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from advjax.attacks.box import PixelBox, pixel_box
+from advjax.attacks.tokens import unit
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.smoothing import Smoothing
@@ -134,6 +135,14 @@ class Attack(abc.ABC):
         return None
 
     @property
+    def guides(self) -> int | None:
+        """The number of images that a guide is, whose activations [1, k, ...] are kept apart.
+
+        None: a guide is any number of images, whose activations [1, ...] are averaged.
+        """
+        return None
+
+    @property
     def attempts(self) -> int:
         """The number of times that a pair is solved, each time with another target."""
         return 1
@@ -174,7 +183,8 @@ class Attack(abc.ABC):
         if pair.guide is None:
             return 1.0
         zero = dict.fromkeys(self.layers, np.float32(0))
-        pairs = (pair.features, zero), (pair.guide, zero), (pair.features, pair.guide)
+        mean = {k: g.mean(1) for k, g in pair.guide.items()} if self.guides else pair.guide
+        pairs = (pair.features, zero), (mean, zero), (pair.features, mean)
         source, guide, moved = (distance(self.layers, self.weights, *both)[0] for both in pairs)
         with np.errstate(all="ignore"):  # activations may be all zero, or overflow
             relative = float(moved / np.hypot(source, guide))
@@ -238,7 +248,4 @@ def cosine_distance(
 
 
 def _unit(activation: Any) -> Any:
-    """Divide each row by its Euclidean norm."""
-    rows = activation.reshape(len(activation), -1)
-    squares = (rows * rows).sum(1, keepdims=True)
-    return rows * (squares + (squares == 0).astype(squares.dtype)) ** -0.5
+    return unit(activation.reshape(len(activation), -1))

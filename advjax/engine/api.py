@@ -203,9 +203,10 @@ def attack_stream(
             files, which `net.preprocessing` brings to the network's size. They are read in a thread
             of their own, a little ahead. A guide may also be several images, whose activations are
             averaged, or activations by layer.
-        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad"; or
-            an attack with settings of its own, such as `advjax.LabelOpt(attempts=12)`, or of a
-            class of your own (`advjax.attacks.base.Attack`).
+        attack: "feature-opt", "feature-linear", "feature-fgrad", "feature-away", "label-opt" or
+            "label-fgrad"; or an attack with settings of its own, such as
+            `advjax.LabelOpt(attempts=12)`, or of a class of your own
+            (`advjax.attacks.base.Attack`).
         layer: The layer to match, or several; the network's default layer when None.
         layer_weights: One number for each layer; 1 when None.
         delta: Half-width of the box in the network's units, which are levels of 255 unless it has
@@ -380,11 +381,13 @@ def attack(
             path of an image file, or a list of paths, which `net.preprocessing` brings to the
             network's size.
         guides: As `sources`, one for each; or [n, k, h, w, c]: k images for each source, whose
-            activations are averaged; or activations, a dict of [n, ...] by layer; or None for
-            attacks on labels that are given.
+            activations are averaged; or activations, a dict of [n, ...] by layer, or the array of
+            one layer, as an embedding is; or None for attacks on labels that are given, and for
+            feature-away.
         labels: The class to take, one for all sources or one for each; the guides' when None.
-        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad"; or
-            an attack with settings of its own, such as `advjax.LabelOpt(attempts=12)`.
+        attack: "feature-opt", "feature-linear", "feature-fgrad", "feature-away", "label-opt" or
+            "label-fgrad"; or an attack with settings of its own, such as
+            `advjax.LabelOpt(attempts=12)`.
         layer: The layer to match, or several; the network's default layer when None.
         layer_weights: One number for each layer; 1 when None.
         delta: Half-width of the box in the network's units; one for all pairs or one for each; 10
@@ -424,7 +427,8 @@ def attack(
     batch = image_batch(net, "sources", sources)
     if not len(batch):
         raise AdvjaxError("sources is empty; give at least one pair")
-    each = guide_batch(net, guides, len(batch))
+    spec, chosen = resolve(net, attack, layer, layer_weights, solver, max_evaluations)
+    each = guide_batch(net, guides, len(batch), layers=spec.layers, each=spec.guides)
     if len(each) != len(batch):
         raise AdvjaxError(
             f"sources has {len(batch)} images and guides has {len(each)}; give one "
@@ -436,7 +440,6 @@ def attack(
         Pair(source, guide, delta, label=label)
         for source, guide, delta, label in zip(batch, each, deltas, labels, strict=True)
     )
-    spec, chosen = resolve(net, attack, layer, layer_weights, solver, max_evaluations)
     smoothing = choose_smoothing(spec, chosen, smoothing)
     settings: dict[str, Any] = {
         "target_ratio": target_ratio,

@@ -20,7 +20,7 @@ from advjax.engine.inputs import CheckedPairs, check_pair
 from advjax.engine.programs import Lanes, Plan, Task, programs_of
 from advjax.engine.results import Pair
 from advjax.networks.network import Network
-from advjax.results import PairResult
+from advjax.results import PairResult, ratio_of
 from advjax.solvers import Box, Status
 
 BLOCK = 8  # pairs that are prepared or measured in one call of the network
@@ -136,7 +136,8 @@ class Stream:
         sets = [guide if guide.ndim == 4 else guide[None] for guide in guides]
         images = [image for each in sets for image in each]
         features = iter(self.features(images))
-        return [_mean([next(features) for _ in each]) for each in sets]
+        joined = _apart if self.attack.guides else _mean
+        return [joined([next(features) for _ in each]) for each in sets]
 
     def _given(self, guide: Mapping[str, np.ndarray] | None) -> tuple[Features | None, int | None]:
         if guide is None:
@@ -153,6 +154,8 @@ class Stream:
         for (index, pair), (features, source_label), (guide, guide_label) in zip(
             pairs, sources, guides, strict=True
         ):
+            if guide is None and self.attack.direction > 0:
+                guide, guide_label = features, source_label
             label = guide_label if pair.label is None else pair.label
             data = PairData(pair.source, features, guide, label)
             box = self.attack.box(data, self.delta if pair.delta is None else pair.delta)
@@ -183,7 +186,7 @@ class Stream:
 
     def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
         """Return the source, or a random point of its box."""
-        if self.start == "source":
+        if self.start == "source" and self.attack.direction <= 0:
             return np.asarray(source, np.float32)
         # Seeded by the pair's index in the stream: neither lane nor batch size matters.
         at = np.random.default_rng((self.seed, index)).random(source.shape, np.float32)
@@ -272,7 +275,7 @@ class Stream:
                 index=problem.index,
                 adversarial=images[i].copy(),
                 adversarial_uint8=rounded[i],
-                ratio=distance / initial if initial else 0.0,
+                ratio=ratio_of(distance, initial),
                 distance=distance,
                 initial_distance=initial,
                 distance_uint8=self.distance(eight_bit, problem.guide),
@@ -289,11 +292,20 @@ class Stream:
             )
 
 
+def _apart(several: Sequence[Labelled]) -> Labelled:
+    """Return activations [1, k, ...] of k images; the label is the first one's."""
+    names = several[0][0]
+    features = {name: np.stack([each[name] for each, _ in several], 1) for name in names}
+    return features, several[0][1]
+
+
 def _cosine(layers: Sequence[str], features: Features, guide: Features | None) -> float:
     """Return the cosine of two images' activations in the one layer; NaN where there is none."""
     if guide is None or len(layers) != 1:
         return float("nan")
-    a, b = (np.asarray(each[layers[0]], np.float64).ravel() for each in (features, guide))
+    image, other = features[layers[0]], guide[layers[0]]
+    other = other[:, 0] if other.ndim > image.ndim else other  # the first of several guides
+    a, b = (np.asarray(each, np.float64).ravel() for each in (image, other))
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     with np.errstate(invalid="ignore"):  # activations may overflow
         return float(np.clip(a @ b / lengths, -1, 1)) if lengths > 0 else float("nan")
