@@ -71,6 +71,7 @@ class PairResult(NamedTuple):
     objective: float = math.nan
     cosine: float = math.nan  # of adversarial and guide in the layer; NaN for several layers
     cosine_uint8: float = math.nan  # of the image in 8 bits
+    layer_ratios: Float[np.ndarray, "k"] | float = math.nan  # of each layer by itself
 
     @property
     def ratio_uint8(self) -> float:
@@ -133,6 +134,7 @@ class AttackResult:
         cosine: The cosine of the angle between the activations of adversarial and guide; NaN for
             several layers, without a guide, or where one of them is zero.
         cosine_uint8: The same of the image in 8 bits.
+        layer_ratios: The ratio in each layer by itself: of an ensemble each member's own.
         source: The sources, as the network takes them.
         guide: The guides: images [n, h, w, c], or [n, k, h, w, c]; None where they were
             activations, or where there were none.
@@ -168,6 +170,7 @@ class AttackResult:
     objective: Float[np.ndarray, "n"]
     cosine: Float[np.ndarray, "n"]
     cosine_uint8: Float[np.ndarray, "n"]
+    layer_ratios: Float[np.ndarray, "n k"]
     source: Shaped[np.ndarray, "n h w c"] | None = None
     guide: Shaped[np.ndarray, "n ..."] | None = None
     delta: Float[np.ndarray, "n"] | None = None
@@ -465,7 +468,8 @@ def stack(results: Sequence[PairResult], **more: Any) -> AttackResult:
             return None
         if name == "trace":
             values = [np.pad(v, (0, longest - len(v)), constant_values=np.nan) for v in values]
-        return np.asarray(values, np.float32 if isinstance(values[0], float) else None)
+        single = isinstance(values[0], float) or name == "layer_ratios"
+        return np.asarray(values, np.float32 if single else None)
 
     return AttackResult(**{name: column(name) for name in COLUMNS}, **more)
 
@@ -506,6 +510,7 @@ def _figures(pair: PairResult, settings: Mapping[str, Any]) -> dict[str, Any]:
         "status": pair.status.name,
         "status_text": pair.status.text,
         **{name: _finite(getattr(pair, name)) for name in ("ratio_uint8", *REALS)},
+        "layer_ratios": [_finite(value) for value in np.atleast_1d(pair.layer_ratios)],
         "trace": [_finite(value) for value in trace],
     }
 
@@ -556,6 +561,7 @@ def _read_pair(
         known: dict[str, Any] = {name: figures.get(name) for name in COLUMNS[2:]}
         known = {k: math.nan if v is None and k in REALS else v for k, v in known.items()}
         known |= {"status": Status[known["status"]], "trace": tensors.get("trace")}
+        known["layer_ratios"] = np.array(known["layer_ratios"] or [None], np.float32)
         noted["settings"].get("delta")
         pair = PairResult(index, adversarial, rounded, **known)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -33,6 +33,7 @@ from advjax.networks.network import Network
 from advjax.results import AttackResult, PairResult, stack
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
+from advjax.transforms import Transforms
 
 
 def resolve(
@@ -100,6 +101,24 @@ def choose_smoothing(
     return smoothing
 
 
+def choose_transforms(solver: Any, transforms: Transforms | None) -> Transforms | None:
+    """Return the transformations of a solve.
+
+    Raises:
+        AdvjaxError: `transforms` is none, or the solver cannot do with values that are drawn.
+    """
+    if transforms is None:
+        return None
+    if not isinstance(transforms, Transforms):
+        raise AdvjaxError(f"transforms is {transforms!r}; give an advjax.Transforms, or None")
+    if getattr(solver, "compares_values", False):
+        raise AdvjaxError(
+            f"transforms are given, and {type(solver).__name__} compares one evaluation with "
+            "another; take SignMomentum, SignDescent or OptaxProjected (sign, mi-fgsm, adam, ...)"
+        )
+    return transforms
+
+
 def until_of(until: Until | None, target_ratio: float | None, until_label: bool) -> Until:
     """Return what ends a pair: `until`, with the two arguments that are short for a part of it.
 
@@ -137,6 +156,7 @@ def make_plan(
     precision: str = "highest",
     devices: Any = None,
     smoothing: Smoothing | None = None,
+    transforms: Transforms | None = None,
 ) -> Plan:
     """Return the plan for an attack and a solver that `resolve` returned.
 
@@ -154,6 +174,7 @@ def make_plan(
         precision=precision,
         devices=_devices(net, devices),
         smoothing=smoothing,
+        transforms=transforms,
     )
 
 
@@ -188,6 +209,7 @@ def attack_stream(
     precision: str = "highest",
     devices: Any = None,
     smoothing: Smoothing | Literal["auto"] | None = "auto",
+    transforms: Transforms | None = None,
     progress: bool | Callable[[Progress], bool | None] | None = False,
 ) -> Iterator[PairResult]:
     """Attack a stream of pairs of any length, `batch_size` at a time, in constant memory.
@@ -235,6 +257,10 @@ def attack_stream(
         smoothing: `advjax.Smoothing` of the gradient's kinks over the budget; None: exact
             gradients; "auto": that of the attack (feature-opt has one) if the solver has no line
             search. Values, distances and stopping rules always use the network itself.
+        transforms: `advjax.Transforms`: what the network sees at each evaluation in place of the
+            image, drawn anew from `seed`, the pair's index and the evaluation's number. The result
+            is then the last image, and its distances are those of the image itself. Solvers that
+            compare one evaluation with another (those with a line search, APGD) refuse it.
         progress: Show a bar; None: on a terminal and in a notebook. Or a function that is called
             with a `Progress` after each chunk; if it returns True, the stream ends after the
             finished pairs have been yielded.
@@ -277,6 +303,7 @@ def attack_stream(
         precision=precision,
         devices=devices,
         smoothing=smoothing,
+        transforms=choose_transforms(chosen, transforms),
     )
     delta = check_delta(delta, net.bounds)
     stream = Stream(
@@ -367,6 +394,7 @@ def attack(
     precision: str = "highest",
     devices: Any = None,
     smoothing: Smoothing | Literal["auto"] | None = "auto",
+    transforms: Transforms | None = None,
     progress: bool | Callable[[Progress], bool | None] | None = None,
 ) -> AttackResult:
     """Find, in a small box around each source, an image whose representation is the guide's.
@@ -406,6 +434,8 @@ def attack(
         devices: The devices that hold the lanes; where the network's parameters are when None.
         smoothing: `advjax.Smoothing` of the gradient's kinks; None: exact gradients; "auto": the
             attack's own.
+        transforms: `advjax.Transforms`, drawn at each evaluation; for solvers without a line
+            search.
         progress: Show a bar; None: on a terminal and in a notebook. Or a function that is called
             with a `Progress`. `advjax.attack_stream` says more of this and of the others.
 
@@ -457,6 +487,7 @@ def attack(
         trace=trace,
         devices=devices,
         smoothing=smoothing,
+        transforms=transforms,
         until=until,
         progress=progress,
         **settings,
@@ -468,7 +499,10 @@ def attack(
         delta=np.array([d if spec.bounded else np.nan for d in deltas]),
         settings=described(net, spec, chosen, smoothing)
         | settings
-        | {"until": until and dataclasses.asdict(until)},
+        | {
+            "until": until and dataclasses.asdict(until),
+            "transforms": transforms and transforms.described(),
+        },
     )
     return dataclasses.replace(found, classes=_class_names(net, found))
 

@@ -21,7 +21,9 @@ from advjax.attacks.until import NO_LABEL, Goal, judge
 from advjax.errors import AdvjaxError
 from advjax.networks.network import activations
 from advjax.smoothing import Smoothing, smooth_kinks
-from advjax.solvers import Box, Status
+from advjax.solvers import Best, Box, Status
+from advjax.solvers.base import freeze
+from advjax.transforms import Transforms
 
 
 class Task(NamedTuple):
@@ -31,6 +33,7 @@ class Task(NamedTuple):
     target: Any  # the attack's target of the pair
     scale: Any  # of the objective that the solver sees
     relative: Any  # distance of the pair, by which the widths of kinks are scaled
+    key: Any  # of the pair's random transformations, uint32[2]
     goal: Goal
 
 
@@ -56,6 +59,7 @@ class Plan:
     precision: str
     devices: tuple[Any, ...]
     smoothing: Smoothing | None = None
+    transforms: Transforms | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +166,9 @@ def programs_of(plan: Plan) -> Programs:
 
         The network sees the images in 8 bits only when one of the exact ones is at its goal.
         """
-        near = better & (judged(features, task.goal) != Status.RUNNING)
+        near = better
+        if not plan.transforms:
+            near &= judged(features, task.goal) != Status.RUNNING
 
         def of_rounded():
             low, high = jnp.ceil(task.box.lower), jnp.floor(task.box.upper)
@@ -176,19 +182,23 @@ def programs_of(plan: Plan) -> Programs:
     def evaluations(params, x, task: Task, count, best):
         """Compute scaled objectives, gradients and statuses of flat images.
 
-        `count` is each lane's evaluations so far. The width of its kinks depends on the pair and on
-        this number alone. Only what is under `best` can end a pair.
+        `count` is each lane's evaluations so far. The width of its kinks and its transformations
+        depend on the pair and on this number alone. Only what is under `best` can end a pair.
         """
+        transforms = plan.transforms
         width = None
         if plan.smoothing:
             progress = jnp.float32(count) / jnp.float32(solver.max_evaluations)
             width = task.relative * plan.smoothing.width(progress)
 
-        def loss(x):
+        def loss(x, keys=None):
             images = x.reshape(-1, *shape)
 
             def activate_smoothly(images):
                 exact = functools.partial(activate, params, names=names)
+                if transforms is not None:
+                    assert keys is not None
+                    images = jax.vmap(transforms)(keys, images)
                 return exact(images) if width is None else smooth_kinks(exact)(width, images)
 
             values, features = attack.loss(activate_smoothly, images, task.target)
@@ -196,7 +206,24 @@ def programs_of(plan: Plan) -> Programs:
             # The rows are independent: the gradient of the sum is each one's own.
             return jnp.sum(values), (values, features if plan.until else None)
 
-        gradients, (values, features) = jax.grad(loss, has_aux=True)(x)
+        descend = jax.grad(loss, has_aux=True)
+        if transforms is None:
+            gradients, (values, features) = descend(x)
+        else:
+            keys = jax.random.wrap_key_data(task.key, impl="threefry2x32")
+            keys = jax.vmap(jax.random.fold_in)(keys, count)
+
+            def draw(sums, number):
+                own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+                gradients, (values, _) = descend(x, own)
+                return (sums[0] + gradients, sums[1] + values), None
+
+            none = jnp.zeros_like(x), jnp.zeros(len(x), jnp.float32)
+            (gradients, values), _ = jax.lax.scan(draw, none, jnp.arange(transforms.draws))
+            gradients, values = gradients / transforms.draws, values / transforms.draws
+            filtered = jax.vmap(transforms.filtered)(gradients.reshape(-1, *shape))
+            gradients = filtered.reshape(x.shape)
+            features = None
         if plan.until:
             status = ended(params, x, features, task, values < best)
         else:
@@ -214,7 +241,14 @@ def programs_of(plan: Plan) -> Programs:
         state, info = solver.step(objective, before, lane.task.box)
         running = before.status == Status.RUNNING
         finite = state.status != Status.NON_FINITE
-        done = running & finite & info.improved & (info.aux != Status.RUNNING)
+        improved = info.improved
+        if plan.transforms:
+            # The least of values that were drawn is the luckiest draw: the answer is the latest.
+            improved = running & finite
+            state = state._replace(
+                best=freeze(improved, Best(before.trial, info.value), state.best)
+            )
+        done = running & finite & improved & (info.aux != Status.RUNNING)
         status = jnp.where(done, info.aux, state.status)
         trace = lane.trace
         if plan.trace:
@@ -225,7 +259,8 @@ def programs_of(plan: Plan) -> Programs:
     def steps(params, lanes: Lanes) -> Lanes:
         """Advance every lane by a step: one evaluation of the network on a plain batch."""
         state = lanes.state
-        best = jnp.where(state.status == Status.RUNNING, state.best.value, -jnp.inf)
+        to_beat = jnp.inf if plan.transforms else state.best.value
+        best = jnp.where(state.status == Status.RUNNING, to_beat, -jnp.inf)
         if getattr(solver, "evaluates_elsewhere", False):
 
             def alone(lane, best):

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -35,12 +36,14 @@ class Problem(NamedTuple):
     """A pair made ready for a lane."""
 
     index: int
+    seed: int  # the index that its random numbers are made of
     source: np.ndarray
     box: PixelBox
     start: np.ndarray
     target: Any  # of the attack's objective, [1, ...] each
     guide: Features | None
     initial_distance: float
+    initial_distances: np.ndarray  # in each layer by itself
     initial: float  # the objective's size
     relative: float  # the attack's relative distance
     target_ratio: float | None  # the pair's own
@@ -170,6 +173,8 @@ class Stream:
                     target=target,
                     guide=guide,
                     initial_distance=self.distance(features, guide),
+                    initial_distances=self.distances(features, guide),
+                    seed=seed,
                     initial=self.attack.initial(data, target),
                     relative=self.attack.relative_distance(data) if self.plan.smoothing else 1.0,
                     target_ratio=pair.target_ratio,
@@ -183,6 +188,19 @@ class Stream:
     def distance(self, features: Features, guide: Features | None) -> float:
         """Return the distance of one image's activations to the guide's; NaN without a guide."""
         return float("nan") if guide is None else float(self.attack.distance(features, guide)[0])
+
+    def distances(self, features: Features, guide: Features | None) -> np.ndarray:
+        """Return the distance in each layer of the attack by itself."""
+        if guide is None:
+            return np.full(len(self.attack.layers), np.nan)
+        each = (replace(self.attack, layers=(k,), weights=None) for k in self.attack.layers)
+        return np.array([float(one.distance(features, guide)[0]) for one in each])
+
+    def layer_ratios(self, problem: Problem, features: Features) -> np.ndarray:
+        """Return the ratio in each layer of the attack by itself."""
+        ends = self.distances(features, problem.guide).tolist()
+        both = zip(ends, problem.initial_distances.tolist(), strict=True)
+        return np.array([ratio_of(*each) for each in both], np.float32)
 
     def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
         """Return the source, or a random point of its box."""
@@ -219,6 +237,7 @@ class Stream:
             target=without_batch(problem.target),
             scale=np.float32(INITIAL / initial if initial and np.isfinite(initial) else 1.0),
             relative=np.float32(problem.relative),
+            key=np.random.SeedSequence((self.seed, problem.seed)).generate_state(2),
             goal=goal(
                 self.until,
                 self.attack.direction,
@@ -289,6 +308,7 @@ class Stream:
                 objective=objective,
                 cosine=_cosine(self.attack.layers, exact, problem.guide),
                 cosine_uint8=_cosine(self.attack.layers, eight_bit, problem.guide),
+                layer_ratios=self.layer_ratios(problem, exact),
             )
 
 

@@ -81,6 +81,8 @@ class Info(NamedTuple):
 class Solver(Protocol):
     """A box-constrained minimiser: pure, for one problem, one evaluation a step.
 
+    One that compares the value of one evaluation with another's, as a line search does, says so by
+    a class variable `compares_values`: it refuses objectives that are drawn at each evaluation.
     Its state is a NamedTuple with the fields of `start`; the engine reads these alone.
     """
 
