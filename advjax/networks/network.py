@@ -52,7 +52,8 @@ class Network:
         input_shape: (height, width, channels) of one image.
         params: The weights, any pytree; an argument of the compiled programs, not a constant.
         name: For messages and results.
-        layer: The default layer, which is attacked when none is named; the last one when None.
+        layer: The default layer, or several, which is attacked when none is named; the last one
+            when None.
         output: The layer with the class probabilities or logits, if there is one.
         classes: The names of the classes, in the order of `output`.
         preprocessing: The steps from an image file to an input.
@@ -77,7 +78,7 @@ class Network:
     input_shape: tuple[int, int, int]
     params: Any = None
     name: str = "network"
-    layer: str | None = None
+    layer: str | tuple[str, ...] | None = None
     output: str | None = None
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
@@ -164,7 +165,7 @@ class Network:
             UnknownName: A layer that the network does not have; the message offers the nearest.
         """
         if layers is None:
-            layers = (self.layer or list(self.layers)[-1],)
+            layers = self.layer or list(self.layers)[-1]
         layers = (layers,) if isinstance(layers, str) else tuple(layers)
         for name in layers:
             if name not in self.layers:

@@ -1,7 +1,7 @@
 """Two-metric projected L-BFGS: the paper's minimiser as a state machine, one evaluation a step."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +118,8 @@ class ProjectedLBFGS:
         >>> state.best.x.tolist(), Status(int(state.status)).name
         ([1.0, 3.0], 'GTOL')
     """
+
+    compares_values: ClassVar[bool] = True
 
     max_evaluations: int = 500
     history: int = 10
