@@ -199,6 +199,7 @@ def _head(
         "notices": notices,
         "tiles": tiles,
         "settings": list(_settings(settings, manifest)),
+        "origin": list(_origin(data)),
         "manifest": json.dumps(shown, indent=2, ensure_ascii=False),
         "version": manifest["versions"]["advjax"],
         "aspect": f"{width} / {height}",
@@ -227,8 +228,31 @@ def _settings(
         if re.fullmatch("[0-9a-f]{32,}", text):  # a digest; the manifest has the whole of it
             text = text[:12] + "…"
         yield name.replace("_", " "), text
-    yield "devices", str(manifest.get("devices", "unknown"))
-    yield "versions", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())
+    yield "devices at the start", str(manifest.get("devices", "unknown"))
+    yield "versions at the start", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())
+
+
+def _origin(data: RunData) -> Iterator[tuple[str, str]]:
+    """Yield what the sessions of a run say of where its rows come from; nothing of an older run."""
+    history = data.history
+    if not history:
+        return
+    first, last = history[0], history[-1]
+    yield "command", first["command"]
+    if (latest := last["command"]) != first["command"]:
+        yield "the last command", latest
+    yield "folder", str(first.get("folder", DASH))
+    yield "start", first["start"]
+    yield "end", max((s["end"] for s in history if s.get("end")), default="not recorded")
+    killed = sum(1 for session in history if not session.get("end"))
+    some = f", {killed:,} of them without an end: killed, or still at work" if killed else ""
+    yield "sessions", f"{len(history):,}{some}"
+    for name in ("host", "system", "devices"):
+        yield name, "; ".join(dict.fromkeys(str(session.get(name, DASH)) for session in history))
+    made = [", ".join(f"{k} {v}" for k, v in s.get("versions", {}).items()) for s in history]
+    yield "versions", "; ".join(dict.fromkeys(made))
+    named = {name: value for s in history for name, value in s.get("files", {}).items()}
+    yield from named.items()
 
 
 def _text(value: Any) -> str:

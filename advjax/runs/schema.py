@@ -4,6 +4,7 @@
     DIR/pairs.parquet                      the pair list, in order (see `advjax.runs.pair_list`)
     DIR/shards/part-00012-0f3a….parquet    rows of block 12, whole; named by its SHA-256's beginning
     DIR/unfinished/…                       rows of blocks that are not whole yet; empty at the end
+    DIR/history/….json                     a record of each session (see `advjax.runs.history`)
 
 One row is one pair. Rows come in the order of the pair list within a shard. A pair that could not
 be attacked has `status` "ERROR", its reason in `error`, and null in every column of results.
