@@ -20,6 +20,7 @@ from advjax import attacks
 from advjax.display import DASH, Descent, descent, infinite, mean, number, quantile
 from advjax.errors import AdvjaxError
 from advjax.files import write_text
+from advjax.pages import template
 from advjax.report import charts as draw
 from advjax.report.gallery import Pictures, Rows, cards
 from advjax.runs import open_run
@@ -87,7 +88,7 @@ def write_report(
     chosen = _chosen(rows, good, gallery)
     store = Pictures(SMALL_SIDE if len(chosen) > FEW else FULL)
     gallery_cards = list(cards(data, rows, chosen, store, root, len(groups) > 1))
-    page = _template().render(
+    page = template("advjax.report", "page.html").render(
         **_head(data, rows, good, groups, store),
         summary=_summary(rows, good, groups),
         ended=_ended(rows, good),
@@ -101,20 +102,6 @@ def write_report(
     )
     write_text(path, page)
     return path
-
-
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("advjax.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html")
 
 
 def _rows(data: RunData) -> Rows:
