@@ -31,6 +31,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "distance_uint8": (pa.float64(), "the same after rounding to 8 bits"),
     "ratio": (pa.float64(), "distance / initial_distance"),
     "ratio_uint8": (pa.float64(), "distance_uint8 / initial_distance"),
+    "cosine": (pa.float64(), "of adversarial and guide at the layer; NaN for several layers"),
     "source_label": (pa.int32(), "the network's label of the source; null without an output layer"),
     "guide_label": (pa.int32(), "of the guide"),
     "adversarial_label": (pa.int32(), "of the float32 adversarial"),
