@@ -182,8 +182,9 @@ def _check_weights(net: Network, noted: Any, source: Any, guide: Any, layer: str
     here = float(np.linalg.norm(a - b))
     if not np.isclose(here, was, rtol=0.02):
         raise AdvjaxError(
-            f"the distance of the first source and guide at {layer} is {here:.4g}, and was {was:.4g} "
-            "in the attack: the network has other weights; give those of the attack with --weights"
+            f"the distance of the first source and guide at {layer} is {here:.4g}, and was "
+            f"{was:.4g} in the attack: the network has other weights; give those of the attack "
+            "with --weights"
         )
 
 
