@@ -17,3 +17,4 @@ Precision = Literal["highest", "tensorfloat32", "bfloat16"]
 """The precision of matrix products; "highest" is float32."""
 Start = Literal["source", "random"]
 Pairing = Literal["all", "paper", "random"]
+FigureFormat = Literal["png", "svg", "pdf"]

@@ -60,8 +60,9 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file of a run, hidden ones too."""
-    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    """Every file of a run, hidden ones too, but for the records of its sessions."""
+    every = (p for p in out.rglob("*") if p.is_file() and p.parent.name != "history")
+    return {str(p.relative_to(out)): p.read_bytes() for p in every}
 
 
 def rows_on_disk(out: Path) -> list[int]:

@@ -62,6 +62,26 @@ def run(folder, tmp_path, monkeypatch, capsys):
     return run
 
 
+def test_results_that_python_saved(run, folder, tmp_path):
+    """Their images are in the folders, without names; a class is known by the pixels."""
+    sources = [folder / source for source, _ in PAIRS]
+    guides = [folder / "photos/a/00.png", folder / "photos/b/07.png"]
+    result = advjax.attack(lenet(), sources, guides, layer="ip1", delta=20, max_evaluations=3)
+    result.save(tmp_path / "saved", sheets=False)
+    words = (tmp_path / "saved", "--bank", "bank", "--bank-images", "photos")
+    status, _, said = run(*words, "--weights", "random", "--out", tmp_path / "t.csv")
+    assert status == 2
+    assert "the network has other weights" in said
+    status, _, said = run(*words, "--weights", "orthonormal", "--out", tmp_path / "t.parquet")
+    assert status == 0, said
+    table = pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pydict()
+    for name in ("ratio", "ratio_uint8", "distance", "initial_distance"):
+        np.testing.assert_allclose(table[name], getattr(result, name), rtol=1e-4)
+    assert table["guide_id"] == ["a/00.png", "b/07.png"]
+    assert table["source_id"] == ["", "b/03.png"]
+    assert table["guide_class"] == ["a", "b"]
+
+
 def test_attacks_with_their_own_settings_and_a_bank_in_the_cache(run, folder, tmp_path):
     words = ("attacks", "--bank-images", "photos", "--images", "outside")
     status, said, _ = run(*words, "--out", tmp_path / "t.parquet")

@@ -4,10 +4,12 @@ import csv
 import dataclasses
 import html
 import io
+import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,7 +220,7 @@ def test_hostile_names_are_text_in_elements_attributes_and_data(tmp_path):
 
 def test_failures_are_listed_with_what_is_wrong(page):
     section = page[page.index('id="failures"') : page.index('id="gallery"')]
-    assert "2 pairs could not be attacked" in section
+    assert "2 pairs could not be read" in section
     assert section.count("<tr>") == 3
     assert "none-1.png" in section
 
@@ -321,7 +323,7 @@ def test_a_run_whose_every_pair_failed(tmp_path):
     page = write_report(make_run(tmp_path, 2, failures=2)).read_text()
     assert elements(page, "article") == []
     assert "No pair was attacked" in page
-    assert "2 pairs could not be attacked" in page
+    assert "2 pairs could not be read" in page
 
 
 @pytest.mark.parametrize(
@@ -456,6 +458,100 @@ def test_cards_are_sorted_chosen_and_found(choice, shown, path, few):
     wanted = [row["index"] for row in rows if shown(row)]
     assert [index_of(card) for card in cards if "hidden" not in card] == wanted
     assert f"{len(wanted)} of 10 shown" in page
+
+
+@pytest.fixture(scope="module")
+def both(few, tmp_path_factory):
+    """The report of `few` beside a run of 20 of the same pairs by another solver."""
+    other = make_run(tmp_path_factory.mktemp("other"), 20, solver=advjax.ProjectedLBFGS(6))
+    return other, write_report(few, tmp_path_factory.mktemp("both") / "page.html", beside=other)
+
+
+def test_two_runs_have_the_pairs_that_both_attacked(few, both):
+    other, path = both
+    page = path.read_text()
+    runs = [
+        advjax.open_run(each).table(["source", "guide", "ratio"]).to_pylist()
+        for each in (few, other)
+    ]
+    ratios = [
+        {(r["source"], r["guide"]): r["ratio"] for r in rows if r["ratio"] is not None}
+        for rows in runs
+    ]
+    common = ratios[0].keys() & ratios[1].keys()
+    cards = elements(page, "article")
+    assert len(cards) == len(common) == 10
+    assert "The 10 pairs that both runs have attacked" in page
+    found = {(float(card["data-ratio"]), float(card["data-other"])) for card in cards}
+    assert found == {(ratios[0][key], ratios[1][key]) for key in common}
+    assert "SignMomentum, at most 6" in page
+    assert "ProjectedLBFGS, at most 6" in page
+    assert page.count("<b>Adversarial A</b>") == page.count("<b>Adversarial B</b>") == 10
+
+
+def test_two_runs_without_a_common_pair_say_so(few, tmp_path, capsys):
+    other = make_run(tmp_path, 1, failures=1)
+    assert cli.main(["report", str(few), str(other), "-o", str(tmp_path / "both.html")]) == 0
+    assert "no pair of source and guide in common" in (tmp_path / "both.html").read_text()
+    assert cli.main(["report", str(few), str(other), str(few)]) == 2
+    assert "3 runs are given" in capsys.readouterr().err
+
+
+# What a person does: enlarges the first pair, flips it, goes on, filters. Then axe-core looks.
+VISIT = """<script>addEventListener("load", () => setTimeout(async () => {
+  const seen = {}, large = document.getElementById("large");
+  const press = (key) => large.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  const note = (name) => { seen[name] = large.alt.split(":")[0]; };
+  document.querySelector("button.frame").click(); note("clicked");
+  press("f"); note("flipped");
+  document.getElementById("flip").click(); note("flipped back");
+  press("2"); note("second");
+  const before = document.getElementById("what").textContent;
+  press("ArrowRight"); seen.moved = before !== document.getElementById("what").textContent;
+  seen.open = (await axe.run()).violations.map((v) => v.id);
+  document.getElementById("close").click();
+  seen.closed = (await axe.run()).violations.map((v) => v.id);
+  const delta = document.getElementById("delta");
+  delta.value = "20.0"; delta.dispatchEvent(new Event("input", { bubbles: true }));
+  seen.filtered = document.getElementById("count").textContent;
+  let text = "";
+  URL.createObjectURL = (blob) => { text = blob.text(); return "#"; };
+  document.getElementById("save").click();
+  seen.csv = await text;
+  const said = document.createElement("p");
+  said.id = "seen"; said.textContent = JSON.stringify(seen);
+  document.body.append(said);
+}, 100));</script></body>"""
+
+
+@in_a_browser
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_visitor_enlarges_flips_filters_and_saves_and_axe_finds_nothing(
+    runs, few, path, both, tmp_path
+):
+    axe = pytest.importorskip("axe_core_python")
+    source = (Path(axe.__path__[0]) / "axe.min.js").read_text(encoding="utf-8")
+    page = (path, both[1])[runs - 1].read_text()
+    visited = tmp_path / "visited.html"
+    visited.write_text(page.replace("</body>", f"<script>{source}</script>{VISIT}"))
+    shown, console = browse(visited.as_uri(), "--dump-dom", "--window-size=1200,2000")
+    assert console == []
+    seen = json.loads(html.unescape(re.search('<p id="seen">(.*?)</p>', shown, re.S)[1]))
+    adversarial = "Adversarial" if runs == 1 else "Adversarial A"
+    steps = ("clicked", "flipped", "flipped back", "second")
+    assert [seen[step] for step in steps] == ["Source", adversarial, "Source", "Guide"]
+    assert seen["moved"]
+    assert seen["open"] == seen["closed"] == []
+    rows = list(csv.DictReader(io.StringIO(seen["csv"])))
+    ids = [
+        r["id"]
+        for r in advjax.open_run(few).table(["id", "delta", "ratio"]).to_pylist()
+        if r["delta"] == 20 and r["ratio"] is not None
+    ]
+    assert seen["filtered"] == f"{len(ids)} of 10 shown"
+    end = "" if runs == 1 else "_A"
+    assert sorted(row[f"id{end}"] for row in rows) == sorted(ids)
+    assert all(float(row[f"delta{end}"]) == 20 for row in rows)
 
 
 @in_a_browser

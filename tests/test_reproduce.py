@@ -1,7 +1,9 @@
 """`advjax reproduce`, every target end to end on LeNet and drawn images, once for all tests."""
 
 import csv
+import html
 import io
+import json
 import signal
 from contextlib import redirect_stdout
 
@@ -89,11 +91,12 @@ COLUMNS = {
     "fig2": "pair layer like_source like_guide loss_source loss_guide loss_adversarial",
     "fig3": "pair source_id guide_id source_class guide_class ratio nearest_ratio pairwise_ratio",
     "fig4": "layer guides pair set id delta_l omega",
-    "fig5": "attack layer delta pairs ratio ratio_error ratio_uint8 paper",
+    "fig5": "attack layer delta pairs evaluations ratio ratio_error ratio_uint8 paper",
     "label-vs-feature": "attack pair delta_rank rank_adversarial common delta_l omega ratio",
     "table1": "network layer pairs all_common paper_all all_but_one_common paper_all_but_one "
     "delta_rank_median paper_delta_rank ratio takes_guide_label",
-    "table2": "attack layer active_change paper_active_change active_overlap paper_active_overlap",
+    "table2": "attack layer evaluations active_change paper_active_change active_overlap "
+    "paper_active_overlap",
     "tableS1": "layer shape units paper",
     "tableS2": "weights layer pairs ratio minimum maximum labels_differ takes_guide_label "
     "leaves_source_label",
@@ -109,6 +112,9 @@ def test_every_target_has_its_table_its_picture_and_its_numbers(made, name):
     rows = table(out / f"{name}.csv")
     assert list(rows[0]) == COLUMNS[name].split()
     beside = (out / f"{name}.md").read_text()
+    assert "\nHow it was made:\n\n* " in beside
+    unequal = "fig5", "label-vs-feature", "table2"  # attacks with 6, with 3 and with 8 x 2
+    assert ("not at equal budgets" in beside) == (name in unequal)
     assert f"\n{name}: {TARGETS[name].what}\n\n{beside}" in said
     assert beside.startswith("| ")
     assert (out / f"{name}.png").is_file() == (not name.startswith("table"))
@@ -116,6 +122,30 @@ def test_every_target_has_its_table_its_picture_and_its_numbers(made, name):
         with Image.open(out / f"{name}.png") as picture:
             assert picture.width in range(500, 1400)
             assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+
+
+def test_the_index_shows_every_target_and_how_it_was_made(images, made):
+    out, _ = made
+    kept = json.loads((out / "settings.json").read_text())["targets"]
+    index = (out / "index.html").read_text()
+    assert set(kept) == set(TARGETS)
+    for name, target in kept.items():
+        assert f'id="{name}"' in index
+        assert target["settings"]["pairs"] == 5
+        assert target["settings"]["protocol"]["near"] == 8
+        for file in (*target["tables"], *filter(None, [target["figure"]])):
+            assert (out / file).is_file()
+            assert f'"{file}"' in index
+        for line in target["origin"].values():
+            assert html.escape(line, quote=False) in html.unescape(index) or line in index
+    made = kept["label-vs-feature"]["origin"]
+    assert made["attacks"] == (
+        "feature-opt by lbfgs, at most 6 evaluations of a pair; label-opt by lbfgs, at most 2 "
+        "evaluations of a pair for each of 8 c"
+    )
+    assert made["delta"] == "10 levels of 255"
+    assert made["date"].startswith("attacks 20")
+    assert "500 evaluations" in made["the paper"]
 
 
 def attacked(images, out, attack, layer, delta, **more):
@@ -234,7 +264,12 @@ def test_the_same_command_again_attacks_nothing(images, made, monkeypatch, capsy
     out, _ = made
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/shards/*")}
     monkeypatch.setattr("advjax.runs.driver.attack_blocks", None)  # would be called
-    assert cli.main(words(images, out, "fig5", "figS3", "tableS2")) == 0
+    more = ("--format", "svg")
+    assert cli.main(words(images, out, "fig5", "figS3", "tableS2", more=more)) == 0
+    assert "<svg" in (out / "figS3.svg").read_text()
+    index = (out / "index.html").read_text()
+    assert 'src="figS3.svg"' in index
+    assert 'src="fig4.png"' in index  # of the command before
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/shards/*")} == before
     assert "5 pairs" not in capsys.readouterr().out
 

@@ -26,6 +26,7 @@ from advjax import cli, engine, files
 from advjax.data import decode_image
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.metrics import psnr, ssim
+from advjax.report import write_report
 from advjax.runs import directory as directories
 from advjax.runs import lock
 from advjax.runs.directory import RunError, open_directory, verify
@@ -86,7 +87,9 @@ def job_of(net, **options):
 
 
 def files_of(out):
-    return {p.name: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    # A record of each session is kept as well, which no two runs have in common.
+    every = (p for p in out.rglob("*") if p.is_file() and p.parent.name != "history")
+    return {p.name: p.read_bytes() for p in every}
 
 
 def quiet(job, pairs, out, **options):
@@ -336,7 +339,12 @@ def test_clocks_that_differ_make_no_negative_age(net, pairs, tmp_path, capsys):
 def test_stopped_again_and_again_it_leaves_the_files_of_one_that_was_not(
     net, pairs, tmp_path, start, monkeypatch
 ):
-    """Each resumed run stops at its second look, which may leave blocks unfinished."""
+    """Each resumed run stops at its second look, which may leave blocks unfinished.
+
+    A record of each session is kept beside the rows.
+    """
+    monkeypatch.setattr("sys.argv", ["/usr/bin/advjax", "run", "my pairs.csv", "--out", "run"])
+    named = {"pairs": "my pairs.csv", "weights": "w.safetensors", "mean": None}
     job = job_of(net, start=start, seed=3)
     quiet(job, pairs, tmp_path / "whole")
 
@@ -355,12 +363,23 @@ def test_stopped_again_and_again_it_leaves_the_files_of_one_that_was_not(
             lambda: directories.contextlib.nullcontext(Second()),
         )
         while not outcomes or not outcomes[-1].whole:
-            outcomes.append(quiet(job, pairs, tmp_path / "stopped"))
+            outcomes.append(quiet(job, pairs, tmp_path / "stopped", named=named))
             assert verify(open_directory(tmp_path / "stopped"))[0] == []
             assert len(outcomes) < 22
     assert len(outcomes) > 3
     assert sum(outcome.new for outcome in outcomes) == 21
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+    assert quiet(job, pairs, tmp_path / "stopped").new == 0  # nothing to do is no session
+    history = advjax.open_run(tmp_path / "stopped").history
+    assert [session["pairs"] for session in history] == [o.new for o in outcomes if o.new]
+    for session in history:
+        assert session["command"] == "advjax run 'my pairs.csv' --out run"
+        assert session["files"] == {"pairs": "my pairs.csv", "weights": "w.safetensors"}
+        assert session["start"] <= session["end"]
+        assert session["versions"]["advjax"] == advjax.__version__
+    page = write_report(tmp_path / "stopped").read_text()
+    assert "my pairs.csv&#39; --out run" in page
+    assert f"<dt>sessions</dt><dd>{len(history)}</dd>" in page
 
 
 def test_ctrl_c_ends_after_the_chunk_with_everything_finished_written(net, pairs, tmp_path):
@@ -549,9 +568,10 @@ def test_a_full_disk_ends_the_run_with_what_it_has(net, pairs, tmp_path, monkeyp
     real, written = directories.files.write_bytes, []
 
     def write(path, content):
-        if Path(path).parent.name in ("shards", "unfinished") and len(written) >= 2:
-            raise AdvjaxError(f"cannot write {str(path)!r}: No space left on device")
-        written.append(path)
+        if Path(path).parent.name in ("shards", "unfinished"):
+            if len(written) >= 2:
+                raise AdvjaxError(f"cannot write {str(path)!r}: No space left on device")
+            written.append(path)
         real(path, content)
 
     quiet(job_of(net), pairs, tmp_path / "whole")

@@ -59,7 +59,7 @@ def test_two_processes_of_jaxs_runtime_make_the_same_rows(digits, tmp_path):
     assert shards(tmp_path / "two") == shards(digits / "one")
     assert verify(open_directory(tmp_path / "two")) == ([], PAIRS, 2)
     assert sorted(os.listdir(tmp_path / "two")) == [
-        *(".lock", "manifest.json", "pairs.parquet", "shards")
+        *(".lock", "history", "manifest.json", "pairs.parquet", "shards")
     ]
 
 

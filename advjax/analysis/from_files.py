@@ -1,5 +1,6 @@
 """Files to be measured: the images of each pair, from a table or the folders of attacks."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from jaxtyping import Float, UInt8
 from advjax.bank import Bank
 from advjax.data import list_images, read_image
 from advjax.data.images import name_of
-from advjax.data.units import from_levels
+from advjax.data.units import LEVELS, Bounds, from_levels, to_levels
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 
@@ -34,6 +35,7 @@ class PairFiles(NamedTuple):
     source_id: str | None = None
     guide_id: str | None = None
     label: str | None = None  # of the pair, in a run's pair list
+    bounds: Bounds = LEVELS  # of the images in the adversarial's safetensors file
 
 
 class Adversarial(NamedTuple):
@@ -52,7 +54,8 @@ def read_pair_files(
     Args:
         path: A CSV, TSV or Parquet file with the columns source, guide and adversarial (paths,
             relative to the file), and, where known, source_class, guide_class, source_id and
-            guide_id; or a folder that `advjax attack` wrote, or one of such folders.
+            guide_id; or a folder that `advjax attack` wrote, or one of such folders, such as
+            `AttackResult.save` writes.
         images: Folders with the sources and guides of attacks, which note only names and SHA-256.
 
     Returns:
@@ -97,7 +100,8 @@ def _of_table(path: Path) -> list[PairFiles]:
 
 def _of_attacks(records: list[Path], folders: list[Path]) -> tuple[list[PairFiles], dict[str, Any]]:
     settings = [_settings(record) for record in records]
-    wanted = {noted[name]["name"] for noted in settings for name in ("source", "guide")}
+    named = [noted for noted in settings if "source" in noted]
+    wanted = {noted[name]["name"] for noted in named for name in ("source", "guide")}
     by_name: dict[str, list[Path]] = {}
     for folder in folders:
         for file in list_images(folder):
@@ -123,24 +127,30 @@ def _of_attacks(records: list[Path], folders: list[Path]) -> tuple[list[PairFile
             record.parent / "adversarial.safetensors",
             record.parent / "adversarial.png",
         )
-        source = find(record, "source", noted["source"])
-        guide = find(record, "guide", noted["guide"])
+        source, guide = exact, exact  # where AttackResult.save keeps both
+        if "source" in noted:
+            source = find(record, "source", noted["source"])
+            guide = find(record, "guide", noted["guide"])
         for file in (exact, rounded):
             if not file.is_file():
-                raise AdvjaxError(f"{str(file)!r} is missing; run 'advjax attack' again")
-        pair_files.append(PairFiles(source, guide, adversarial=exact, rounded=rounded))
+                raise AdvjaxError(f"{str(file)!r} is missing; make the attack again")
+        pair = PairFiles(source, guide, adversarial=exact, rounded=rounded)
+        pair_files.append(pair._replace(bounds=tuple(noted.get("bounds", LEVELS))))
     common = {
         name: value
         for name, value in settings[0].items()
         if all(other.get(name) == value for other in settings)
     }
+    if "source" not in settings[0]:  # nor are weights named: what the network is known by
+        common["initial_distance"] = settings[0]["initial_distance"]
     return pair_files, common
 
 
 def _settings(record: Path) -> dict[str, Any]:
     try:
-        settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
-        for name in ("source", "guide"):
+        content = json.loads(record.read_text(encoding="utf-8"))
+        settings = content["settings"]
+        for name in ("source", "guide") if {"source", "guide"} & set(settings) else ():
             if set(settings[name]) < {"name", "sha256"}:
                 raise KeyError(name)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -148,41 +158,92 @@ def _settings(record: Path) -> dict[str, Any]:
             f"{str(record)!r} is no record of 'advjax attack' ({type(error).__name__}: {error}); "
             "run it again"
         ) from error
-    return settings
+    return settings | {"initial_distance": content.get("figures", {}).get("initial_distance")}
 
 
 def read_adversarials(net: Network, pair_files: Sequence[PairFiles]) -> Iterator[Adversarial]:
     """Yield the adversarials, read as they are needed, at the network's size."""
     for index, pair in enumerate(pair_files):
-        image = _pixels(net, pair.adversarial)
+        image = _pixels(net, pair.adversarial, bounds=pair.bounds)
         rounded = np.rint(image).astype(np.uint8)
         if pair.rounded is not None:
             rounded = _pixels(net, pair.rounded)
         yield Adversarial(index, from_levels(image, net.bounds), rounded)
 
 
-def _pixels(net: Network, path: Path) -> np.ndarray:
-    """Return the image of a file, in levels as all files are."""
+class PairImages(Sequence):
+    """The sources or the guides of pairs, as `analyse` takes them, each read when it is asked for.
+
+    Args:
+        net: The network.
+        pair_files: The files of each pair.
+        name: "source" or "guide".
+    """
+
+    def __init__(self, net: Network, pair_files: Sequence[PairFiles], name: str):
+        self.net, self.pair_files, self.name = net, pair_files, name
+
+    def __len__(self) -> int:
+        return len(self.pair_files)
+
+    def __getitem__(self, i: Any) -> Any:
+        pair = self.pair_files[i]
+        path = getattr(pair, self.name)
+        if path.suffix != ".safetensors":
+            return self.net.read(path)
+        return from_levels(_pixels(self.net, path, self.name, pair.bounds), self.net.bounds)
+
+
+def find_in_folder(net: Network, pair_files: Sequence[PairFiles], folder: Path) -> list[PairFiles]:
+    """Return pairs with a folder's files in place of saved images that are the same pixels.
+
+    What `AttackResult.save` keeps has no file's name, and so no class: it is known by its pixels.
+    """
+    saved = {
+        (i, name): PairImages(net, pair_files, name)[i].tobytes()
+        for i, pair in enumerate(pair_files)
+        for name in ("source", "guide")
+        if getattr(pair, name).suffix == ".safetensors"
+    }
+    found: dict[bytes, Path] = {}
+    for file in list_images(folder) if saved else ():
+        if len(found) == len(set(saved.values())):
+            break
+        with contextlib.suppress(AdvjaxError):
+            content = np.asarray(net.read(file), np.float32).tobytes()
+            if content in saved.values():
+                found.setdefault(content, file)
+    replaced = list(pair_files)
+    for (i, name), content in saved.items():
+        if content in found:
+            replaced[i] = replaced[i]._replace(**{name: found[content]})
+    return replaced
+
+
+def _pixels(
+    net: Network, path: Path, name: str = "adversarial", bounds: Bounds = LEVELS
+) -> np.ndarray:
+    """Return the image of a file, in levels; `name` is that in a safetensors file."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         try:
-            image = load_file(path)["adversarial"]
+            image = to_levels(load_file(path)[name].astype(np.float32), bounds)
         except (OSError, SafetensorError, KeyError) as error:
             raise AdvjaxError(
-                f"{str(path)!r} holds no adversarial ({type(error).__name__}: {error}); give a "
+                f"{str(path)!r} holds no {name} ({type(error).__name__}: {error}); give a "
                 "file of 'advjax attack', or an image"
             ) from error
     else:
         image = read_image(path, net.input_shape[-1])
     if image.shape != net.input_shape:
         raise AdvjaxError(
-            f"adversarial {str(path)!r} has shape {image.shape}, but {net.name} takes "
+            f"{name} {str(path)!r} has shape {image.shape}, but {net.name} takes "
             f"{net.input_shape}; adversarials are measured as they are, so give one of that size"
         )
-    name = f"adversarial {str(path)!r}"
-    return np.asarray(net.in_levels.check_images(image[None], name, dark=True))[0]
+    what = f"{name} {str(path)!r}"
+    return np.asarray(net.in_levels.check_images(image[None], what, dark=True))[0]
 
 
 def ids_of(

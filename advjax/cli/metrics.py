@@ -5,8 +5,17 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from advjax.analysis import Protocol, analyse
-from advjax.analysis.from_files import PairFiles, ids_of, read_adversarials, read_pair_files
+from advjax.analysis.from_files import (
+    PairFiles,
+    PairImages,
+    find_in_folder,
+    ids_of,
+    read_adversarials,
+    read_pair_files,
+)
 from advjax.analysis.summary import check_suffix
 from advjax.bank import bank_name, build_bank, open_bank
 from advjax.checkpoints import catalogue
@@ -27,9 +36,9 @@ class Metrics(Command):
 
     Attributes:
         results: The directory of an 'advjax run', finished or not; a folder that 'advjax attack'
-            wrote, or a folder of such folders; or a CSV file with the columns source, guide,
-            adversarial (paths relative to it) and, where known, source_class, guide_class,
-            source_id, guide_id.
+            wrote, or a folder of such folders, as AttackResult.save writes; or a CSV file with the
+            columns source, guide, adversarial (paths relative to it) and, where known,
+            source_class, guide_class, source_id, guide_id.
         bank_images: The images among which neighbours are searched, in folders by class. Their
             activations are computed once and kept.
         bank: The folder to keep them in; one in the cache when not given. Without bank_images: a
@@ -156,8 +165,27 @@ class Metrics(Command):
                 f"of {noted['network']!r} are others; return the parameters of the attacks"
             )
         (layer,) = net.check_layers(layer)
-        images = [pair.source for pair in pair_files], [pair.guide for pair in pair_files]
+        for folder in folders:
+            pair_files = find_in_folder(net, pair_files, folder)
+        images = PairImages(net, pair_files, "source"), PairImages(net, pair_files, "guide")
+        _check_weights(net, noted, images[0][0], images[1][0], layer)
         return _Given(net, layer, pair_files, read_adversarials(net, pair_files), *images, [])
+
+
+def _check_weights(net: Network, noted: Any, source: Any, guide: Any, layer: str) -> None:
+    """Raise AdvjaxError if the network is not that of saved results, which name no weights."""
+    was = noted.get("initial_distance")
+    if was is None or "weights" in noted or noted.get("layer") != layer:
+        return
+    images = [net.read(x) if isinstance(x, Path) else x for x in (source, guide)]
+    a, b = net(np.stack(images), layer)[layer]
+    here = float(np.linalg.norm(a - b))
+    if not np.isclose(here, was, rtol=0.02):
+        raise AdvjaxError(
+            f"the distance of the first source and guide at {layer} is {here:.4g}, and was "
+            f"{was:.4g} in the attack: the network has other weights; give those of the attack "
+            "with --weights"
+        )
 
 
 class _Given(NamedTuple):

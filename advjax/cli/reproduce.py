@@ -28,7 +28,7 @@ class Reproduce(Settings, Command):
         ),
         "protocol": (),
         "engine": ("precision", "batch_size"),
-        "output": ("out", "rows", "inverted"),
+        "output": ("out", "format", "rows", "inverted"),
     }
     examples: ClassVar = (
         "advjax reproduce fig5 --images IMAGENET/train --pairs 50 -o paper",

@@ -169,6 +169,7 @@ class Run(Command):
         from advjax.runs.driver import run, run_share
 
         options: Any = {"retry_failed": self.retry_failed, "save_every": self.save_every}
+        options["named"] = {"pairs": self.pairs[0], "guides": self.guides} | self.network.files()
         if self.quiet:
             options["progress"] = False
         if self.ray is not None:

@@ -62,6 +62,17 @@ class NetworkOptions:
         )
         return net.in_levels
 
+    def files(self) -> "dict[str, str | Path | None]":
+        """Return the names of the files that the network comes from, as a run keeps them."""
+        from advjax.checkpoints.catalogue import cached, load_catalogue
+        from advjax.networks.imported import is_imported
+
+        if is_imported(self.network):
+            return {"network": self.network}
+        name = self.network or DEFAULT
+        weights = self.weights or load_catalogue()[name].package or cached(name)
+        return {"weights": weights, "mean": self.mean}
+
     def outline(self) -> "Network":
         """Return the network without its weights, to check what can be before they are loaded.
 

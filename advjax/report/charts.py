@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from advjax.display import number
 
 WIDTH, HEIGHT = 420, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 18, 22, 38  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 58, 18, 22, 38  # margins around the plot
 
 
 def ticks(low: float, high: float, maximum: int = 6) -> Float[np.ndarray, "t"]:
@@ -71,7 +71,9 @@ def histogram(values: Float[np.ndarray, "n"], label: str) -> Markup:
     def y(value):
         return HEIGHT - BOTTOM - value / heights[-1] * (HEIGHT - TOP - BOTTOM)
 
-    body = _frame(at, [number(t) for t in at], x, heights, [number(h) for h in heights], y, label)
+    body = _frame(
+        at, [number(t) for t in at], x, heights, [number(h) for h in heights], y, label, "pairs"
+    )
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
         if count:
             title = f"{number(low)} to {number(high)}: {count:,} {_pairs(count)}"
@@ -129,7 +131,8 @@ def descent(curves: Float[np.ndarray, "n e"], label: str) -> Markup:
         return [f"{x(i + 1):.1f},{y(values[i]):.1f}" for i in shown]
 
     body = _frame(
-        across, [number(t) for t in across], x, up, [number(u) for u in up], y, "evaluations"
+        *(across, [number(t) for t in across], x, up, [number(u) for u in up], y),
+        *("evaluations", label),
     )
     body.append(f'<polygon class="band" points="{" ".join(path(low) + path(high)[::-1])}"/>')
     body.append(f'<polyline class="line" points="{" ".join(path(middle))}"/>')
@@ -144,8 +147,8 @@ def descent(curves: Float[np.ndarray, "n e"], label: str) -> Markup:
     return _svg(text, body)
 
 
-def _frame(across, names, x, up, heights, y, label) -> list[str]:
-    """Draw both axes, their labels and the horizontal lines of a grid."""
+def _frame(across, names, x, up, heights, y, label, upright) -> list[str]:
+    """Draw both axes, their names, their labels and the horizontal lines of a grid."""
     elements = []
     for value, name in zip(up, heights, strict=True):
         elements.append(
@@ -159,6 +162,11 @@ def _frame(across, names, x, up, heights, y, label) -> list[str]:
         f'text-anchor="middle">{name}</text>'
         for value, name in zip(across, names, strict=True)
     ]
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    elements.append(
+        f'<text class="axis" transform="rotate(-90)" x="{-middle}" y="11" '
+        f'text-anchor="middle">{escape(upright)}</text>'
+    )
     elements.append(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" '
         f'text-anchor="middle">{escape(label)}</text>'

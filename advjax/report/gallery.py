@@ -1,11 +1,12 @@
 """Pairs as cards with their pictures, which are in the page as text."""
 
 import base64
+import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -21,6 +22,8 @@ from advjax.runs.reading import RunData
 
 Rows = Mapping[str, Any]
 """Columns of a run as NumPy arrays; a figure that is null is NaN, a label -1."""
+LABELS = ("source_label", "guide_label", "adversarial_uint8_label")
+SORTED = {n: n for n in ("ratio", "distance", "ssim", "cosine")} | {"change": "mean_change"}
 
 
 class Pictures:
@@ -73,24 +76,48 @@ class Pictures:
         return "image/png" if self.contents[image].startswith(b"\x89PNG") else "image/jpeg"
 
 
+class View(NamedTuple):
+    """The pairs of one run that are shown."""
+
+    mark: str  # "A" and "B" of two runs, "" of one
+    data: RunData
+    rows: Rows
+    chosen: Int[np.ndarray, "c"]  # indices into `rows`; of two runs the same pairs in one order
+
+
+class Four(NamedTuple):
+    """The numbers of a pair's pictures; None where an image cannot be read."""
+
+    source: int | None
+    guide: int | None
+    adversarial: int
+    change: int | None
+
+
 def cards(
-    data: RunData,
-    rows: Rows,
-    chosen: Int[np.ndarray, "c"],
-    store: Pictures,
-    root: str | os.PathLike[str] | None,
-    mixed: bool,
+    views: Sequence[View], store: Pictures, root: str | os.PathLike[str] | None, mixed: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yield the values that `page.html` shows of each chosen row, in their order.
+    """Yield the values that `page.html` shows of each chosen pair, in their order.
 
     Args:
-        data: The run.
-        rows: Its columns.
-        chosen: Indices into `rows`.
+        views: One run, or two that have the same pairs.
         store: The pictures; those of the chosen rows are added.
         root: The folder that image paths start from; the run's own when None.
         mixed: Show each pair's layer and delta.
     """
+    pictures = [_pictures(view, store, root) for view in views]
+    for k in range(len(views[0].chosen)):
+        mine = [(view, int(view.chosen[k])) for view in views]
+        fours = [
+            numbers[int(view.rows["index"][row])]
+            for numbers, (view, row) in zip(pictures, mine, strict=True)
+        ]
+        yield _card(mine, fours, store, mixed)
+
+
+def _pictures(view: View, store: Pictures, root: str | os.PathLike[str] | None) -> dict[int, Four]:
+    """Add the pictures of a run's chosen pairs; return their numbers by the pairs' indices."""
+    data, rows = view.data, view.rows
     settings = data.settings
     shape = tuple(settings["input_shape"])
     made = settings["preprocessing"]
@@ -102,8 +129,8 @@ def cards(
         preprocessing=None if made is None else Preprocessing(**made),
     )
     reader = Reader(net, data.directory.manifest["root"] if root is None else root)
-    row_of = {int(rows["index"][row]): row for row in chosen}
-    pictures: dict[int, list[int | None]] = {}
+    row_of = {int(rows["index"][row]): row for row in view.chosen}
+    pictures: dict[int, Four] = {}
     wanted = ds.field("index").isin(list(row_of))
     scan = data.dataset().to_batches(
         columns=["index", "adversarial_png"], filter=wanted, batch_size=64
@@ -120,64 +147,60 @@ def cards(
             if source is not None:
                 factor = magnification(rows["delta"][row])
                 change = store.add(difference(adversarial, source, factor), 65)
-            pictures[record["index"]] = [of_source, of_guide, store.add(adversarial), change]
-    for row in chosen:
-        yield _card(data.classes, rows, row, pictures[int(rows["index"][row])], store, mixed)
+            pictures[record["index"]] = Four(of_source, of_guide, store.add(adversarial), change)
+    return pictures
+
+
+def class_name(classes: Sequence[str] | None, label: int) -> str:
+    """Return the name of a label; "" where there is none."""
+    if label < 0:
+        return ""
+    return classes[label] if classes and label < len(classes) else f"class {label}"
 
 
 def _card(
-    classes: Sequence[str] | None,
-    rows: Rows,
-    row: int,
-    pictures: Sequence[int | None],
-    store: Pictures,
-    mixed: bool,
+    mine: Sequence[tuple[View, int]], fours: Sequence[Four], store: Pictures, mixed: bool
 ) -> dict[str, Any]:
-    def value(name: str) -> Any:
-        return rows[name][row]
+    four = fours[0]
 
-    def label(number: int) -> str:
-        if number < 0:
-            return ""
-        return classes[number] if classes and number < len(classes) else f"class {number}"
+    def value(name: str, at: tuple[View, int] = mine[0]) -> Any:
+        return at[0].rows[name][at[1]]
 
-    source, guide, adversarial = (
-        value(f"{name}_label") for name in ("source", "guide", "adversarial_uint8")
-    )
-    taken = adversarial >= 0 and adversarial == guide
-    colour, note = "", "another label"
-    if adversarial < 0:
-        note = ""
-    elif taken:
-        colour, note = "is-guide", "the guide's label"
-    elif adversarial == source:
-        colour, note = "is-source", "still the source's"
-    captions = [
-        ("s", "Source", label(source), "", _file_name(value("source"))),
-        ("g", "Guide", label(guide), "", _file_name(value("guide"))),
-        ("a", "Adversarial", label(adversarial), colour, note),
-        ("d", f"Difference {TIMES} {magnification(value('delta'))}", "", "", ""),
+    def label(name: str, at: tuple[View, int] = mine[0]) -> str:
+        return class_name(at[0].data.classes, value(name, at))
+
+    shown = [
+        ("s", "Source", label("source_label"), "", _file_name(value("source")), four.source),
+        ("g", "Guide", label("guide_label"), "", _file_name(value("guide")), four.guide),
     ]
-    numbers = [
-        f"distance {number(value('initial_distance'))} → {number(value('distance'))}",
-        f"{number(value('evaluations'))} evaluations",
-        f"mean change {number(value('mean_change'))}",
-    ]
-    if mixed:
-        numbers.append(f"{value('layer')}, δ {number(value('delta'))}")
+    for at, numbers in zip(mine, fours, strict=True):
+        colour, note = _verdict(*(value(name, at) for name in LABELS))
+        name = f"Adversarial {at[0].mark}".strip()
+        shown.append(("a", name, label(LABELS[2], at), colour, note, numbers.adversarial))
+    if len(mine) == 1:
+        name = f"Difference {TIMES} {magnification(value('delta'))}"
+        shown.append(("d", name, "", "", "", four.change))
 
-    def plain(name: str) -> str:
-        return repr(float(value(name))) if np.isfinite(value(name)) else ""
+    def plain(name: str, at: tuple[View, int] = mine[0]) -> str:
+        return repr(float(value(name, at))) if np.isfinite(value(name, at)) else ""
 
+    ratios = [_fixed(value("ratio", at)) for at in mine]
+    if len(mine) > 1:
+        ratios = [f"{at[0].mark} {ratio}" for at, ratio in zip(mine, ratios, strict=True)]
     return {
         "index": value("index"),
         "id": value("id"),
-        "ratio": plain("ratio"),
-        "distance": plain("distance"),
-        "change": plain("mean_change"),
-        "taken": int(taken),
-        "shown_ratio": _fixed(value("ratio")),
-        "numbers": " · ".join(numbers),
+        "data": {
+            **{name: plain(column) for name, column in SORTED.items()},
+            **({"other": plain("ratio", mine[1]), "gain": _gain(mine)} if len(mine) > 1 else {}),
+            "delta": repr(float(value("delta"))),
+            "layer": value("layer"),
+            "class": " ".join(str(value(name)) for name in LABELS),
+            "taken": int(value(LABELS[2]) >= 0 and value(LABELS[2]) == value("guide_label")),
+        },
+        "shown_ratio": ", ".join(ratios),
+        "numbers": [_numbers(view, row, mixed) for view, row in mine],
+        "row": _csv([cell for view, row in mine for cell in _cells(view, row)]),
         "pictures": [
             {
                 "kind": kind,
@@ -188,9 +211,69 @@ def _card(
                 "image": image,
                 "media_type": None if image is None else store.media_type(image),
             }
-            for (kind, name, text, colour, note), image in zip(captions, pictures, strict=True)
+            for kind, name, text, colour, note, image in shown
         ],
     }
+
+
+def _verdict(source: int, guide: int, adversarial: int) -> tuple[str, str]:
+    """Return the colour of an adversarial's label, and what it is, in words."""
+    if adversarial < 0:
+        return "", ""
+    if adversarial == guide:
+        return "is-guide", "the guide's label"
+    if adversarial == source:
+        return "is-source", "still the source's"
+    return "", "another label"
+
+
+def _gain(mine: Sequence[tuple[View, int]]) -> str:
+    """Return by how much the first run's ratio is smaller than the second's."""
+    a, b = (view.rows["ratio"][row] for view, row in mine)
+    return repr(float(b - a)) if np.isfinite(b - a) else ""
+
+
+def _numbers(view: View, row: int, mixed: bool) -> str:
+    def shown(name: str) -> str:
+        return number(view.rows[name][row])
+
+    numbers = [
+        f"distance {shown('initial_distance')} → {shown('distance')}",
+        f"{shown('evaluations')} evaluations",
+        f"mean change {shown('mean_change')}",
+    ]
+    numbers += [
+        f"{text} {shown(name)}"
+        for name, text in (("ssim", "SSIM"), ("cosine", "cosine"))
+        if np.isfinite(view.rows[name][row])
+    ]
+    if mixed:
+        numbers.append(f"{view.rows['layer'][row]}, δ {shown('delta')}")
+    return f"{view.mark} " * bool(view.mark) + " · ".join(numbers)
+
+
+def csv_heads(views: Sequence[View]) -> str:
+    """Return the first line of the rows as CSV."""
+    return _csv(
+        f"{name}{'_' if view.mark else ''}{view.mark}" for view in views for name in view.rows
+    )
+
+
+def _cells(view: View, row: int) -> Iterator[str]:
+    for name, values in view.rows.items():
+        value = values[row]
+        if name.endswith("_label"):
+            yield class_name(view.data.classes, int(value))
+        elif value is None or (isinstance(value, float) and np.isnan(value)):
+            yield ""
+        else:
+            yield str(value)
+
+
+def _csv(cells: Iterable[str]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow(cells)
+    return stream.getvalue()
 
 
 def _fixed(ratio: float) -> str:

@@ -4,6 +4,7 @@ Pictures are in the page as text, which a script makes into images as they are s
 thousands of pairs open at once.
 """
 
+import collections
 import json
 import os
 import re
@@ -20,11 +21,13 @@ from advjax import attacks
 from advjax.display import DASH, Descent, descent, infinite, mean, number, quantile
 from advjax.errors import AdvjaxError
 from advjax.files import write_text
+from advjax.pages import template
 from advjax.report import charts as draw
-from advjax.report.gallery import Pictures, Rows, cards
+from advjax.report.gallery import LABELS, Pictures, Rows, View, cards, class_name, csv_heads
 from advjax.runs import open_run
 from advjax.runs.reading import RunData
 from advjax.runs.schema import ERROR
+from advjax.solvers import Status
 
 GALLERY = 2000  # pairs with pictures
 FULL, FEW = 256, 300  # pictures of so many pairs are up to so many pixels wide,
@@ -48,18 +51,41 @@ class Group(NamedTuple):
         return f"{self.layer}, δ {self.delta:g}"
 
 
+class Part(NamedTuple):
+    """One run of the page."""
+
+    mark: str  # "A" and "B" of two runs, "" of one
+    data: RunData
+    rows: Rows
+    good: Int[np.ndarray, "g"]  # places in Rows of the pairs that were attacked
+    groups: list[Group]
+
+    @property
+    def title(self) -> str:
+        """The network and the folder."""
+        return f"{self.data.settings['network']}, {self.data.path.resolve().name}"
+
+    def named(self, text: str) -> str:
+        """Return a text that says of which run it is."""
+        return f"{self.mark} · {text}" if self.mark and text else self.mark or text
+
+
 def write_report(
     run: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
+    beside: str | os.PathLike[str] | None = None,
     gallery: int = GALLERY,
     root: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Write a run, finished or not, as one HTML page.
+    """Write a run, finished or not, as one HTML page; or two runs side by side.
 
     Args:
         run: The run's directory.
-        out: The file; `report.html` in the directory when None.
+        out: The file; `report.html` in the directory when None, or `report-OTHER.html` beside
+            another run.
+        beside: The directory of another run. The gallery has the pairs of source and guide that
+            both have attacked.
         gallery: The maximum number of pairs shown with pictures; of a larger run so many are
             chosen, evenly over the order of their ratios. Figures and charts are of all pairs.
         root: The folder that the paths of sources and guides are relative to, when the images have
@@ -77,50 +103,94 @@ def write_report(
     """
     if gallery < 0:
         raise AdvjaxError(f"gallery is {gallery}; give 0 or more pairs")
-    data = open_run(run)
-    rows = _rows(data)
-    if not len(rows["index"]):
-        raise AdvjaxError(f"run {str(run)!r} has no finished pair yet; wait for the first")
-    path = Path(out) if out is not None else data.path / "report.html"
-    good = np.flatnonzero(rows["status"] != ERROR)
-    groups = _groups(rows, good)
-    chosen = _chosen(rows, good, gallery)
+    parts = [_part("A" if beside else "", run)]
+    if beside is not None:
+        parts.append(_part("B", beside))
+    first = parts[0]
+    name = "report" if beside is None else f"report-{parts[1].data.path.resolve().name}"
+    path = Path(out) if out is not None else first.data.path / f"{name}.html"
+    alike = _alike(parts)
+    chosen = _chosen(first.rows, alike[0], gallery)
+    place = {row: i for i, row in enumerate(alike[0])}
+    shown = [rows[[place[row] for row in chosen]] for rows in alike]
     store = Pictures(SMALL_SIDE if len(chosen) > FEW else FULL)
-    gallery_cards = list(cards(data, rows, chosen, store, root, len(groups) > 1))
-    page = _template().render(
-        **_head(data, rows, good, groups, store),
-        summary=_summary(rows, good, groups),
-        ended=_ended(rows, good),
-        left_out=max(0, len(groups) - MAX_GROUPS),
-        charts=list(_charts(data, rows, groups)),
-        failed=int((rows["status"] == ERROR).sum()),
-        failures=_failures(rows),
+    mixed = any(len(part.groups) > 1 for part in parts)
+    views = [View(p.mark, p.data, p.rows, at) for p, at in zip(parts, shown, strict=True)]
+    gallery_cards = list(cards(views, store, root, mixed))
+    page = template("advjax.report", "page.html").render(
+        **_head(parts, store, len(alike[0])),
+        parts=[_about_run(part) for part in parts],
+        summary={"heads": HEADS, "lines": [line for part in parts for line in _summary(part)]},
+        left_out=sum(max(0, len(part.groups) - MAX_GROUPS) for part in parts),
+        charts=[chart for part in parts for chart in _charts(part)],
+        failed=sum(int((part.rows["status"] == ERROR).sum()) for part in parts),
+        failures=[row for part in parts for row in _failures(part)],
         cards=gallery_cards,
-        about_gallery=_about(data, len(good), len(chosen), store),
+        csv_heads=csv_heads(views),
+        choices=_choices(views),
+        about_gallery=_about(parts, len(alike[0]), len(chosen), store),
         images=store.encoded(),
     )
     write_text(path, page)
     return path
 
 
-def _template() -> Any:
-    import jinja2
+def _part(mark: str, run: str | os.PathLike[str]) -> Part:
+    """Read a run.
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("advjax.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html")
+    Raises:
+        RunError: There is no run, or it is damaged.
+        AdvjaxError: It has no rows yet.
+    """
+    data = open_run(run)
+    rows = _rows(data)
+    if not len(rows["index"]):
+        raise AdvjaxError(f"run {str(run)!r} has no finished pair yet; wait for the first")
+    good = np.flatnonzero(rows["status"] != ERROR)
+    return Part(mark, data, rows, good, _groups(rows, good))
+
+
+def _alike(parts: Sequence[Part]) -> list[Int[np.ndarray, "p"]]:
+    """Return the rows of the same pairs in each run: all of one run, the common ones of two.
+
+    A source and a guide may stand in a run several times, as with several deltas: the first is
+    beside the first, and so on.
+    """
+    if len(parts) == 1:
+        return [parts[0].good]
+    keyed = []
+    for part in parts:
+        seen: collections.Counter[tuple[str, str]] = collections.Counter()
+        keys = {}
+        for row in part.good:
+            pair = part.rows["source"][row], part.rows["guide"][row]
+            keys[*pair, seen[pair]] = row
+            seen[pair] += 1
+        keyed.append(keys)
+    common = [key for key in keyed[0] if key in keyed[1]]
+    return [np.array([keys[key] for key in common], int) for keys in keyed]
+
+
+def _choices(views: Sequence[View]) -> dict[str, list[tuple[str, str]]]:
+    """Return the values by which the gallery can be filtered, (value, name); none of one value."""
+    first = views[0]
+    rows, classes = first.rows, first.data.classes
+    layers = list(dict.fromkeys(rows["layer"][first.chosen]))
+    deltas = sorted({float(rows["delta"][row]) for row in first.chosen})
+    labels = {int(rows[name][row]) for name in LABELS for row in first.chosen} - {-1}
+    named = sorted((class_name(classes, label), str(label)) for label in labels)
+    choices = {
+        "layer": [(layer, layer) for layer in layers],
+        "delta": [(repr(delta), number(delta)) for delta in deltas],
+        "class": [(label, name) for name, label in named],
+    }
+    return {name: values for name, values in choices.items() if len(values) > 1}
 
 
 def _rows(data: RunData) -> Rows:
     """Return the columns from which figures are made."""
     names = ["index", "id", "source", "guide", "layer", "delta", "status", "error", "evaluations"]
-    names += ["initial_distance", "distance", "source_label", "guide_label"]
+    names += ["initial_distance", "distance", "cosine", "source_label", "guide_label"]
     for end in ("", "_uint8"):
         names += [f"{n}{end}" for n in ("ratio", "mean_change", "max_change", "psnr", "ssim")]
         names.append(f"adversarial{end}_label")
@@ -154,55 +224,64 @@ def _chosen(rows: Rows, good: Int[np.ndarray, "g"], count: int) -> Int[np.ndarra
     return order[np.round(np.linspace(0, len(order) - 1, count)).astype(int)]
 
 
-def _head(
-    data: RunData,
-    rows: Rows,
-    good: Int[np.ndarray, "g"],
-    groups: Sequence[Group],
-    store: Pictures,
-) -> dict[str, Any]:
-    settings, count, total = data.settings, len(rows["index"]), data.pairs
-    failed = count - len(good)
-    ratio = rows["ratio"][good]
+def _head(parts: Sequence[Part], store: Pictures, common: int) -> dict[str, Any]:
+    notices = []
+    for part in parts:
+        count, total = len(part.rows["index"]), part.data.pairs
+        if count < total:
+            which = f"Run {part.mark}" if part.mark else "This run"
+            notices.append(
+                f"{which} is not finished: {count:,} of {total:,} pairs are done. Give its command "
+                "again to go on, and make the report anew."
+            )
+    if len(parts) > 1 and not common:
+        notices.append("The runs have no pair of source and guide in common.")
+    if store.unreadable:
+        notices.append(
+            f"{len(store.unreadable):,} source and guide images are not where the run found them "
+            f"({store.unreadable[0]}); give their folder with --root to see them."
+        )
+    shape = parts[0].data.settings["input_shape"]
+    height, width = (int(side) for side in shape[:2])
+    names = [part.data.path.resolve().name for part in parts]
+    return {
+        "title": " beside ".join(names) if len(parts) > 1 else parts[0].title,
+        "notices": notices,
+        "version": parts[0].data.directory.manifest["versions"]["advjax"],
+        "aspect": f"{width} / {height}",
+        "pixelated": store.exact(shape),
+    }
+
+
+def _about_run(part: Part) -> dict[str, Any]:
+    """Return what the page says of one run as a whole."""
+    settings, manifest = part.data.settings, part.data.directory.manifest
+    count, total, ratio = len(part.rows["index"]), part.data.pairs, part.rows["ratio"][part.good]
     tiles = [
         ("pairs" if count == total else f"of {total:,} pairs", number(count)),
         ("mean ratio", number(mean(ratio))),
         ("median ratio", number(quantile(ratio, 0.5))),
-        ("take the guide's label", _percent(_taken(rows, good))),
-        ("failed", number(failed)),
+        ("attack success", _percent(_taken(part.rows, part.good))),
+        ("unreadable", number(count - len(part.good))),
     ]
-    notices = []
-    if count < total:
-        notices.append(
-            f"This run is not finished: {count:,} of {total:,} pairs are done. Give its command "
-            "again to go on, and make the report anew."
-        )
-    if store.unreadable:
-        first = store.unreadable[0]
-        notices.append(
-            f"{len(store.unreadable):,} source and guide images are not where the run found them "
-            f"({first}); give their folder with --root to see them."
-        )
-    manifest, solver = data.directory.manifest, settings["solver"]
+    solver = settings["solver"]
     how = _attack_name(settings)
     if solver is not None:  # runs of earlier versions may have none
         maximum = _text(solver.get("max_evaluations"))
         how += f", {solver['name']}, at most {maximum} evaluations a pair"
-    layers = dict.fromkeys([group.layer for group in groups] or [settings["layer"]])
-    deltas = sorted({group.delta for group in groups} or {settings["delta"]})
+    layers = dict.fromkeys([group.layer for group in part.groups] or [settings["layer"]])
+    deltas = sorted({group.delta for group in part.groups} or {settings["delta"]})
     kinds = f"Layer {', '.join(layers)}, δ {', '.join(map(number, deltas[:MAX_GROUPS]))}"
     shown = {k: v for k, v in manifest.items() if k not in ("classes", "root")}
-    height, width = (int(side) for side in settings["input_shape"][:2])
     return {
-        "title": f"{settings['network']}, {data.path.resolve().name}",
+        "mark": part.mark,
+        "title": part.title,
         "subtitle": f"{kinds} of 255, {how}",
-        "notices": notices,
         "tiles": tiles,
+        "ended": _ended(part.rows, part.good),
         "settings": list(_settings(settings, manifest)),
+        "origin": list(_origin(part.data)),
         "manifest": json.dumps(shown, indent=2, ensure_ascii=False),
-        "version": manifest["versions"]["advjax"],
-        "aspect": f"{width} / {height}",
-        "pixelated": store.exact(settings["input_shape"]),
     }
 
 
@@ -227,8 +306,31 @@ def _settings(
         if re.fullmatch("[0-9a-f]{32,}", text):  # a digest; the manifest has the whole of it
             text = text[:12] + "…"
         yield name.replace("_", " "), text
-    yield "devices", str(manifest.get("devices", "unknown"))
-    yield "versions", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())
+    yield "devices at the start", str(manifest.get("devices", "unknown"))
+    yield "versions at the start", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())
+
+
+def _origin(data: RunData) -> Iterator[tuple[str, str]]:
+    """Yield what the sessions of a run say of where its rows come from; nothing of an older run."""
+    history = data.history
+    if not history:
+        return
+    first, last = history[0], history[-1]
+    yield "command", first["command"]
+    if (latest := last["command"]) != first["command"]:
+        yield "the last command", latest
+    yield "folder", str(first.get("folder", DASH))
+    yield "start", first["start"]
+    yield "end", max((s["end"] for s in history if s.get("end")), default="not recorded")
+    killed = sum(1 for session in history if not session.get("end"))
+    some = f", {killed:,} of them without an end: killed, or still at work" if killed else ""
+    yield "sessions", f"{len(history):,}{some}"
+    for name in ("host", "system", "devices"):
+        yield name, "; ".join(dict.fromkeys(str(session.get(name, DASH)) for session in history))
+    made = [", ".join(f"{k} {v}" for k, v in s.get("versions", {}).items()) for s in history]
+    yield "versions", "; ".join(dict.fromkeys(made))
+    named = {name: value for s in history for name, value in s.get("files", {}).items()}
+    yield from named.items()
 
 
 def _text(value: Any) -> str:
@@ -240,23 +342,22 @@ def _text(value: Any) -> str:
 
 
 HEADS = (
-    *("", "pairs", "mean ratio", "median", "10 %", "90 %"),
+    *("layer, δ", "pairs", "mean ratio", "median", "10 %", "90 %"),
     *(f"under {ratio:g}" for ratio in RATIOS),
-    *("guide's label", "leaves the source's", "mean change", "largest", "PSNR", "SSIM"),
+    *("attack success", "leaves the source's label", "mean change", "largest", "PSNR", "SSIM"),
     "evaluations",
 )
 
 
-def _summary(rows: Rows, good: Int[np.ndarray, "g"], groups: Sequence[Group]) -> dict[str, Any]:
-    """Return a table: each group before and after rounding."""
-    named = [("All pairs", good)] if len(groups) > 1 else []
-    named += [(group.name, group.rows) for group in groups[:MAX_GROUPS]]
-    lines = [
-        (name + text, _figures(rows, at, end))
+def _summary(part: Part) -> list[tuple[str, list[str]]]:
+    """Return the lines of a table: each group before and after rounding."""
+    named = [("All pairs", part.good)] if len(part.groups) > 1 else []
+    named += [(group.name, group.rows) for group in part.groups[:MAX_GROUPS]]
+    return [
+        (part.named(name) + text, _figures(part.rows, at, end))
         for name, at in named
         for end, text in (("", ""), ("_uint8", " in 8 bits"))
     ]
-    return {"heads": HEADS, "lines": lines}
 
 
 def _figures(rows: Rows, at: Int[np.ndarray, "g"], end: str) -> list[str]:
@@ -286,14 +387,20 @@ def _mean(values: Any) -> str:
 
 def _ended(rows: Rows, good: Int[np.ndarray, "g"]) -> str:
     names, counts = np.unique(rows["status"][good].astype(str), return_counts=True)
-    return ", ".join(f"{count:,} {name}" for name, count in zip(names, counts, strict=True))
+    return "; ".join(
+        f"{count:,} because {_reason(name)}" for name, count in zip(names, counts, strict=True)
+    )
 
 
-def _charts(
-    data: RunData, rows: Rows, groups: Sequence[Group]
-) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+def _reason(status: str) -> str:
+    """Return why a pair ended in words, without what to do about it."""
+    return Status[status].text.split(";")[0] if status in Status.__members__ else status
+
+
+def _charts(part: Part) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
     """Yield each group's heading and its charts, (caption, SVG)."""
-    for group in groups[:MAX_GROUPS]:
+    rows = part.rows
+    for group in part.groups[:MAX_GROUPS]:
         at = group.rows
         charts = [
             ("Ratio", draw.histogram(rows["ratio"][at], "ratio")),
@@ -303,10 +410,10 @@ def _charts(
         ssim = rows["ssim"][at]
         if np.isfinite(ssim).any():
             charts.append(("Likeness to the source", draw.histogram(ssim, "SSIM")))
-        curves = _curves(data, rows, at)
+        curves = _curves(part.data, rows, at)
         if curves is not None:
             charts.insert(1, ("Descent", draw.descent(curves.values, curves.name)))
-        yield (group.name if len(groups) > 1 else "", charts)
+        yield part.named(group.name if len(part.groups) > 1 else ""), charts
 
 
 def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> Descent | None:
@@ -342,15 +449,21 @@ def _curves(data: RunData, rows: Rows, at: Int[np.ndarray, "g"]) -> Descent | No
     return Descent(np.stack(curves), f"{name} / initial distance" if squared else name)
 
 
-def _failures(rows: Rows) -> list[list[Any]]:
-    failed = np.flatnonzero(rows["status"] == ERROR)[:MAX_FAILURES]
+def _failures(part: Part) -> list[list[Any]]:
+    failed = np.flatnonzero(part.rows["status"] == ERROR)[:MAX_FAILURES]
     names = ("id", "source", "guide", "error")
-    return [[rows[name][row] for name in names] for row in failed]
+    return [
+        [part.named(part.rows["id"][row]), *(part.rows[n][row] for n in names[1:])]
+        for row in failed
+    ]
 
 
-def _about(data: RunData, good: int, chosen: int, store: Pictures) -> str:
-    shape = data.settings["input_shape"]
+def _about(parts: Sequence[Part], good: int, chosen: int, store: Pictures) -> str:
+    shape = parts[0].data.settings["input_shape"]
     text = "The number on a pair is its ratio. "
+    if len(parts) > 1:
+        text = f"The {good:,} pairs that both runs have attacked, with their ratios. "
+    text += "A click on a picture enlarges it. "
     if chosen < good:
         text += (
             f"{chosen:,} of {good:,} pairs are shown, chosen evenly over the order of ratios; "

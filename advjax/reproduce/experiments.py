@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advjax import files, solvers
+from advjax import attacks, files, solvers
 from advjax.analysis import Adversarial, Analysis, analyse
 from advjax.analysis.bank_rows import find_bank_rows
 from advjax.bank import Bank, build_bank
@@ -20,13 +20,14 @@ from advjax.reproduce.draw import PairSet, draw_pairs, write_pairs
 from advjax.reproduce.published import DELTA
 from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
 from advjax.runs import open_run
-from advjax.runs.directory import check_place, check_same, open_directory
+from advjax.runs.directory import check_place, check_same, count_failed, open_directory
 from advjax.runs.image_reader import TFDS, LazyImages, Reader
 from advjax.runs.pair_list import Images, find_images
 from advjax.runs.pipeline import Job
 from advjax.runs.schema import ERROR
 
 TRAIN, VALIDATION, FAILURES = "train", "validation", "failures"
+ONE_STEP = "-fgrad"  # attacks without a budget end so
 
 
 class Interrupted(KeyboardInterrupt):
@@ -207,7 +208,10 @@ class Experiments:
             write_pairs(self.settings.out / f"pairs-{pool}.csv", self.pairs(pool))
         for number, experiment in enumerate(chosen, 1):
             done = run(
-                self._job(experiment), self.pairs(experiment.pool).work, self.folder(experiment)
+                self._job(experiment),
+                self.pairs(experiment.pool).work,
+                self.folder(experiment),
+                named=self._named(experiment),
             )
             if not done.whole:
                 raise Interrupted
@@ -221,6 +225,12 @@ class Experiments:
                 where = f"{experiment.model.name}, {experiment.name}"
                 self.say(f"[{number}/{len(chosen)}] {where}: {done.new} pairs{some}")
 
+    def _named(self, experiment: Experiment) -> dict[str, Any]:
+        s = self.settings
+        options = self._options(experiment.model)
+        pairs = {"pairs": s.out / f"pairs-{experiment.pool}.csv"}
+        return pairs | {"images": s.images, "sources": s.sources} | options.files()
+
     def folder(self, experiment: Experiment) -> Path:
         """Return the run's directory."""
         return self.settings.out / "runs" / experiment.model.name / experiment.name
@@ -228,7 +238,7 @@ class Experiments:
     def _job(self, experiment: Experiment, *, outline: bool = False) -> Job:
         s = self.settings
         solver = None
-        if not experiment.attack.endswith("-fgrad"):
+        if not experiment.attack.endswith(ONE_STEP):
             solver = solvers.BY_NAME[s.solver](max_evaluations=s.evaluations(experiment.attack))
         return Job(
             net=(self._outline if outline else self.net)(experiment.model),
@@ -245,7 +255,20 @@ class Experiments:
             keep_float32=experiment.delta == s.delta and not experiment.pool.startswith(FAILURES),
         )
 
+    def budgets(self, chosen: Iterable[Experiment]) -> dict[str, int]:
+        """Return the most evaluations of a pair by attack, of those that iterate."""
+        s, names = self.settings, dict.fromkeys(experiment.attack for experiment in chosen)
+        return {
+            name: s.evaluations(name) * attacks.BY_NAME[name]().attempts
+            for name in names
+            if not name.endswith(ONE_STEP)
+        }
+
     # Results
+
+    def failed(self, experiment: Experiment) -> int:
+        """Return the number of pairs of a run that could not be attacked."""
+        return count_failed(open_run(self.folder(experiment)).table(["status"]))
 
     def column(self, experiment: Experiment, *names: str) -> dict[str, np.ndarray]:
         """Return columns of a run, without the pairs that could not be attacked."""

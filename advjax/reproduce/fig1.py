@@ -5,7 +5,9 @@ from typing import Any
 from advjax.display import TIMES, difference, magnification
 from advjax.reproduce.experiments import Experiment, Experiments
 from advjax.reproduce.output import Made, columns
-from advjax.reproduce.style import gallery
+from advjax.reproduce.style import class_name, gallery
+
+LABELS = ("source_label", "guide_label", "adversarial_uint8_label")
 
 
 def needs(experiments: Experiments) -> list[Experiment]:
@@ -26,13 +28,14 @@ def make(experiments: Experiments) -> Made:
         for experiment in chosen
     }
     k = magnification(s.delta)
+    classes = experiments.net(chosen[0].model).classes
     pictures, captions, rows = [], [], []
     for i in range(count):
         source = experiments.image(chosen[0], pairs.sources[i])
         shown: list[Any] = [source, experiments.image(chosen[0], pairs.guides[i])]
         below: list[str] = ["", ""]
         for experiment in chosen:
-            results = experiments.column(experiment, "ratio", "max_change", "ssim")
+            results = experiments.column(experiment, "ratio", "ssim", *LABELS)
             here = results["index"] == i
             if i not in made[experiment]:
                 shown += [None, None]
@@ -41,7 +44,11 @@ def make(experiments: Experiments) -> Made:
             rounded = made[experiment][i].adversarial_uint8
             shown += [rounded, difference(rounded, source, k)]
             ratio, ssim = float(results["ratio"][here][0]), float(results["ssim"][here][0])
-            below += [f"ratio {ratio:.2f}", ""]
+            of_source, of_guide, of_adversarial = (
+                class_name(classes, int(results[name][here][0])) for name in LABELS
+            )
+            below[:2] = of_source, of_guide
+            below += [f"ratio {ratio:.2f}\n{of_adversarial}".strip(), ""]
             rows.append({"pair": i, "layer": experiment.layer, "ratio": ratio, "ssim": ssim})
             rows[-1] |= {"source": pairs.sources[i], "guide": pairs.guides[i]}
         pictures.append(shown)
@@ -54,5 +61,5 @@ def make(experiments: Experiments) -> Made:
         {"": columns(rows)},
         beside,
         gallery(pictures, names, captions),
-        "The paper shows pictures, without numbers.",
+        "Below the pictures: their classes. The paper shows pictures, without numbers.",
     )

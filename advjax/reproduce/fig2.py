@@ -18,8 +18,9 @@ from advjax.engine.invert import invert
 from advjax.files import atomic_path
 from advjax.networks.identity import network_key
 from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.fig1 import LABELS
 from advjax.reproduce.output import Made, columns, headed
-from advjax.reproduce.style import gallery
+from advjax.reproduce.style import class_name, gallery
 
 NAMES = ("source", "guide", "adversarial")
 
@@ -35,6 +36,8 @@ def make(experiments: Experiments) -> Made:
     (experiment,) = needs(experiments)
     s, pairs = experiments.settings, experiments.pairs(experiment.pool)
     layers = experiments.layers(experiment.model)[1:] or experiments.layers(experiment.model)
+    classes = experiments.net(experiment.model).classes
+    results = experiments.column(experiment, *LABELS)
     pictures, captions, rows = [], [], []
     for made in sorted(experiments.adversarials(experiment, s.inverted)):
         i = made.index
@@ -48,7 +51,9 @@ def make(experiments: Experiments) -> Made:
         inversions = {layer: inverted(experiments, experiment, images, layer) for layer in layers}
         for k, name in enumerate(NAMES):
             pictures.append([images[k], *(inversions[layer][0][k] for layer in layers)])
-            captions.append([name, *("" for _ in layers)])
+            label = int(results[LABELS[k]][results["index"] == i][0])
+            below = f"{name}\n{class_name(classes, label)}".strip()
+            captions.append([below, *("" for _ in layers)])
         for layer, (seen, loss) in inversions.items():
             rows.append(
                 {
@@ -63,6 +68,7 @@ def make(experiments: Experiments) -> Made:
         {"": columns(rows)},
         headed(rows, {name: name.replace("_", " ") for name in rows[0]}),
         gallery(pictures, ("image", *layers), captions, width=1.4),
+        f"{s.invert_evaluations:,} evaluations of {s.solver} for each inversion. "
         "like: correlation of the adversarial's inversion with that of the source, of the guide. "
         "The paper shows pictures, without numbers.",
     )

@@ -89,11 +89,11 @@ def figure(tables: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
         panel = axes[pools.index(pool), layers.index(layer)]
         scatter(panel, table)
         panel.set_title(f"{layer}, {pool} guides", loc="left")
-        panel.set_ylabel("Ω(x, g)" if layer == layers[0] else "")
+        panel.set_ylabel("Ω(x, g), a cosine" if layer == layers[0] else "")
         if pool != pools[-1]:
             panel.set_xlabel("")
     drawn.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(POINTS)
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(POINTS) + 1
     )
     return drawn
 
@@ -113,8 +113,8 @@ def scatter(panel: Any, table: dict[str, np.ndarray], looks: Any = None) -> None
             markeredgewidth=0.8,
             label=name,
         )
-    panel.axvline(0, color=ORANGE, linewidth=0.6)
-    panel.set_xlabel("L(x) - L(g)")
-    panel.set_ylabel("Ω(x, g)")
+    panel.axvline(0, color=ORANGE, linewidth=0.6, label="L(g)")
+    panel.set_xlabel("L(x) - L(g) (nats)")
+    panel.set_ylabel("Ω(x, g), a cosine")
     panel.set_ylim(None, 1.02)
     panel.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))

@@ -26,7 +26,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """Make the mean ratios."""
-    rows = []
+    rows, budgets = [], experiments.budgets(needs(experiments))
     for experiment in needs(experiments):
         results = experiments.column(experiment, "ratio", "ratio_uint8", "max_change")
         ratio = results["ratio"]
@@ -36,6 +36,7 @@ def make(experiments: Experiments) -> Made:
                 "layer": experiment.layer,
                 "delta": experiment.delta,
                 "pairs": len(ratio),
+                "evaluations": budgets[experiment.attack],
                 "ratio": float(ratio.mean()),
                 "ratio_error": standard_error(ratio),
                 "ratio_uint8": float(results["ratio_uint8"].mean()),
@@ -61,7 +62,8 @@ def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     results: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         line = results.setdefault(
-            (row["attack"], row["layer"]), {"attack": row["attack"], "layer": row["layer"]}
+            (row["attack"], row["layer"]),
+            {name: row[name] for name in ("attack", "layer", "evaluations")},
         )
         line[f"delta {row['delta']:g}"] = row["ratio"]
         line["paper, delta 10"] = line.pop("paper, delta 10", None) or row["paper"]
@@ -92,7 +94,8 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
             axes.fill_between(at, ratio - error, ratio + error, color=colour, alpha=0.15, lw=0)
     for attack, line in zip(ATTACKS, ("-", ":"), strict=True):
         axes.plot([], [], color=GREY, linestyle=line, label=attack)
-    axes.axhline(1, color=BLACK, linewidth=0.4)
+    axes.fill_between([], [], color=GREY, alpha=0.3, lw=0, label="± standard error")
+    axes.axhline(1, color=BLACK, linewidth=0.4, linestyle="--", label="the source")
     axes.set_xlabel("δ (levels of 255)")
     axes.set_ylabel("mean d(a, g) / d(s, g)")
     axes.set_xticks(sorted({row["delta"] for row in rows}))

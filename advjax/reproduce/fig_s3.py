@@ -70,7 +70,7 @@ def figure(shown: Mapping[str, Any], layer: str) -> Any:
     for attack, ratio in shown.items():
         weights = np.full(len(ratio), 100 / len(ratio))
         panel.hist(ratio, edges, weights=weights, color=ATTACKS[attack], alpha=0.6, label=attack)
-    panel.axvline(1, color="black", linewidth=0.4)
+    panel.axvline(1, color="black", linewidth=0.4, linestyle="--", label="the source")
     panel.set_xlabel(f"d(a, g) / d(s, g) at {layer}")
     panel.set_ylabel("pairs (%)")
     panel.legend(loc="upper left")

@@ -26,13 +26,14 @@ def make(experiments: Experiments) -> Made:
     analyses = {
         experiment.attack: experiments.measured(experiment) for experiment in needs(experiments)
     }
-    rows, parts = [], []
+    rows, parts, budgets = [], [], experiments.budgets(needs(experiments))
     for attack, measured in analyses.items():
         t = measured.table
         rows.append(
             {
                 "attack": attack,
                 "layer": measured.layer,
+                "evaluations": budgets[attack],
                 "median delta r": median(t["delta_rank"]),
                 "all neighbours in common %": measured.summary["table_1"]["all_common"],
                 "median delta L": median(t["delta_l"]),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from advjax import solvers
 from advjax.analysis import Protocol
+from advjax.choices import FigureFormat
 from advjax.engine import Precision
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.imported import is_imported, short_name
@@ -118,6 +119,7 @@ class Settings:
         failure_deltas: The maximum changes of a pixel of the target 'failures'.
         precision: The precision of matrix products; highest is float32.
         batch_size: The number of pairs attacked at once.
+        format: The format of figures' files.
     """
 
     targets: tuple[str, ...] = ()
@@ -146,6 +148,7 @@ class Settings:
     failure_deltas: tuple[float, ...] = (5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 150.0)
     precision: Precision = "highest"
     batch_size: int = 32
+    format: FigureFormat = "png"
 
     def __post_init__(self):
         if self.model.network not in LAYERS and not is_imported(self.model.network):

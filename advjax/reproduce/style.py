@@ -1,13 +1,16 @@
 """The look of the figures: the page's column widths, one palette, nothing that is not needed."""
 
 import contextlib
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from advjax.display import SMALL, squeeze_grey, to_uint8
+from advjax.reproduce.output import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,8 +75,10 @@ def histogram(axes: "Axes", values: Any, label: str, colour: str = BLUE, bins: i
         return
     edges = np.linspace(0, max(1.0, float(values.max())), bins + 1).tolist()
     axes.hist(values, edges, weights=np.full(len(values), 100 / len(values)), color=colour)
-    axes.axvline(values.mean(), color=BLACK, linewidth=0.8, linestyle="--")
+    mean = f"mean {shown(values.mean())}"
+    axes.axvline(values.mean(), color=BLACK, linewidth=0.8, linestyle="--", label=mean)
     axes.set_xlim(0, edges[-1])
+    axes.legend()
 
 
 def picture(axes: "Axes", image: np.ndarray) -> None:
@@ -83,8 +88,8 @@ def picture(axes: "Axes", image: np.ndarray) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     interpolation = "nearest" if max(image.shape[:2]) <= SMALL else "lanczos"
-    shown = squeeze_grey(to_uint8(image))
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
+    grey = squeeze_grey(to_uint8(image))
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
 
 
 def gallery(
@@ -96,9 +101,11 @@ def gallery(
     """
     columns = len(names)
     each = min(width, PAGE / columns)
-    captioned = any(any(row) for row in captions)
+    lines = max((text.count("\n") + 1 for row in captions for text in row if text), default=0)
+    captioned = lines > 0
+    below = 0.06 + 0.1 * lines if captioned else 0
     figure, axes = panels(
-        len(pictures), columns, each * columns, len(pictures) * (each + 0.16 * captioned) + 0.2
+        len(pictures), columns, each * columns, len(pictures) * (each + below) + 0.2
     )
     for r, row in enumerate(pictures):
         for c, image in enumerate(row):
@@ -113,9 +120,22 @@ def gallery(
     return figure
 
 
+def class_name(classes: Sequence[str] | None, label: int) -> str:
+    r"""Return a class's first name in lines of a small picture's width; "" where there are none.
+
+    Example:
+        >>> class_name(["tabby, tabby cat", "great white shark, white shark"], 1)
+        'great white\nshark'
+    """
+    if classes is None or not 0 <= label < len(classes):
+        return ""
+    lines = textwrap.wrap(classes[label].split(",")[0], 15, max_lines=2, placeholder="…")
+    return "\n".join(lines)
+
+
 def save(figure: "Figure", path: Any) -> None:
-    """Write a PNG file, atomically."""
+    """Write a figure in the format of the path's suffix, atomically."""
     from advjax.files import atomic_path
 
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format=Path(path).suffix[1:])

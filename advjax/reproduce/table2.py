@@ -8,7 +8,7 @@ from advjax.reproduce.output import Made, columns, shown
 
 def make(experiments: Experiments) -> Made:
     """Make a row for each layer: delta S and I/U with the source, of both attacks."""
-    rows, beside = [], {}
+    rows, beside, budgets = [], {}, experiments.budgets(needs(experiments))
     for experiment in needs(experiments):
         counted = experiments.measured(experiment).summary["table_2"]
         for layer in reversed(experiments.counted(experiment.model)):
@@ -18,15 +18,17 @@ def make(experiments: Experiments) -> Made:
                 {
                     "attack": experiment.attack,
                     "layer": layer,
+                    "evaluations": budgets[experiment.attack],
                     "active_change": change,
                     "paper_active_change": known[0],
                     "active_overlap": overlap,
                     "paper_active_overlap": known[1],
                 }
             )
-            beside.setdefault(layer, {"layer": layer})[f"{experiment.attack} delta S, I/U %"] = (
-                f"{shown(change)}, {shown(overlap)}"
+            head = (
+                f"{experiment.attack}, {budgets[experiment.attack]:,} evaluations: delta S, I/U %"
             )
+            beside.setdefault(layer, {"layer": layer})[head] = f"{shown(change)}, {shown(overlap)}"
             beside[layer][f"{experiment.attack}, paper"] = (
                 ", ".join(map(str, known)) if known[0] is not None else None
             )

@@ -4,7 +4,7 @@ A module has `needs(experiments)`, the attacks as data, and `make(experiments)`,
 of their results. `Experiments` does the attacks, once for all targets, and measures them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from advjax import files
@@ -24,6 +24,7 @@ from advjax.reproduce import (
     table_s2,
 )
 from advjax.reproduce.experiments import Experiment, Experiments
+from advjax.reproduce.origin import file_name, keep, origin, text
 from advjax.reproduce.output import Made, markdown, write_csv
 from advjax.reproduce.settings import Settings
 from advjax.reproduce.style import save, style
@@ -64,7 +65,8 @@ def reproduce(settings: Settings) -> None:
     """Make the targets of the settings; attacks that are done already are not run again.
 
     Writes OUT/TARGET.csv (some write several), OUT/TARGET.png and OUT/TARGET.md, and prints the
-    latter: the numbers beside the published ones.
+    latter: the numbers beside the published ones, and how they were made. OUT/index.html shows all
+    targets that are there, OUT/settings.json keeps their settings.
 
     Raises:
         UnknownName: No such target.
@@ -82,18 +84,23 @@ def reproduce(settings: Settings) -> None:
         experiments.attack(wanted[name])
         with style():
             made = TARGETS[name].make(experiments)
-            write(settings, name, made)
+            write(settings, name, made, origin(experiments, wanted[name], TARGETS[name].measured))
 
 
-def write(settings: Settings, name: str, made: Made) -> None:
-    """Write a target's files, and print its numbers."""
+def write(settings: Settings, name: str, made: Made, lines: Mapping[str, str]) -> None:
+    """Write a target's files, and print its numbers and how they were made."""
     for more, table in made.tables.items():
-        write_csv(settings.out / f"{name}{'-' if more else ''}{more}.csv", table)
+        write_csv(settings.out / file_name(name, more), table)
+    figure = ""
     if made.figure is not None:
-        save(made.figure, settings.out / f"{name}.png")
-    text = markdown(made.beside) + (f"\n\n{made.words}" if made.words else "")
-    files.write_text(settings.out / f"{name}.md", text + "\n")
-    print(f"\n{name}: {TARGETS[name].what}\n\n{text}\n", flush=True)
+        figure = f"{name}.{settings.format}"
+        save(made.figure, settings.out / figure)
+    what = TARGETS[name].what
+    parts = [markdown(made.beside), made.words, "How it was made:", text(lines)]
+    said = "\n\n".join(part for part in parts if part)
+    files.write_text(settings.out / f"{name}.md", said + "\n")
+    keep(settings, name, what, made, lines, figure)
+    print(f"\n{name}: {what}\n\n{said}\n", flush=True)
 
 
 def _names(settings: Settings) -> list[str]:

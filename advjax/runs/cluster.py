@@ -11,7 +11,7 @@ import importlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pyarrow as pa
 from advjax.errors import AdvjaxError
 from advjax.runs import directory as directories
 from advjax.runs.driver import Outcome, open_or_create, remaining, stop_requests
+from advjax.runs.history import session
 from advjax.runs.lock import locked
 from advjax.runs.pair_list import PairList
 from advjax.runs.pipeline import AHEAD, SAVED, Job, Tally, Task, attack_blocks
@@ -70,6 +71,7 @@ def run_on_ray(
     retry_failed: bool = False,
     progress: bool | None = None,
     save_every: float = SAVED,
+    named: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Do the work of `advjax.runs.driver.run` on a Ray cluster; needs the extra `ray`.
 
@@ -85,6 +87,7 @@ def run_on_ray(
         retry_failed: See `run`.
         progress: See `run`.
         save_every: See `run`.
+        named: See `run`.
 
     Raises:
         RunError: As in `run`.
@@ -114,12 +117,17 @@ def run_on_ray(
             for block in left.blocks
         ]
         try:
-            with stop_requests() as stop, contextlib.closing(display):
+            with (
+                session(directory.path, named, f"Ray, {len(ray.nodes())} machines") as record,
+                stop_requests() as stop,
+                contextlib.closing(display),
+            ):
                 # Kept here: a worker that is restarted asks for them again.
                 given = ray.put(job), ray.put(pairs)
                 crew = _start(ray, given, job, workers, len(tasks), save_every)
                 try:
                     whole, last = _hand_out(ray, crew, tasks, job, directory, display, stop)
+                    record |= {"pairs": last.rows, "failed": last.failed}
                 finally:
                     for worker in crew:
                         ray.kill(worker)

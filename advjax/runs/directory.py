@@ -28,6 +28,7 @@ from jaxtyping import Int
 
 from advjax import files
 from advjax.errors import AdvjaxError
+from advjax.runs.history import HISTORY
 from advjax.runs.pair_list import COLUMNS, PairList
 from advjax.runs.schema import ERROR, SCHEMA
 
@@ -184,7 +185,9 @@ class RunDirectory:
 
     def clean(self) -> None:
         """Remove the files that killed processes left; see `files.remove_abandoned`."""
-        for folder in (self.path, self.path / SHARDS, self.path / UNFINISHED):
+        for folder in (
+            *(self.path, self.path / SHARDS, self.path / UNFINISHED, self.path / HISTORY),
+        ):
             files.remove_abandoned(folder)
         whole = self.shards()
         for path in self.path.glob(f"{SHARDS}/part-*.parquet"):

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +13,11 @@ from advjax.display import versions
 from advjax.errors import AdvjaxError
 from advjax.runs import directory as directories
 from advjax.runs.directory import Block, RunDirectory, count_rows
+from advjax.runs.history import PACKAGES, session
 from advjax.runs.lock import locked, locked_share
 from advjax.runs.pair_list import PairList
 from advjax.runs.pipeline import SAVED, Job, Tally, Task, attack_blocks
 from advjax.runs.progress import Display
-
-PACKAGES = ("advjax", "jax", "jaxlib", "flax", "numpy", "pyarrow", "pillow")
 
 
 class Outcome(NamedTuple):
@@ -39,6 +38,7 @@ def run(
     retry_failed: bool = False,
     progress: bool | None = None,
     save_every: float = SAVED,
+    named: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Attack every pair that has no row yet in the run's directory.
 
@@ -52,6 +52,8 @@ def run(
         progress: None: a bar on a terminal, a line a minute elsewhere.
         save_every: Seconds between two savings of blocks that are not whole. A killed process loses
             at most the work of so many seconds.
+        named: Names of the files that pairs and weights came from, for the record of this session
+            (`advjax.runs.history`).
 
     Raises:
         RunError: The directory holds another run, is damaged, or another process works there.
@@ -67,6 +69,7 @@ def run(
             retry_failed=retry_failed,
             progress=progress,
             save_every=save_every,
+            named=named,
         )
 
 
@@ -83,7 +86,7 @@ def run_share(
         out: The directory.
         index: The number of this process, from 0.
         count: The number of processes.
-        **options: `retry_failed`, `progress` and `save_every`, as in `run`.
+        **options: `retry_failed`, `progress`, `save_every` and `named`, as in `run`.
 
     Raises:
         RunError: As in `run`.
@@ -113,13 +116,18 @@ def open_or_create(job: Job, pairs: PairList, out: Path) -> RunDirectory:
 
 def about(job: Job, pairs: PairList) -> dict[str, Any]:
     """Return the part of a manifest in which a resumed run may differ."""
-    devices = jax.local_devices()
     return {
         "root": str(pairs.root.resolve()),
         "classes": None if job.net.classes is None else list(job.net.classes),
         "versions": versions(PACKAGES),
-        "devices": f"{len(devices)} {devices[0].platform} {devices[0].device_kind}",
+        "devices": devices(),
     }
+
+
+def devices() -> str:
+    """Return the devices of this process in words."""
+    mine = jax.local_devices()
+    return f"{len(mine)} {mine[0].platform} {mine[0].device_kind}"
 
 
 def work_through(
@@ -131,6 +139,7 @@ def work_through(
     retry_failed: bool = False,
     progress: bool | None = None,
     save_every: float = SAVED,
+    named: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Attack the pairs without a row of one share of the blocks; the caller holds the lock.
 
@@ -142,6 +151,7 @@ def work_through(
         retry_failed: See `run`.
         progress: See `run`.
         save_every: See `run`.
+        named: See `run`.
     """
     left = remaining(directory, pairs, share, retry_failed)
     if not left.blocks:
@@ -155,7 +165,11 @@ def work_through(
         for block in left.blocks:
             yield Task(block, directory.known(block.number, failed=not retry_failed))
 
-    with stop_requests() as stop, contextlib.closing(display):
+    with (
+        session(directory.path, named, devices(), share) as record,
+        stop_requests() as stop,
+        contextlib.closing(display),
+    ):
 
         def watch(tally: Tally) -> bool:
             display(tally)
@@ -171,6 +185,7 @@ def work_through(
             save_every=save_every,
         )
         display(last)
+        record |= {"pairs": last.rows, "failed": last.failed}
     if whole and share[1] == 1:
         directory.tidy()
     return left.outcome(last, whole)

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from advjax.data.images import decode_image
 from advjax.errors import UnknownName
 from advjax.runs.directory import RunDirectory, RunError, by_schema, open_directory
+from advjax.runs.history import sessions
 from advjax.runs.image_reader import Reader
 from advjax.runs.schema import SCHEMA
 
@@ -54,6 +55,11 @@ class RunData:
     def pairs(self) -> int:
         """The number of pairs of the run; also the number of rows when it is finished."""
         return self.directory.manifest["pairs"]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The sessions of the run: command, start, end, host, versions, files, ..."""
+        return sessions(self.path)
 
     def __len__(self) -> int:
         """Return the number of rows so far."""

@@ -57,6 +57,7 @@ def result_row(item: Item, result: PairResult, keep_float32: bool, squared: bool
         "distance_uint8": result.distance_uint8,
         "ratio": result.ratio,
         "ratio_uint8": result.ratio_uint8,
+        "cosine": result.cosine,
         "source_label": result.source_label,
         "guide_label": result.guide_label,
         "adversarial_label": result.label,

@@ -4,6 +4,7 @@
     DIR/pairs.parquet                      the pair list, in order (see `advjax.runs.pair_list`)
     DIR/shards/part-00012-0f3a….parquet    rows of block 12, whole; named by its SHA-256's beginning
     DIR/unfinished/…                       rows of blocks that are not whole yet; empty at the end
+    DIR/history/….json                     a record of each session (see `advjax.runs.history`)
 
 One row is one pair. Rows come in the order of the pair list within a shard. A pair that could not
 be attacked has `status` "ERROR", its reason in `error`, and null in every column of results.
@@ -30,6 +31,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "distance_uint8": (pa.float64(), "the same after rounding to 8 bits"),
     "ratio": (pa.float64(), "distance / initial_distance"),
     "ratio_uint8": (pa.float64(), "distance_uint8 / initial_distance"),
+    "cosine": (pa.float64(), "of adversarial and guide at the layer; NaN for several layers"),
     "source_label": (pa.int32(), "the network's label of the source; null without an output layer"),
     "guide_label": (pa.int32(), "of the guide"),
     "adversarial_label": (pa.int32(), "of the float32 adversarial"),

@@ -1,7 +1,7 @@
 """Two-metric projected L-BFGS: the paper's minimiser as a state machine, one evaluation a step."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,8 +119,6 @@ class ProjectedLBFGS:
         ([1.0, 3.0], 'GTOL')
     """
 
-    compares_values: ClassVar[bool] = True
-
     max_evaluations: int = 500
     history: int = 10
     ftol: float = 2.220446049250313e-9  # SciPy's factr 1e7 times the epsilon of float64
@@ -134,8 +132,13 @@ class ProjectedLBFGS:
     line_search: bool = True
 
     @property
+    def compares_values(self) -> bool:
+        """The line search compares values along the gradient."""
+        return self.line_search
+
+    @property
     def accepts_smoothing(self) -> bool:
-        """No line search compares values along the gradient."""
+        """See `compares_values`."""
         return not self.line_search
 
     def __post_init__(self):
