@@ -487,6 +487,27 @@ def test_an_unknown_operation_is_named_and_layers_before_it_can_be_had(tmp_path)
         Network.from_onnx(path, layers=("relux",))
 
 
+def test_branches_are_named_and_constants_are_of_their_kinds(tmp_path):
+    text = [
+        "three = Constant <value_int = 3> ()",
+        "half = Constant <value_float = 0.5> ()",
+        "row = Constant <value_floats = [1.0, 2.0, 3.0, 4.0]> ()",
+        "rows = Constant <value_ints = [0, -1, 4]> ()",
+        "flat = Reshape (x, rows)",
+        "scaled = Mul (flat, row)",
+        "summed = Add (scaled, half)",
+        "y = Gather <axis = 1> (summed, three)",
+    ]
+    net = check(model(text, 17), tmp_path)
+    assert {str(value.dtype) for value in net.params.values()} == {"float32"}
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["z"])], "g", [], [])
+    made = model([*text, "flag = Cast <to = 9> (three)"], 17)
+    branches = {"then_branch": branch, "else_branch": branch}
+    made.graph.node.append(helper.make_node("If", ["flag"], ["either"], **branches))
+    with pytest.raises(AdvjaxError, match=r"does not know .*: If \(of 'either'\); give layers"):
+        Network.from_onnx(saved(made, tmp_path))
+
+
 def test_an_unknown_attribute_is_named(tmp_path):
     made = model(lines(SMALL))
     made.graph.node[1].attribute.append(helper.make_attribute("slope", 1.0))

@@ -27,6 +27,7 @@ from advjax.networks.program import Output, Program, Ref, Step, compute, run
 
 Shape = tuple[int, int, int]
 OWN = ("", "ai.onnx")
+CONSTANTS = {"value": None, "value_float": np.float32, "value_int": np.int64}
 OLDEST = 7  # before it, operations had other rules of broadcasting
 
 
@@ -131,9 +132,10 @@ def _read(path: Path) -> Graph:
         raise AdvjaxError(f"{path} is damaged: {_line(error)}") from error
     for node in nodes:
         if node.operation == "Constant":
-            ((key, value),) = node.attributes.items()
-            kind = {"value_f": np.float32, "value_i": np.int64}.get(key.removesuffix("s"))
-            weights[node.outputs[0]] = np.asarray(value, kind)
+            ((key, value),) = node.attributes.items()  # one, as ONNX has checked
+            if key.removesuffix("s") not in CONSTANTS:
+                raise AdvjaxError(f"{node} of {path} has {key}, which is not known here")
+            weights[node.outputs[0]] = np.asarray(value, CONSTANTS[key.removesuffix("s")])
     images = [given for given in images if given.name not in weights]
     if len(images) != 1:
         names = ", ".join(given.name for given in images) or "none"
@@ -170,9 +172,9 @@ def _attribute(attribute: Any, read: Callable[[Any], np.ndarray]) -> Any:
     value = importlib.import_module("onnx.helper").get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, int | float | str):
-        return value
-    return read(value) if hasattr(value, "data_type") else list(value)
+    if hasattr(value, "data_type"):
+        return read(value)
+    return list(value) if hasattr(value, "__len__") and not isinstance(value, str) else value
 
 
 def _check_names(graph: Any) -> None:
