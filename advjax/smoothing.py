@@ -9,7 +9,8 @@ whose half-width is 4 c m; there is no gradient through m. A clip has one ramp u
 and one down at its upper end, the derivative of a clip that is smoothed over that width. The width
 c falls over a solve (`Smoothing`), and with c = 0 the gradient is exact. It is in proportion to the
 pair's relative distance (`Attack.relative_distance`), up to `WHOLE`: where source and guide differ
-little in the layer, as in a random network, few kinks are crossed, and wide ramps would only be wrong.
+little in the layer, as in a random network, few kinks are crossed, and wide ramps would only be
+wrong.
 Relatives: surrogate gradients of spiking networks, linear backpropagation (Guo et al., 2020),
 graduated optimisation.
 
