@@ -94,10 +94,11 @@ def drawn(
         (2, 3, 4, 4, 3)
     """
     images = jnp.asarray(images, jnp.float32)
-    keys = jax.random.split(jax.random.key(seed), (len(images), count))
     apply = Transforms(steps)  # pyright: ignore[reportArgumentType]
-    each = [[apply(k, image) for k in own] for own, image in zip(keys, images, strict=True)]
-    return np.clip(np.array(jax.device_get(each)), 0, 255)
+    keys = jax.random.split(jax.random.key(seed), len(images) * count)
+    both = keys, jnp.repeat(images, count, 0)
+    found = np.asarray(jax.lax.map(lambda each: apply(*each), both))
+    return np.clip(found, 0, 255).reshape(len(images), count, *images.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)

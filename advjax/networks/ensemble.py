@@ -91,7 +91,7 @@ def ensemble(
         >>> both.layers
         a/mean  3  3 units
         b/mean  3  3 units
-        >>> both(jnp.full((1, 4, 4, 3), 8.0))["b/mean"]
+        >>> both(jnp.full((1, 4, 4, 3), 8.0), "b/mean")["b/mean"].round(3)
         Array([[8., 8., 8.]], dtype=float32)
     """
     if not isinstance(networks, Mapping) or not networks:
