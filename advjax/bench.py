@@ -122,12 +122,12 @@ def step_times(
     images = photographs(2 * batch, net.input_shape)
     pairs = [(i, Pair(images[i], images[batch + i])) for i in range(batch)]
     problems = stream.prepare(pairs)
-    lanes = stream.empty_lanes(batch, problems[0].target)
+    lanes = stream.empty_lanes(batch, problems[0])
     for lane, problem in enumerate(problems):
         lanes = stream.insert(lanes, lane, problem)
 
     x = jnp.asarray(images[:batch].reshape(batch, -1), jnp.float32)
-    target = jax.device_get(lanes.target)  # the lanes will be donated
+    target = jax.device_get(lanes.task.target)  # the lanes will be donated
 
     @jax.jit
     def evaluate(params, x, target):

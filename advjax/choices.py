@@ -5,8 +5,11 @@ The things that they name stand in `advjax.attacks.BY_NAME`, `advjax.solvers.BY_
 
 from typing import Literal
 
-AttackName = Literal["feature-opt", "feature-linear", "feature-fgrad", "label-opt", "label-fgrad"]
+AttackName = Literal[
+    "feature-opt", "feature-linear", "feature-fgrad", "feature-away", "label-opt", "label-fgrad"
+]
 Metric = Literal["l2", "cosine"]
+Tokens = Literal["all", "mean", "nearest"]
 SolverName = Literal[
     "lbfgs", "sign", "scipy", "sign-pgd", "mi-fgsm", "m-attack", "adam", "nightshade", "apgd"
 ]

@@ -1,4 +1,4 @@
-"""How numbers, images and descents are shown, and statistics that leave NaN out."""
+"""Numbers, images and descents as they are shown, and statistics that leave NaN out."""
 
 import contextlib
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""What attacks give back: the result of one pair and of many, shown, saved and read again."""
+"""The result of an attack on one pair and on many: shown, saved and read again."""
 
 import base64
 import dataclasses
@@ -70,11 +70,13 @@ class PairResult(NamedTuple):
     # distance; feature-linear: that of the linear map.
     objective: float = math.nan
     cosine: float = math.nan  # of adversarial and guide in the layer; NaN for several layers
+    cosine_uint8: float = math.nan  # of the image in 8 bits
+    layer_ratios: Float[np.ndarray, "k"] | float = math.nan  # of each layer by itself
 
     @property
     def ratio_uint8(self) -> float:
         """The ratio of the image in 8 bits: distance_uint8 / initial_distance."""
-        return self.distance_uint8 / self.initial_distance if self.initial_distance else 0.0
+        return ratio_of(self.distance_uint8, self.initial_distance)
 
     def __repr__(self) -> str:
         """Describe the pair's result in one line."""
@@ -84,9 +86,27 @@ class PairResult(NamedTuple):
         )
 
 
+def ratio_of(distance: float, initial: float) -> float:
+    """Return distance / initial; of 0 and 0 it is 0, of more and 0 NaN.
+
+    Example:
+        >>> ratio_of(1.0, 4.0), ratio_of(0.0, 0.0), ratio_of(1.0, 0.0)
+        (0.25, 0.0, nan)
+    """
+    return distance / initial if initial else 0.0 if distance == 0 else math.nan
+
+
 COLUMNS = tuple(name for name in PairResult._fields if name != "index")
 """The fields that the results of one pair and of many have in common."""
-REALS = ("ratio", "distance", "initial_distance", "distance_uint8", "objective", "cosine")
+REALS = (
+    "ratio",
+    "distance",
+    "initial_distance",
+    "distance_uint8",
+    "objective",
+    "cosine",
+    "cosine_uint8",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -113,6 +133,8 @@ class AttackResult:
         objective: The attack's objective at the adversarial, in the solver's precision.
         cosine: The cosine of the angle between the activations of adversarial and guide; NaN for
             several layers, without a guide, or where one of them is zero.
+        cosine_uint8: The same of the image in 8 bits.
+        layer_ratios: The ratio in each layer by itself: of an ensemble each member's own.
         source: The sources, as the network takes them.
         guide: The guides: images [n, h, w, c], or [n, k, h, w, c]; None where they were
             activations, or where there were none.
@@ -147,6 +169,8 @@ class AttackResult:
     trace: Float[np.ndarray, "n e"] | None
     objective: Float[np.ndarray, "n"]
     cosine: Float[np.ndarray, "n"]
+    cosine_uint8: Float[np.ndarray, "n"]
+    layer_ratios: Float[np.ndarray, "n k"]
     source: Shaped[np.ndarray, "n h w c"] | None = None
     guide: Shaped[np.ndarray, "n ..."] | None = None
     delta: Float[np.ndarray, "n"] | None = None
@@ -156,10 +180,9 @@ class AttackResult:
     @property
     def ratio_uint8(self) -> Float[np.ndarray, "n"]:
         """The ratio of the images in 8 bits: distance_uint8 / initial_distance."""
-        initial = self.initial_distance
-        return np.divide(
-            self.distance_uint8, initial, out=np.zeros_like(initial), where=initial != 0
-        )
+        initial, distance = self.initial_distance, self.distance_uint8
+        none = np.where(distance == 0, np.float32(0), np.float32(np.nan))
+        return np.divide(distance, initial, out=none, where=initial != 0)
 
     def __len__(self) -> int:
         return len(self.adversarial)
@@ -217,7 +240,7 @@ class AttackResult:
         table: dict[str, list[Any]] = {"pair": list(range(len(self)))}
         for name in ("ratio", "ratio_uint8", "distance", "distance_uint8", "initial_distance"):
             table[name] = [_finite(value) for value in getattr(self, name)]
-        for name in ("cosine", "objective", "delta"):
+        for name in ("cosine", "cosine_uint8", "objective", "delta"):
             if (column := getattr(self, name)) is not None:
                 table[name] = [_finite(value) for value in column]
         table["evaluations"] = self.evaluations.tolist()
@@ -445,7 +468,8 @@ def stack(results: Sequence[PairResult], **more: Any) -> AttackResult:
             return None
         if name == "trace":
             values = [np.pad(v, (0, longest - len(v)), constant_values=np.nan) for v in values]
-        return np.asarray(values, np.float32 if isinstance(values[0], float) else None)
+        single = isinstance(values[0], float) or name == "layer_ratios"
+        return np.asarray(values, np.float32 if single else None)
 
     return AttackResult(**{name: column(name) for name in COLUMNS}, **more)
 
@@ -486,6 +510,7 @@ def _figures(pair: PairResult, settings: Mapping[str, Any]) -> dict[str, Any]:
         "status": pair.status.name,
         "status_text": pair.status.text,
         **{name: _finite(getattr(pair, name)) for name in ("ratio_uint8", *REALS)},
+        "layer_ratios": [_finite(value) for value in np.atleast_1d(pair.layer_ratios)],
         "trace": [_finite(value) for value in trace],
     }
 
@@ -536,6 +561,7 @@ def _read_pair(
         known: dict[str, Any] = {name: figures.get(name) for name in COLUMNS[2:]}
         known = {k: math.nan if v is None and k in REALS else v for k, v in known.items()}
         known |= {"status": Status[known["status"]], "trace": tensors.get("trace")}
+        known["layer_ratios"] = np.array(known["layer_ratios"] or [None], np.float32)
         noted["settings"].get("delta")
         pair = PairResult(index, adversarial, rounded, **known)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

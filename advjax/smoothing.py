@@ -52,7 +52,7 @@ class Smoothing:
         ['0.500', '0.050', '0.005']
     """
 
-    first: float = 0.7
+    first: float = 0.5
     last: float = 0.014
 
     def __post_init__(self):

@@ -51,14 +51,15 @@ FALLING = ("nightshade", "apgd")  # of the published rules, those whose steps de
 def contenders(budget: int) -> dict[str, Any]:
     """The solvers by name; those whose steps depend on the budget carry it in their name.
 
-    "Smoothed" is `SignMomentum` with smoothed gradients, the default; "SmoothedLBFGS" likewise.
+    "Smoothed" is `SignMomentum` with smoothed gradients, the default; "SmoothedLBFGS" is
+    `ProjectedLBFGS` with smoothed gradients and without its line search.
     """
     ours = {
         PEER: solvers.ScipyLBFGSB(budget),
         "ProjectedLBFGS": solvers.ProjectedLBFGS(budget),
         f"SignMomentum-{budget}": solvers.SignMomentum(budget),
         f"Smoothed-{budget}": solvers.SignMomentum(budget),
-        f"SmoothedLBFGS-{budget}": solvers.ProjectedLBFGS(budget),
+        f"SmoothedLBFGS-{budget}": solvers.ProjectedLBFGS(budget, line_search=False),
         "JaxoptLBFGSB": solvers.JaxoptLBFGSB(budget),
     }
     published = {

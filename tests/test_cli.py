@@ -500,7 +500,8 @@ def test_importing_advjax_is_quiet_and_light():
 
 
 @pytest.mark.parametrize(
-    "attack", ["feature-opt", "feature-linear", "feature-fgrad", "label-opt", "label-fgrad"]
+    "attack",
+    ["feature-opt", "feature-linear", "feature-fgrad", "feature-away", "label-opt", "label-fgrad"],
 )
 def test_every_attack_by_name(attack, run, folder, tmp_path):
     out = tmp_path / "out"

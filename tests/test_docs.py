@@ -1,8 +1,8 @@
 """The guides' code runs: every ```python block of a page, one after the other, as a reader would.
 
 Blocks marked ```python no-run need something that is not here, such as a file of the reader's;
-they must still be Python. Those marked ```python torch run where PyTorch is installed. Each line of
-a block marked ```sh run is a command of advjax that succeeds.
+they must still be Python. Those marked with packages, as ```python torch, run where these are
+installed. Each line of a block marked ```sh run is a command of advjax that succeeds.
 """
 
 import importlib.util
@@ -18,7 +18,6 @@ import pytest
 from advjax import cli
 
 ROOT = Path(__file__).parents[1]
-TORCH = importlib.util.find_spec("torch") is not None
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)``` *$",
@@ -49,7 +48,8 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         for info, code in blocks(page):
             if info.split()[:1] == ["python"]:
                 program = compile(code, str(page), "exec")
-                if info == "python" or (info == "python torch" and TORCH):
+                packages = info.split()[1:]  # or no-run, which is none
+                if all(importlib.util.find_spec(name) for name in packages):
                     exec(program, namespace)
             elif info == "sh run":
                 for line in code.split("\n"):

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "advjax"
 EVERYBODYS = {"choices", "errors", "files", "display"}
 COMPILED = {  # rooms, or files of them, that may compile; `engine` alone compiles attacks
-    *("engine", "smoothing", "networks/network.py", "metrics", "solvers/check.py"),
-    *("runs/rows.py", "analysis/measure.py", "bench"),
+    *("engine", "smoothing", "networks/network.py", "networks/from_onnx.py", "metrics"),
+    *("solvers/check.py", "runs/rows.py", "analysis/measure.py", "bench"),
 }
 
 

@@ -314,6 +314,21 @@ def test_pooled_size(size, window, stride, padding, pooled):
     assert len(window_starts(size, window, stride, padding)) == pooled
 
 
+def test_pooling_with_unequal_padding():
+    x = np.random.default_rng(0).normal(size=(2, 6, 7, 3))
+    sides = ((1, 0), (0, 2))
+    zeros = np.pad(x, ((0, 0), *sides, (0, 0)))
+    lowest = np.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-np.inf)
+    for ceil in (False, True):
+        most = layers.max_pool(x, 3, 2, sides, ceil=ceil)
+        np.testing.assert_array_equal(most, layers.max_pool(lowest, 3, 2, ceil=ceil))
+        mean = layers.average_pool(x, 3, 2, sides, ceil=ceil)
+        np.testing.assert_allclose(mean, layers.average_pool(zeros, 3, 2, ceil=ceil))
+    inner = layers.average_pool(np.ones_like(x), 3, 2, sides, divisor="image")
+    np.testing.assert_allclose(inner, 1)
+    assert [layers.pooled_size(5, 3, 2, sides) for sides in ((0, 2), (2, 0), (0, 3))] == [3, 3, 3]
+
+
 def test_average_pool_divides_at_the_border_by_the_window_clipped_to_the_padding():
     # Ones, 5 wide: window 3, stride 2, padding 1 covers -1..1, 1..3, 3..5 of -1..5.
     y = layers.average_pool(np.ones((1, 5, 5, 1)), 3, 2, 1)[0, :, :, 0]

@@ -34,9 +34,6 @@ class Cosine(Attack):
         norms = jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(g, axis=1)
         return 1 - jnp.sum(a * g, 1) / norms
 
-    def threshold(self, ratio, initial):
-        return ratio * initial
-
 
 def cosine_distance(images, guides):
     a, g = (np.asarray(NET(x)["ip1"], np.float64) for x in (images, guides))
@@ -68,7 +65,7 @@ def test_an_attack_without_a_ratio_refuses_a_target_ratio():
     with pytest.raises(advjax.AdvjaxError, match=r"target_ratio is 0.5, and label-opt has no"):
         advjax.attack(NET, SOURCES, GUIDES, attack="label-opt", target_ratio=0.5)
     pair = advjax.Pair(SOURCES[0], GUIDES[0], target_ratio=0.5)
-    with pytest.raises(advjax.AdvjaxError, match=r"target_ratio is 0\.5, and label-opt"):
+    with pytest.raises(advjax.AdvjaxError, match=r"target_ratio of pair 0 is 0\.5, and label-opt"):
         list(advjax.attack_stream(NET, [pair], attack="label-opt"))
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -139,13 +140,19 @@ def test_a_shards_bytes_do_not_depend_on_the_order_of_its_rows(directory, tmp_pa
     assert not list((other.path / "unfinished").iterdir())
 
 
-def test_readable_as_they_are(whole):
-    pandas, duckdb = pytest.importorskip("pandas"), pytest.importorskip("duckdb")
-    folder = whole.path / "shards"
-    assert pandas.read_parquet(folder)["index"].tolist() == list(range(10))
-    query = f"select count(*), avg(ratio) from '{folder}/*.parquet'"
-    ((count, mean),) = duckdb.sql(query).fetchall()
+def test_readable_as_they_are(whole, tmp_path):
+    import duckdb
+    import pandas
+
+    folder = tmp_path / "delta=5" / "run" / "shards"  # looks like a partition to DuckDB
+    shutil.copytree(whole.path / "shards", folder)
+    rows = pandas.read_parquet(whole.path / "shards")
+    assert rows["index"].tolist() == list(range(10))
+    shards = f"read_parquet('{folder}/*.parquet', hive_partitioning = false)"
+    query = f"select count(*), avg(ratio), any_value(delta) from {shards}"
+    ((count, mean, delta),) = duckdb.sql(query).fetchall()
     assert (count, mean) == (10, pytest.approx(4.6))
+    assert delta is None  # as in the rows; the path would say 5
 
 
 def test_replacing_a_shard_leaves_one(whole):

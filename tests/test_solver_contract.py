@@ -24,6 +24,7 @@ from advjax.solvers.base import freeze
     [
         ProjectedLBFGS(12),
         ProjectedLBFGS(12, history_dtype="bfloat16"),
+        ProjectedLBFGS(12, line_search=False),
         SignMomentum(12),
         OptaxProjected(optax.adam(0.1), 12),
         JaxoptLBFGSB(20),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from advjax.attacks.base import Attack
-from advjax.attacks.feature import FeatureFgrad, FeatureOpt
+from advjax.attacks.feature import FeatureAway, FeatureFgrad, FeatureOpt
 from advjax.attacks.label import LabelFgrad, LabelOpt
 from advjax.attacks.linear import FeatureLinear
 from advjax.choices import AttackName as AttackName
@@ -13,7 +13,8 @@ from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 
 BY_NAME: dict[str, type[Attack]] = {
-    kind.name: kind for kind in (FeatureOpt, FeatureLinear, FeatureFgrad, LabelOpt, LabelFgrad)
+    kind.name: kind
+    for kind in (FeatureOpt, FeatureLinear, FeatureFgrad, FeatureAway, LabelOpt, LabelFgrad)
 }
 """The attacks that have a name on the command line: `AttackName`, for type checkers and help."""
 

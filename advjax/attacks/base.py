@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from advjax.attacks.box import PixelBox, pixel_box
+from advjax.attacks.tokens import unit
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.smoothing import Smoothing
@@ -58,6 +59,8 @@ class Attack(abc.ABC):
         to_label: The attack aims at a label: the pair's own or the guide's.
         bounded: delta bounds the change of a pixel.
         exact: The objective contains derivatives of the network, so that they must not be smoothed.
+        direction: -1 if the attack lowers `distance`, so that a pair may end at one; 1 if it raises
+            it; 0 if the distance is measured and not aimed at.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Attack(abc.ABC):
     to_label: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     exact: ClassVar[bool] = False
+    direction: ClassVar[int] = -1
 
     def __post_init__(self):
         if self.layers:
@@ -131,6 +135,14 @@ class Attack(abc.ABC):
         return None
 
     @property
+    def guides(self) -> int | None:
+        """The number of images that a guide is, whose activations [1, k, ...] are kept apart.
+
+        None: a guide is any number of images, whose activations [1, ...] are averaged.
+        """
+        return None
+
+    @property
     def attempts(self) -> int:
         """The number of times that a pair is solved, each time with another target."""
         return 1
@@ -171,26 +183,18 @@ class Attack(abc.ABC):
         if pair.guide is None:
             return 1.0
         zero = dict.fromkeys(self.layers, np.float32(0))
-        pairs = (pair.features, zero), (pair.guide, zero), (pair.features, pair.guide)
+        mean = {k: g.mean(1) for k, g in pair.guide.items()} if self.guides else pair.guide
+        pairs = (pair.features, zero), (mean, zero), (pair.features, mean)
         source, guide, moved = (distance(self.layers, self.weights, *both)[0] for both in pairs)
         with np.errstate(all="ignore"):  # activations may be all zero, or overflow
             relative = float(moved / np.hypot(source, guide))
         return relative if np.isfinite(relative) else 1.0
 
-    def threshold(self, ratio: float, initial: float) -> float:
-        """Return the objective's value at which a pair has reached a target ratio.
-
-        Args:
-            ratio: Final over initial distance, between 0 and 1.
-            initial: What `initial` gave for the pair.
-
-        Raises:
-            AdvjaxError: The attack has no ratio to reach.
-        """
-        raise AdvjaxError(f"target_ratio is {ratio}, and {self.name} has no ratio to reach")
-
     def distance(self, features: Mapping[str, Any], guide: Mapping[str, Any]) -> Any:
-        """Return the distance of each row to the guide's: Euclidean, in `layers`."""
+        """Return the distance of each row to the guide's: Euclidean, in `layers`.
+
+        It is called with arrays of NumPy, and of JAX inside of compiled programs.
+        """
         return distance(self.layers, self.weights, features, guide)
 
 
@@ -244,7 +248,4 @@ def cosine_distance(
 
 
 def _unit(activation: Any) -> Any:
-    """Divide each row by its Euclidean norm."""
-    rows = activation.reshape(len(activation), -1)
-    squares = (rows * rows).sum(1, keepdims=True)
-    return rows * (squares + (squares == 0).astype(squares.dtype)) ** -0.5
+    return unit(activation.reshape(len(activation), -1))

@@ -88,6 +88,7 @@ class Inversion(Attack):
 
     name: ClassVar[str] = "inversion"
     bounded: ClassVar[bool] = False
+    direction: ClassVar[int] = 0
 
     def __post_init__(self):
         super().__post_init__()

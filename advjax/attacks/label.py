@@ -62,6 +62,7 @@ class _ToLabel(Attack):
     """The common part of the two attacks on labels: -log p(label), p the softmax of the output."""
 
     to_label: ClassVar[bool] = True
+    direction: ClassVar[int] = 0
 
     def for_network(self, net: Network) -> Self:
         """Return this attack with its layers and its output.

@@ -14,7 +14,7 @@ from advjax.errors import AdvjaxError, AdvjaxWarning, UnknownName
 
 
 class Place(NamedTuple):
-    """Where a command is, and the first line of its help; it is imported when it is called."""
+    """The place of a command, imported when it is called, and the first line of its help."""
 
     module: str
     name: str

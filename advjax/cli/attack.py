@@ -85,7 +85,7 @@ class Demo(Command):
 
     groups: ClassVar = {"attack": ("max_evaluations",), "output": ("out", "quiet")}
     examples: ClassVar = ("advjax demo", "advjax demo --max-evaluations 30 -o quick")
-    max_evaluations: int = 150
+    max_evaluations: int = 100
     out: Path = Path("advjax-demo")
     quiet: bool = False
 

@@ -24,7 +24,7 @@ LISTED = 36  # characters of choices that stand beside the option; longer ones s
 
 
 class Command:
-    """What a command has besides its fields, which are documented under "Attributes:".
+    """The parts of a command besides its fields, which are documented under "Attributes:".
 
     A field that is a dataclass itself is a group of options. Its own fields' names are the options,
     so that several commands share them.

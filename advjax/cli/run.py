@@ -38,6 +38,8 @@ class Run(Command):
         count: The number of random pairs.
         target_ratio: A pair is done when its distance is this fraction of the initial one.
         until_label: A pair is done when it takes the guide's label.
+        until_distance: A pair is done when its distance is this or less.
+        until_cosine: A pair is done when its cosine to the guide is this or more.
         precision: The precision of matrix products; highest is float32.
         batch_size: The number of pairs attacked at once, over all devices of a process; no more
             than there are.
@@ -67,7 +69,10 @@ class Run(Command):
         "pairs": ("guides", "pairing", "count"),
         "network": (),
         "attack": (),
-        "engine": ("target_ratio", "until_label", "precision", "batch_size"),
+        "engine": (
+            *("target_ratio", "until_label", "until_distance", "until_cosine"),
+            *("precision", "batch_size"),
+        ),
         "output": (
             *("out", "trace", "keep_float32", "shard_size", "save_every", "retry_failed"),
             *("dry_run", "verify", "quiet"),
@@ -89,6 +94,8 @@ class Run(Command):
     attack: AttackOptions = AttackOptions()
     target_ratio: float | None = None
     until_label: bool = False
+    until_distance: float | None = None
+    until_cosine: float | None = None
     precision: Precision = "highest"
     batch_size: int = 32
     out: Path | None = None
@@ -192,12 +199,15 @@ class Run(Command):
                 raise busy(self.out)
 
     def _job(self, net: Any) -> Any:
+        from advjax.attacks.until import Until
         from advjax.runs.pipeline import Job
 
+        until = Until(self.until_distance, cosine=self.until_cosine)
         return Job(
             net=net,
             **self.attack.settings(),
             batch_size=self.batch_size,
+            until=until if until.names else None,
             target_ratio=self.target_ratio,
             until_label=self.until_label,
             precision=self.precision,

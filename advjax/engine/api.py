@@ -11,13 +11,13 @@ import numpy as np
 from advjax import attacks, solvers
 from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
+from advjax.attacks.until import Until, check_ratio
 from advjax.choices import Precision, SolverName, Start
 from advjax.data.units import LEVELS, delta_to_levels
 from advjax.display import progress_bar
 from advjax.engine.attempts import solve_attempts
 from advjax.engine.inputs import (
     CheckedPairs,
-    check_target_ratio,
     guide_batch,
     image_batch,
     one_or_each,
@@ -33,6 +33,7 @@ from advjax.networks.network import Network
 from advjax.results import AttackResult, PairResult, stack
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
+from advjax.transforms import Transforms
 
 
 def resolve(
@@ -100,16 +101,62 @@ def choose_smoothing(
     return smoothing
 
 
+def choose_transforms(solver: Any, transforms: Transforms | None) -> Transforms | None:
+    """Return the transformations of a solve.
+
+    Raises:
+        AdvjaxError: `transforms` is none, or the solver cannot do with values that are drawn.
+    """
+    if transforms is None:
+        return None
+    if not isinstance(transforms, Transforms):
+        raise AdvjaxError(f"transforms is {transforms!r}; give an advjax.Transforms, or None")
+    if getattr(solver, "compares_values", False):
+        raise AdvjaxError(
+            f"transforms are given, and {type(solver).__name__} compares one evaluation with "
+            "another; take SignMomentum, SignDescent or OptaxProjected (sign, mi-fgsm, adam, ...)"
+        )
+    return transforms
+
+
+def until_of(until: Until | None, target_ratio: float | None, until_label: bool) -> Until:
+    """Return what ends a pair: `until`, with the two arguments that are short for a part of it.
+
+    Raises:
+        AdvjaxError: Something that can end no pair, or two ratios.
+    """
+    if until is None:
+        until = Until()
+    if not isinstance(until, Until):
+        raise AdvjaxError(f"until is {until!r}; give advjax.Until(cosine=0.9) or the like")
+    if target_ratio is not None:
+        if until.ratio is not None:
+            raise AdvjaxError(
+                f"target_ratio is {target_ratio}, and until has the ratio {until.ratio}; give one"
+            )
+        check_ratio("target_ratio", target_ratio)
+        until = dataclasses.replace(until, ratio=target_ratio)
+    return dataclasses.replace(until, label=True) if until_label else until
+
+
+def _any_ratio(until: Until, pairs: Any) -> float | None:
+    """Return the stream's ratio, or else that of some pair of a list."""
+    known = pairs if isinstance(pairs, Sequence) else ()
+    own = (pair[3] for pair in known if isinstance(pair, tuple) and len(pair) > 3)
+    return next((ratio for ratio in (until.ratio, *own) if isinstance(ratio, float | int)), None)
+
+
 def make_plan(
     net: Network,
     attack: Attack,
     solver: Any,
     *,
-    until_label: bool = False,
+    until: tuple[str, ...] = (),
     trace: bool = False,
     precision: str = "highest",
     devices: Any = None,
     smoothing: Smoothing | None = None,
+    transforms: Transforms | None = None,
 ) -> Plan:
     """Return the plan for an attack and a solver that `resolve` returned.
 
@@ -122,11 +169,12 @@ def make_plan(
         attack=attack,
         solver=solver,
         input_shape=net.input_shape,
-        until_label=until_label,
+        until=until,
         trace=trace,
         precision=precision,
         devices=_devices(net, devices),
         smoothing=smoothing,
+        transforms=transforms,
     )
 
 
@@ -151,6 +199,7 @@ def attack_stream(
     solver: Solver | ScipyLBFGSB | SolverName | None = None,
     max_evaluations: int | None = None,
     batch_size: int | Literal["auto"] = 32,
+    until: Until | None = None,
     target_ratio: float | None = None,
     until_label: bool = False,
     start: Start = "source",
@@ -160,6 +209,7 @@ def attack_stream(
     precision: str = "highest",
     devices: Any = None,
     smoothing: Smoothing | Literal["auto"] | None = "auto",
+    transforms: Transforms | None = None,
     progress: bool | Callable[[Progress], bool | None] | None = False,
 ) -> Iterator[PairResult]:
     """Attack a stream of pairs of any length, `batch_size` at a time, in constant memory.
@@ -175,9 +225,10 @@ def attack_stream(
             files, which `net.preprocessing` brings to the network's size. They are read in a thread
             of their own, a little ahead. A guide may also be several images, whose activations are
             averaged, or activations by layer.
-        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad"; or
-            an attack with settings of its own, such as `advjax.LabelOpt(attempts=12)`, or of a
-            class of your own (`advjax.attacks.base.Attack`).
+        attack: "feature-opt", "feature-linear", "feature-fgrad", "feature-away", "label-opt" or
+            "label-fgrad"; or an attack with settings of its own, such as
+            `advjax.LabelOpt(attempts=12)`, or of a class of your own
+            (`advjax.attacks.base.Attack`).
         layer: The layer to match, or several; the network's default layer when None.
         layer_weights: One number for each layer; 1 when None.
         delta: Half-width of the box in the network's units, which are levels of 255 unless it has
@@ -189,8 +240,10 @@ def attack_stream(
         max_evaluations: Evaluations of the network and its gradient in place of the solver's own.
         batch_size: Number of lanes, over all devices; "auto": as many as the devices' memory holds.
             If the memory is too small for a batch, it is halved, with a warning.
-        target_ratio: A pair is done when its distance is this fraction of the initial one.
-        until_label: A pair is done when the network gives it `Pair.label`, or else the guide's.
+        until: The figures of the image in 8 bits at which a pair is done: `advjax.Until`.
+        target_ratio: The same as `advjax.Until(ratio=...)`. A `Pair` may have its own; pairs that
+            are no list then need one for the stream, too.
+        until_label: The same as `advjax.Until(label=True)`.
         start: The starting point of a pair: "source", or "random", a point of the box drawn from
             `seed` and the pair's index.
         seed: See `start`.
@@ -204,6 +257,10 @@ def attack_stream(
         smoothing: `advjax.Smoothing` of the gradient's kinks over the budget; None: exact
             gradients; "auto": that of the attack (feature-opt has one) if the solver has no line
             search. Values, distances and stopping rules always use the network itself.
+        transforms: `advjax.Transforms`: what the network sees at each evaluation in place of the
+            image, drawn anew from `seed`, the pair's index and the evaluation's number. The result
+            is then the last image, and its distances are those of the image itself. Solvers that
+            compare one evaluation with another (those with a line search, APGD) refuse it.
         progress: Show a bar; None: on a terminal and in a notebook. Or a function that is called
             with a `Progress` after each chunk; if it returns True, the stream ends after the
             finished pairs have been yielded.
@@ -228,32 +285,32 @@ def attack_stream(
     lanes = None if batch_size == "auto" else whole(batch_size, 1)
     if lanes is None and batch_size != "auto":
         raise AdvjaxError(f"batch_size is {batch_size!r}; give 1 or more, or 'auto'")
-    check_target_ratio(spec, target_ratio)
+    until = until_of(until, target_ratio, until_label)
+    until.check(spec, net.name)
     if start not in ("source", "random"):
         raise UnknownName("start", start, ("source", "random"))
     if seed < 0:
         raise AdvjaxError(f"seed is {seed}; give a whole number, 0 or more")
     if precision not in get_args(Precision):
         raise UnknownName("precision", precision, get_args(Precision))
-    if until_label and spec.output is None:
-        raise AdvjaxError(f"until_label needs an output layer, and {net.name} names none")
     smoothing = choose_smoothing(spec, chosen, smoothing)
     plan = make_plan(
         net.in_levels,
         spec,
         chosen,
-        until_label=until_label,
+        until=dataclasses.replace(until, ratio=_any_ratio(until, pairs)).names,
         trace=trace,
         precision=precision,
         devices=devices,
         smoothing=smoothing,
+        transforms=choose_transforms(chosen, transforms),
     )
     delta = check_delta(delta, net.bounds)
     stream = Stream(
         net.in_levels,
         plan,
         delta=delta_to_levels(delta, net.bounds),
-        target_ratio=target_ratio,
+        until=until,
         start=start,
         seed=seed,
     )
@@ -328,6 +385,7 @@ def attack(
     solver: Solver | ScipyLBFGSB | SolverName | None = None,
     max_evaluations: int | None = None,
     batch_size: int | Literal["auto"] = 32,
+    until: Until | None = None,
     target_ratio: float | None = None,
     until_label: bool = False,
     start: Start = "source",
@@ -336,6 +394,7 @@ def attack(
     precision: str = "highest",
     devices: Any = None,
     smoothing: Smoothing | Literal["auto"] | None = "auto",
+    transforms: Transforms | None = None,
     progress: bool | Callable[[Progress], bool | None] | None = None,
 ) -> AttackResult:
     """Find, in a small box around each source, an image whose representation is the guide's.
@@ -350,11 +409,13 @@ def attack(
             path of an image file, or a list of paths, which `net.preprocessing` brings to the
             network's size.
         guides: As `sources`, one for each; or [n, k, h, w, c]: k images for each source, whose
-            activations are averaged; or activations, a dict of [n, ...] by layer; or None for
-            attacks on labels that are given.
+            activations are averaged; or activations, a dict of [n, ...] by layer, or the array of
+            one layer, as an embedding is; or None for attacks on labels that are given, and for
+            feature-away.
         labels: The class to take, one for all sources or one for each; the guides' when None.
-        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad"; or
-            an attack with settings of its own, such as `advjax.LabelOpt(attempts=12)`.
+        attack: "feature-opt", "feature-linear", "feature-fgrad", "feature-away", "label-opt" or
+            "label-fgrad"; or an attack with settings of its own, such as
+            `advjax.LabelOpt(attempts=12)`.
         layer: The layer to match, or several; the network's default layer when None.
         layer_weights: One number for each layer; 1 when None.
         delta: Half-width of the box in the network's units; one for all pairs or one for each; 10
@@ -362,8 +423,9 @@ def attack(
         solver: A solver, or the name of one ("sign", "lbfgs", ...); the attack's own when None.
         max_evaluations: Evaluations of the network and its gradient in place of the solver's own.
         batch_size: Number of lanes; "auto": as many as the devices' memory holds.
-        target_ratio: A pair is done when its distance is this fraction of the initial one.
-        until_label: A pair is done when the network gives it its label, or else the guide's.
+        until: The figures of the image in 8 bits at which a pair is done: `advjax.Until`.
+        target_ratio: The same as `advjax.Until(ratio=...)`.
+        until_label: The same as `advjax.Until(label=True)`.
         start: "source", or "random": a point of the box drawn from `seed` and the pair's number.
         seed: See `start`.
         trace: Keep the objective at each evaluation.
@@ -372,6 +434,8 @@ def attack(
         devices: The devices that hold the lanes; where the network's parameters are when None.
         smoothing: `advjax.Smoothing` of the gradient's kinks; None: exact gradients; "auto": the
             attack's own.
+        transforms: `advjax.Transforms`, drawn at each evaluation; for solvers without a line
+            search.
         progress: Show a bar; None: on a terminal and in a notebook. Or a function that is called
             with a `Progress`. `advjax.attack_stream` says more of this and of the others.
 
@@ -393,7 +457,8 @@ def attack(
     batch = image_batch(net, "sources", sources)
     if not len(batch):
         raise AdvjaxError("sources is empty; give at least one pair")
-    each = guide_batch(net, guides, len(batch))
+    spec, chosen = resolve(net, attack, layer, layer_weights, solver, max_evaluations)
+    each = guide_batch(net, guides, len(batch), layers=spec.layers, each=spec.guides)
     if len(each) != len(batch):
         raise AdvjaxError(
             f"sources has {len(batch)} images and guides has {len(each)}; give one "
@@ -405,7 +470,6 @@ def attack(
         Pair(source, guide, delta, label=label)
         for source, guide, delta, label in zip(batch, each, deltas, labels, strict=True)
     )
-    spec, chosen = resolve(net, attack, layer, layer_weights, solver, max_evaluations)
     smoothing = choose_smoothing(spec, chosen, smoothing)
     settings: dict[str, Any] = {
         "target_ratio": target_ratio,
@@ -423,6 +487,8 @@ def attack(
         trace=trace,
         devices=devices,
         smoothing=smoothing,
+        transforms=transforms,
+        until=until,
         progress=progress,
         **settings,
     )
@@ -431,7 +497,12 @@ def attack(
         source=batch,
         guide=np.stack(each) if all(isinstance(guide, np.ndarray) for guide in each) else None,
         delta=np.array([d if spec.bounded else np.nan for d in deltas]),
-        settings=described(net, spec, chosen, smoothing) | settings,
+        settings=described(net, spec, chosen, smoothing)
+        | settings
+        | {
+            "until": until and dataclasses.asdict(until),
+            "transforms": transforms and transforms.described(),
+        },
     )
     return dataclasses.replace(found, classes=_class_names(net, found))
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from advjax.attacks.base import Attack
 from advjax.attacks.box import check_delta
+from advjax.attacks.until import check_ratio
 from advjax.data import units
 from advjax.engine.programs import Plan
 from advjax.engine.results import Pair
@@ -19,7 +19,7 @@ from advjax.results import PairResult
 
 
 class Given(NamedTuple):
-    """What a pair had in the units of its network."""
+    """A pair's image and delta in the units of its network."""
 
     source: np.ndarray
     delta: float | None
@@ -50,15 +50,24 @@ def check_pair(net: Network, plan: Plan, name: str, pair: Any, *, dark: bool = F
     )
     if pair.delta is not None:
         pair = pair._replace(delta=check_delta(pair.delta, net.bounds))
-    check_target_ratio(plan.attack, pair.target_ratio, f"target_ratio of {name}")
+    if pair.target_ratio is not None:
+        check_ratio(f"target_ratio of {name}", pair.target_ratio, plan.attack)
+        if "distance" not in plan.until:
+            raise AdvjaxError(
+                f"{name} has a target_ratio, which the stream was not prepared for; give a list of "
+                "pairs, or the stream a target_ratio, too"
+            )
     if pair.label is not None:
         pair = pair._replace(label=_label(net, plan, f"label of {name}", pair.label))
     labelled = pair.label is not None or isinstance(pair.guide, np.ndarray)
     if plan.attack.to_label and not labelled:
         raise AdvjaxError(f"{name} has no label; give it one, or an image as guide")
-    if plan.until_label and not labelled and not (pair.guide and plan.attack.output in pair.guide):
+    # It goes away from the source, which the network names.
+    alone = pair.guide is None and plan.attack.direction > 0 and not plan.attack.guides
+    named = labelled or alone or (pair.guide and plan.attack.output in pair.guide)
+    if "label" in plan.until and not named:
         raise AdvjaxError(f"{name} has no label to stop at; give it one, or an image as guide")
-    if pair.guide is None and not plan.attack.to_label:
+    if pair.guide is None and not (plan.attack.to_label or alone):
         raise AdvjaxError(f"guide of {name} is None, and {plan.attack.name} needs one; give it")
     return pair
 
@@ -88,15 +97,6 @@ def to_units(
         yield result._replace(adversarial=image)
 
 
-def check_target_ratio(attack: Attack, ratio: float | None, name: str = "target_ratio") -> None:
-    """Raise AdvjaxError unless `ratio` is None or a ratio that the attack can reach."""
-    if ratio is None:
-        return
-    if not 0 < ratio < 1:
-        raise AdvjaxError(f"{name} is {ratio}; give a fraction between 0 and 1")
-    attack.threshold(ratio, 1.0)
-
-
 def image_batch(net: Network, name: str, images: Any) -> np.ndarray:
     """Check images [n, h, w, c] and return them; a single image becomes a batch of one.
 
@@ -108,10 +108,35 @@ def image_batch(net: Network, name: str, images: Any) -> np.ndarray:
     return np.asarray(net.check_images(images, name))
 
 
-def guide_batch(net: Network, guides: Any, count: int, name: str = "guides") -> Sequence[Any]:
-    """Return a list of the guides, one for each of `count` sources."""
+def is_embedding(net: Network, layers: tuple[str, ...], guide: Any, count: int | None) -> bool:
+    """Return True for an array with the shape of the one layer, and not of images."""
+    if isinstance(guide, Mapping) or len(layers) != 1:
+        return False
+    shape = np.shape(guide) if hasattr(guide, "shape") else ()
+    wanted = net.layers[layers[0]]
+    wanted = wanted if count is None else (count, *wanted)
+    return shape == wanted and shape[-3:] != net.input_shape
+
+
+def guide_batch(
+    net: Network,
+    guides: Any,
+    count: int,
+    name: str = "guides",
+    layers: tuple[str, ...] = (),
+    each: int | None = None,
+) -> Sequence[Any]:
+    """Return a list of the guides, one for each of `count` sources.
+
+    An array of the activations in the one layer of `layers` is a guide like a dict of it; of
+    `each` images apart where the attack keeps as many.
+    """
     if guides is None:
         return [None] * count
+    if len(np.shape(guides) if hasattr(guides, "shape") else ()) and is_embedding(
+        net, layers, guides[0], each
+    ):
+        guides = {layers[0]: guides}
     if isinstance(guides, Mapping):
         given = {layer: np.asarray(values) for layer, values in guides.items()}
         counts = {len(values) if values.ndim else 0 for values in given.values()}
@@ -138,9 +163,13 @@ def one_or_each(name: str, given: Any, count: int) -> list[Any]:
 
 
 def check_activations(
-    net: Network, layers: tuple[str, ...], name: str, given: Mapping[str, Any]
+    net: Network,
+    layers: tuple[str, ...],
+    name: str,
+    given: Mapping[str, Any],
+    count: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Check the given activations of one image, and return them as float32, by layer.
+    """Check the given activations of one image, or of `count`, and return them in float32.
 
     Raises:
         UnknownName: The network has no such layer.
@@ -151,12 +180,14 @@ def check_activations(
         if layer not in given:
             raise AdvjaxError(f"{name} has no layer {layer!r}; it has {', '.join(given)}")
     checked = {}
+    activations = "one image's activations" if count is None else f"those of {count} images"
     for layer, values in given.items():
         values, shape = np.asarray(values), net.layers[layer]
+        shape = shape if count is None else (count, *shape)
         if values.shape != shape or not is_real(values.dtype):
             raise AdvjaxError(
                 f"{name} is {values.dtype}{list(values.shape)} in layer {layer!r}, where "
-                f"{net.name} has {list(shape)}; give one image's activations"
+                f"{net.name} has {list(shape)}; give {activations}"
             )
         if not np.isfinite(values).all():
             raise AdvjaxError(f"{name} has values in layer {layer!r} that are not finite")
@@ -178,12 +209,20 @@ def _read_all(net: Network, images: Any) -> Any:
 def _guide(net: Network, plan: Plan, name: str, guide: Any, dark: bool) -> Any:
     if guide is None:
         return None
+    layers, count = plan.attack.layers, plan.attack.guides
+    if is_embedding(net, layers, guide, count):
+        guide = {layers[0]: guide}
     if isinstance(guide, Mapping):
-        return check_activations(net, plan.attack.layers, name, guide)
+        return check_activations(net, layers, name, guide, count)
     several = isinstance(guide, (list, tuple)) or np.ndim(guide) == 4
     images = [_read(net, image) for image in guide] if several else [_read(net, guide)]
     if not images:
         raise AdvjaxError(f"{name} has no images; give one or more")
+    if count is not None and len(images) != count:
+        raise AdvjaxError(
+            f"{name} has {len(images)} images, and {plan.attack.name} takes {count} of them; give "
+            "as many, [k, h, w, c]"
+        )
     images = images if several else np.asarray(images[0])[None]
     checked = np.asarray(net.check_images(images, name, dark=dark))
     return checked if several else checked[0]

@@ -6,7 +6,6 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ import numpy as np
 
 from advjax.engine.programs import Lanes
 from advjax.engine.results import Pair, Progress, ProgressCallback
-from advjax.engine.stream import Problem, Stream, prepared, without_batch
+from advjax.engine.stream import Problem, Stream, prepared
 from advjax.results import PairResult
 from advjax.solvers import Box, Status
 
@@ -36,7 +35,7 @@ def solve(
         return
     devices = len(stream.plan.devices)
     if batch_size is None:
-        per_device = _lanes_that_fit(stream, waiting[0].target)
+        per_device = _lanes_that_fit(stream, waiting[0])
     else:
         per_device = -(-batch_size // devices)
     lanes: Lanes | None = None
@@ -48,7 +47,7 @@ def solve(
         try:
             # 1. Fill the free lanes.
             if lanes is None:
-                lanes = stream.empty_lanes(per_device * devices, waiting[0].target)
+                lanes = stream.empty_lanes(per_device * devices, waiting[0])
                 occupants = [None] * (per_device * devices)
             for lane, occupant in enumerate(occupants):
                 if occupant is None and not exhausted:
@@ -96,7 +95,18 @@ def solve(
         # 4. Report, and yield the results.
         running = np.asarray(lanes.state.evaluations)[[o is not None for o in occupants]]
         stop = callback(Progress(done, int(running.sum()), active, len(occupants), steps))
-        yield from stream.harvest(lanes, finished)
+        refused = []
+        for (lane, problem), result in zip(finished, stream.harvest(lanes, finished), strict=True):
+            if result.status in (Status.TARGET, Status.LABEL) and not stream.holds(problem, result):
+                # Measured again, it is not at its goal by the last bits of a figure.
+                if result.evaluations < stream.plan.solver.max_evaluations:
+                    refused.append((lane, problem))
+                    continue
+                result = result._replace(status=Status.MAX_EVALUATIONS)
+            yield result
+        for lane, problem in refused:
+            lanes, occupants[lane] = stream.resume(lanes, lane), problem
+        done -= len(refused)
         if interrupted:
             raise interrupted
         if stop:
@@ -116,7 +126,7 @@ def _enough(occupants: Occupants, devices: int, exhausted: bool) -> np.ndarray:
     return (idle + -(-per_device // 8)).astype(np.int32)
 
 
-def _lanes_that_fit(stream: Stream, target: Any) -> int:
+def _lanes_that_fit(stream: Stream, problem: Problem) -> int:
     """Return the number of lanes for which one device's free memory suffices.
 
     The compiled program says how much memory a lane takes. The number is a power of two, at most
@@ -131,7 +141,7 @@ def _lanes_that_fit(stream: Stream, target: Any) -> int:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     probe = min(8, maximum)
     devices = len(stream.plan.devices)
-    lanes = stream.programs.empty.eval_shape(probe * devices, without_batch(target))
+    lanes = stream.programs.empty.eval_shape(probe * devices, stream.task(problem))
     enough = jax.ShapeDtypeStruct((devices,), jnp.int32)
     limit = jax.ShapeDtypeStruct((), jnp.int32)
     program = stream.programs.advance.lower(stream.params, lanes, limit, enough).compile()
@@ -151,30 +161,26 @@ def solve_on_host(
     solver = stream.plan.solver
     steps = 0
     for done, problem in enumerate(prepared(stream, pairs)):
-        scale, relative, threshold, goal = stream.numbers(problem)
-        labels, target = [], without_batch(problem.target)
+        task = stream.task(problem)
+        ends: list[Status] = []
+        best = np.float32(np.inf)
 
-        def evaluate(x, target=target, scale=scale, relative=relative, labels=labels):
-            value, gradient, label = stream.programs.evaluation(
-                stream.first_params, x, target, scale, relative, np.int32(len(labels))
+        def evaluate(x, task=task, ends=ends):
+            nonlocal best
+            value, gradient, status = stream.programs.evaluation(
+                stream.first_params, x, task, np.int32(len(ends)), best
             )
-            labels.append(int(label))
+            ends.append(Status(int(status)))
+            best = np.fmin(best, np.float32(value))
             return value, gradient
 
-        def stop(
-            count,
-            value,
-            point,
-            done=done,
-            threshold=threshold,
-            goal=goal,
-            labels=labels,
-            steps=steps,
-        ):
+        def stop(count, value, point, done=done, ends=ends, steps=steps, problem=problem):
             callback(Progress(done, count, 1, 1, steps + count))
-            if value <= threshold:
-                return Status.TARGET
-            return Status.LABEL if stream.plan.until_label and labels[-1] == goal else None
+            if ends[-1] == Status.RUNNING:
+                return None
+            answer = np.array([count]), np.array([ends[-1]]), np.full((1, count), value)
+            (result,) = stream.measure([problem], point[None], *answer)
+            return ends[-1] if stream.holds(problem, result) else None
 
         bounds = Box(*(bound.reshape(-1) for bound in problem.box))
         answer = solver.minimize(evaluate, problem.start.reshape(-1), bounds, stop)
@@ -183,7 +189,7 @@ def solve_on_host(
             answer.x[None],
             np.array([answer.evaluations]),
             np.array([answer.status]),
-            (answer.values / scale).astype(np.float32)[None],
+            (answer.values / task.scale).astype(np.float32)[None],
         )
         steps += answer.evaluations
         if callback(Progress(done + 1, 0, 1, 1, steps)):

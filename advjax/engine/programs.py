@@ -16,25 +16,32 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from advjax.attacks.base import Attack
+from advjax.attacks.base import Attack, cosine_distance
+from advjax.attacks.until import NO_LABEL, Goal, judge
 from advjax.errors import AdvjaxError
 from advjax.networks.network import activations
 from advjax.smoothing import Smoothing, smooth_kinks
-from advjax.solvers import Box, Status
+from advjax.solvers import Best, Box, Status
+from advjax.solvers.base import freeze
+from advjax.transforms import Transforms
 
-NO_LABEL = -1
+
+class Task(NamedTuple):
+    """What a lane must know of its pair; on the device the first axis of each array is the lane."""
+
+    box: Box
+    target: Any  # the attack's target of the pair
+    scale: Any  # of the objective that the solver sees
+    relative: Any  # distance of the pair, by which the widths of kinks are scaled
+    key: Any  # of the pair's random transformations, uint32[2]
+    goal: Goal
 
 
 class Lanes(NamedTuple):
     """The arrays on the device; the first axis of each is the lane."""
 
     state: Any
-    box: Box
-    target: Any  # the attack's target of the pair
-    scale: Float[Array, "b"]  # of the objective that the solver sees
-    relative: Float[Array, "b"]  # distance of the pair, by which the widths of kinks are scaled
-    threshold: Float[Array, "b"]  # TARGET at or under this value of the objective
-    goal: Int[Array, "b"]  # LABEL when the network says this
+    task: Task
     trace: Float[Array, "b e"]
 
 
@@ -47,11 +54,12 @@ class Plan:
     attack: Attack
     solver: Any  # a Solver; ScipyLBFGSB runs on the host and needs no lanes
     input_shape: tuple[int, int, int]
-    until_label: bool
+    until: tuple[str, ...]  # what may end a pair: `Until.names`
     trace: bool
     precision: str
     devices: tuple[Any, ...]
     smoothing: Smoothing | None = None
+    transforms: Transforms | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +95,9 @@ class Programs(NamedTuple):
     empty: Program  # -> Lanes
     advance: Program  # -> Lanes, steps of each device
     insert: Program  # -> Lanes
+    resume: Program  # -> Lanes
     take: Program  # -> the answers of some lanes
-    evaluation: Program  # -> value, gradient, label of one image
+    evaluation: Program  # -> value, gradient and Status of one image
     activations: Program  # -> named activations, labels of a batch
 
     def everywhere(self, params: Any) -> Any:
@@ -136,75 +145,130 @@ def programs_of(plan: Plan) -> Programs:
         Mesh(np.array(devices), ("lanes",), axis_types=(AxisType.Auto,))
         for devices in (plan.devices, plan.devices[:1])
     )
-    extra = (attack.output,) if attack.output and plan.until_label else ()
+    extra = (attack.output,) if attack.output and "label" in plan.until else ()
+    names = attack.needs + extra
 
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
-    def evaluations(params, x, target, scale, relative, count):
-        """Compute scaled objectives, gradients and labels (or NO_LABEL) of flat images.
+    def judged(features, goal: Goal):
+        """Return the status of each row whose image has these activations."""
+        distance, cosine = jnp.nan, jnp.nan
+        if "distance" in plan.until:
+            distance = attack.distance(features, goal.guide)
+            if len(attack.layers) == 1:
+                cosine = 1 - cosine_distance(attack.layers, None, features, goal.guide)
+        label = jnp.argmax(features[extra[0]], -1) if extra else NO_LABEL
+        return judge(goal, attack.direction, distance, cosine, label)
 
-        `count` is each lane's evaluations so far. The width of its kinks depends on the pair and on
-        this number alone.
+    def ended(params, x, features, task: Task, better):
+        """Return the status of each row: of its image in 8 bits, if it is `better` than before.
+
+        The network sees the images in 8 bits only when one of the exact ones is at its goal.
         """
+        near = better
+        if not plan.transforms:
+            near &= judged(features, task.goal) != Status.RUNNING
+
+        def of_rounded():
+            low, high = jnp.ceil(task.box.lower), jnp.floor(task.box.upper)
+            images = jnp.clip(jnp.rint(x), low, high).reshape(-1, *shape)
+            with jax.default_matmul_precision("highest"):
+                return judged(activate(params, images, names), task.goal)
+
+        none = jnp.full(len(x), Status.RUNNING)
+        return jnp.where(near, jax.lax.cond(jnp.any(near), of_rounded, lambda: none), none)
+
+    def evaluations(params, x, task: Task, count, best):
+        """Compute scaled objectives, gradients and statuses of flat images.
+
+        `count` is each lane's evaluations so far. The width of its kinks and its transformations
+        depend on the pair and on this number alone. Only what is under `best` can end a pair.
+        """
+        transforms = plan.transforms
         width = None
         if plan.smoothing:
             progress = jnp.float32(count) / jnp.float32(solver.max_evaluations)
-            width = relative * plan.smoothing.width(progress)
+            width = task.relative * plan.smoothing.width(progress)
 
-        def loss(x):
-            names = attack.needs + extra
+        def loss(x, keys=None):
             images = x.reshape(-1, *shape)
 
             def activate_smoothly(images):
                 exact = functools.partial(activate, params, names=names)
+                if transforms is not None:
+                    assert keys is not None
+                    images = jax.vmap(transforms)(keys, images)
                 return exact(images) if width is None else smooth_kinks(exact)(width, images)
 
-            values, features = attack.loss(activate_smoothly, images, target)
-            values = values.astype(jnp.float32) * scale
-            labels = jnp.argmax(features[extra[0]], -1) if extra else jnp.full(len(x), NO_LABEL)
+            values, features = attack.loss(activate_smoothly, images, task.target)
+            values = values.astype(jnp.float32) * task.scale
             # The rows are independent: the gradient of the sum is each one's own.
-            return jnp.sum(values), (values, labels)
+            return jnp.sum(values), (values, features if plan.until else None)
 
-        gradients, (values, labels) = jax.grad(loss, has_aux=True)(x)
-        return values, gradients, labels
+        descend = jax.grad(loss, has_aux=True)
+        if transforms is None:
+            gradients, (values, features) = descend(x)
+        else:
+            keys = jax.random.wrap_key_data(task.key, impl="threefry2x32")
+            keys = jax.vmap(jax.random.fold_in)(keys, count)
 
-    def evaluation(params, x, target, scale, relative, count):
+            def draw(sums, number):
+                own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+                gradients, (values, _) = descend(x, own)
+                return (sums[0] + gradients, sums[1] + values), None
+
+            none = jnp.zeros_like(x), jnp.zeros(len(x), jnp.float32)
+            (gradients, values), _ = jax.lax.scan(draw, none, jnp.arange(transforms.draws))
+            gradients, values = gradients / transforms.draws, values / transforms.draws
+            filtered = jax.vmap(transforms.filtered)(gradients.reshape(-1, *shape))
+            gradients = filtered.reshape(x.shape)
+            features = None
+        if plan.until:
+            status = ended(params, x, features, task, values < best)
+        else:
+            status = jnp.full(len(x), Status.RUNNING)
+        return values, gradients, status
+
+    def evaluation(params, x, task, count, best):
         """Compute the same for one image."""
-        one = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf)[None], (x, target, scale, relative, count)
-        )
+        one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, task, count, best))
         return jax.tree.map(lambda leaf: leaf[0], evaluations(params, *one))
 
     def step(lane: Lanes, objective) -> Lanes:
         """Advance one lane by a step, and set its status if the pair is done."""
         before = lane.state
-        state, info = solver.step(objective, before, lane.box)
+        state, info = solver.step(objective, before, lane.task.box)
         running = before.status == Status.RUNNING
         finite = state.status != Status.NON_FINITE
-        status = state.status
-        if extra:
-            taken = info.improved & (info.aux == lane.goal)
-            status = jnp.where(running & finite & taken, Status.LABEL, status)
-        reached = running & finite & (state.best.value <= lane.threshold)
-        status = jnp.where(reached, Status.TARGET, status)
+        improved = info.improved
+        if plan.transforms:
+            # The least of values that were drawn is the luckiest draw: the answer is the latest.
+            improved = running & finite
+            state = state._replace(
+                best=freeze(improved, Best(before.trial, info.value), state.best)
+            )
+        done = running & finite & improved & (info.aux != Status.RUNNING)
+        status = jnp.where(done, info.aux, state.status)
         trace = lane.trace
         if plan.trace:
             slot = jnp.where(running, state.evaluations - 1, trace.shape[0])
-            trace = trace.at[slot].set(info.value / lane.scale, mode="drop")
+            trace = trace.at[slot].set(info.value / lane.task.scale, mode="drop")
         return lane._replace(state=state._replace(status=status), trace=trace)
 
     def steps(params, lanes: Lanes) -> Lanes:
         """Advance every lane by a step: one evaluation of the network on a plain batch."""
+        state = lanes.state
+        to_beat = jnp.inf if plan.transforms else state.best.value
+        best = jnp.where(state.status == Status.RUNNING, to_beat, -jnp.inf)
         if getattr(solver, "evaluates_elsewhere", False):
 
-            def alone(lane):
-                pair = lane.target, lane.scale, lane.relative, lane.state.evaluations
+            def alone(lane, best):
+                pair = lane.task, lane.state.evaluations, best
                 return step(lane, lambda x: evaluation(params, x, *pair))
 
-            return jax.vmap(alone)(lanes)
-        pairs = lanes.target, lanes.scale, lanes.relative, lanes.state.evaluations
-        evaluated = evaluations(params, lanes.state.trial, *pairs)
+            return jax.vmap(alone)(lanes, best)
+        evaluated = evaluations(params, state.trial, lanes.task, state.evaluations, best)
         return jax.vmap(lambda lane, here: step(lane, lambda x: here))(lanes, evaluated)
 
     def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
@@ -222,31 +286,25 @@ def programs_of(plan: Plan) -> Programs:
         done, lanes = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), lanes))
         return lanes, done[None]
 
-    def empty(count: int, target) -> Lanes:
-        """Make `count` lanes with nothing to do; `target` is that of any pair."""
+    def empty(count: int, task: Task) -> Lanes:
+        """Make `count` lanes with nothing to do; `task` is that of any pair."""
         x = jnp.zeros(np.prod(shape), jnp.float32)
-        box = Box(x, x)
         lane = Lanes(
-            state=solver.init(x, box),
-            box=box,
-            target=jax.tree.map(jnp.zeros_like, target),
-            scale=jnp.float32(1),
-            relative=jnp.float32(1),
-            threshold=jnp.float32(0),
-            goal=jnp.int32(0),
+            state=solver.init(x, Box(x, x)),
+            task=jax.tree.map(jnp.zeros_like, task),
             trace=jnp.zeros(solver.max_evaluations if plan.trace else 0, jnp.float32),
         )
         lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
         idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
         return lanes._replace(state=lanes.state._replace(status=idle))
 
-    def put(lanes: Lanes, lane, x0, box: Box, target, scale, relative, threshold, goal) -> Lanes:
+    def put(lanes: Lanes, lane, x0, task: Task) -> Lanes:
         """Put a new problem into lane `lane`, counted over all devices."""
-        count = lanes.goal.shape[0]
+        count = lanes.state.status.shape[0]
         local = lane - jax.lax.axis_index("lanes") * count
         mine = (local >= 0) & (local < count)
         trace = jnp.zeros(lanes.trace.shape[1:], jnp.float32)
-        new = Lanes(solver.init(x0, box), box, target, scale, relative, threshold, goal, trace)
+        new = Lanes(solver.init(x0, task.box), task, trace)
 
         def write(old, new):
             # The old value again on the other devices, instead of a select over every lane.
@@ -254,6 +312,11 @@ def programs_of(plan: Plan) -> Programs:
             return old.at[slot].set(jnp.where(mine, new, old[slot]))
 
         return jax.tree.map(write, lanes, new)
+
+    def resume(lanes: Lanes, lane) -> Lanes:
+        """Let a lane go on that had ended."""
+        status = lanes.state.status.at[lane].set(Status.RUNNING)
+        return lanes._replace(state=lanes.state._replace(status=status))
 
     def take(lanes: Lanes, rows):
         state = lanes.state
@@ -278,14 +341,14 @@ def programs_of(plan: Plan) -> Programs:
         donate_argnums=1,
     )
     insert = jax.jit(
-        shard(put, in_specs=(lanes, *(everywhere,) * 8), out_specs=lanes), donate_argnums=0
+        shard(put, in_specs=(lanes, *(everywhere,) * 3), out_specs=lanes), donate_argnums=0
     )
+    sharded = NamedSharding(mesh, lanes)
     return Programs(
-        empty=Program(
-            jax.jit(empty, static_argnums=0, out_shardings=NamedSharding(mesh, lanes)), mesh
-        ),
+        empty=Program(jax.jit(empty, static_argnums=0, out_shardings=sharded), mesh),
         advance=Program(advance, mesh),
         insert=Program(insert, mesh),
+        resume=Program(jax.jit(resume, donate_argnums=0, out_shardings=sharded), mesh),
         take=Program(jax.jit(take), mesh),
         evaluation=Program(jax.jit(_at_precision(plan.precision, evaluation)), first),
         activations=Program(jax.jit(_at_precision("highest", evaluate)), first),

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,12 @@ import numpy as np
 
 from advjax.attacks.base import Features, PairData
 from advjax.attacks.box import PixelBox, round_into
+from advjax.attacks.until import Until, goal, judge
 from advjax.engine.inputs import CheckedPairs, check_pair
-from advjax.engine.programs import NO_LABEL, Lanes, Plan, programs_of
+from advjax.engine.programs import Lanes, Plan, Task, programs_of
 from advjax.engine.results import Pair
 from advjax.networks.network import Network
-from advjax.results import PairResult
+from advjax.results import PairResult, ratio_of
 from advjax.solvers import Box, Status
 
 BLOCK = 8  # pairs that are prepared or measured in one call of the network
@@ -34,15 +36,17 @@ class Problem(NamedTuple):
     """A pair made ready for a lane."""
 
     index: int
+    seed: int  # the index that its random numbers are made of
     source: np.ndarray
     box: PixelBox
     start: np.ndarray
     target: Any  # of the attack's objective, [1, ...] each
     guide: Features | None
     initial_distance: float
+    initial_distances: np.ndarray  # in each layer by itself
     initial: float  # the objective's size
     relative: float  # the attack's relative distance
-    target_ratio: float | None
+    target_ratio: float | None  # the pair's own
     source_label: int | None
     guide_label: int | None
     label: int | None  # to take
@@ -66,13 +70,13 @@ class Stream:
         plan: Plan,
         *,
         delta: float = 10.0,
-        target_ratio: float | None = None,
+        until: Until | None = None,
         start: str = "source",
         seed: int = 0,
     ):
         self.net, self.plan, self.attack = net, plan, plan.attack
         self.programs = programs_of(plan)
-        self.delta, self.target_ratio = delta, target_ratio
+        self.delta, self.until = delta, until or Until()
         self.start, self.seed = start, seed
         self.guides: OrderedDict[bytes, Labelled] = OrderedDict()
 
@@ -135,7 +139,8 @@ class Stream:
         sets = [guide if guide.ndim == 4 else guide[None] for guide in guides]
         images = [image for each in sets for image in each]
         features = iter(self.features(images))
-        return [_mean([next(features) for _ in each]) for each in sets]
+        joined = _apart if self.attack.guides else _mean
+        return [joined([next(features) for _ in each]) for each in sets]
 
     def _given(self, guide: Mapping[str, np.ndarray] | None) -> tuple[Features | None, int | None]:
         if guide is None:
@@ -152,6 +157,8 @@ class Stream:
         for (index, pair), (features, source_label), (guide, guide_label) in zip(
             pairs, sources, guides, strict=True
         ):
+            if guide is None and self.attack.direction > 0:
+                guide, guide_label = features, source_label
             label = guide_label if pair.label is None else pair.label
             data = PairData(pair.source, features, guide, label)
             box = self.attack.box(data, self.delta if pair.delta is None else pair.delta)
@@ -166,11 +173,11 @@ class Stream:
                     target=target,
                     guide=guide,
                     initial_distance=self.distance(features, guide),
+                    initial_distances=self.distances(features, guide),
+                    seed=seed,
                     initial=self.attack.initial(data, target),
                     relative=self.attack.relative_distance(data) if self.plan.smoothing else 1.0,
-                    target_ratio=(
-                        self.target_ratio if pair.target_ratio is None else pair.target_ratio
-                    ),
+                    target_ratio=pair.target_ratio,
                     source_label=source_label,
                     guide_label=guide_label,
                     label=label,
@@ -182,45 +189,69 @@ class Stream:
         """Return the distance of one image's activations to the guide's; NaN without a guide."""
         return float("nan") if guide is None else float(self.attack.distance(features, guide)[0])
 
+    def distances(self, features: Features, guide: Features | None) -> np.ndarray:
+        """Return the distance in each layer of the attack by itself."""
+        if guide is None:
+            return np.full(len(self.attack.layers), np.nan)
+        each = (replace(self.attack, layers=(k,), weights=None) for k in self.attack.layers)
+        return np.array([float(one.distance(features, guide)[0]) for one in each])
+
+    def layer_ratios(self, problem: Problem, features: Features) -> np.ndarray:
+        """Return the ratio in each layer of the attack by itself."""
+        ends = self.distances(features, problem.guide).tolist()
+        both = zip(ends, problem.initial_distances.tolist(), strict=True)
+        return np.array([ratio_of(*each) for each in both], np.float32)
+
     def starting_point(self, index: int, source: np.ndarray, box: PixelBox) -> np.ndarray:
         """Return the source, or a random point of its box."""
-        if self.start == "source":
+        if self.start == "source" and self.attack.direction <= 0:
             return np.asarray(source, np.float32)
         # Seeded by the pair's index in the stream: neither lane nor batch size matters.
         at = np.random.default_rng((self.seed, index)).random(source.shape, np.float32)
         return np.clip(box.lower + at * (box.upper - box.lower), box.lower, box.upper)
 
-    def empty_lanes(self, count: int, target: Any) -> Lanes:
-        """Make `count` lanes with nothing to do."""
-        return self.programs.empty(count, without_batch(target))
+    def empty_lanes(self, count: int, problem: Problem) -> Lanes:
+        """Make `count` lanes with nothing to do, for problems like this one."""
+        return self.programs.empty(count, self.task(problem))
 
     def insert(self, lanes: Lanes, lane: int, problem: Problem) -> Lanes:
         """Put this problem into lane `lane`."""
-        box = Box(*(bound.reshape(-1) for bound in problem.box))
         start = problem.start.reshape(-1)
-        numbers = self.numbers(problem)
-        return self.programs.insert(
-            lanes, np.int32(lane), start, box, without_batch(problem.target), *numbers
-        )
+        return self.programs.insert(lanes, np.int32(lane), start, self.task(problem))
+
+    def resume(self, lanes: Lanes, lane: int) -> Lanes:
+        """Let lane `lane` go on, which had ended."""
+        return self.programs.resume(lanes, np.int32(lane))
 
     def advance(self, lanes: Lanes, limit: int, enough: np.ndarray) -> tuple[Lanes, Any]:
         """Take up to `limit` steps of all lanes; return the number that each device took, too."""
         return self.programs.advance(self.params, lanes, np.int32(limit), enough)
 
-    def numbers(self, problem: Problem) -> tuple[np.float32, np.float32, np.float32, np.int32]:
-        """Return the pair's scale and relative distance, and the value and label that end it."""
+    def task(self, problem: Problem) -> Task:
+        """Return what a lane must know of the pair, as arrays without a batch axis."""
         initial = problem.initial
-        scale = INITIAL / initial if initial and np.isfinite(initial) else 1.0
-        threshold = -np.inf
-        if problem.target_ratio is not None:
-            threshold = self.attack.threshold(problem.target_ratio, initial) * scale
-        goal = NO_LABEL if problem.label is None else problem.label
-        return (
-            np.float32(scale),
-            np.float32(problem.relative),
-            np.float32(threshold),
-            np.int32(goal),
+        needed = problem.guide if "distance" in self.plan.until else None
+        guide = () if needed is None else {name: needed[name] for name in self.attack.layers}
+        return Task(
+            box=Box(*(bound.reshape(-1) for bound in problem.box)),
+            target=without_batch(problem.target),
+            scale=np.float32(INITIAL / initial if initial and np.isfinite(initial) else 1.0),
+            relative=np.float32(problem.relative),
+            key=np.random.SeedSequence((self.seed, problem.seed)).generate_state(2),
+            goal=goal(
+                self.until,
+                self.attack.direction,
+                guide=without_batch(guide),
+                initial_distance=problem.initial_distance,
+                ratio=problem.target_ratio,
+                label=problem.label,
+            ),
         )
+
+    def holds(self, problem: Problem, result: PairResult) -> bool:
+        """Return True if the figures of the image in 8 bits end the pair."""
+        figures = result.distance_uint8, result.cosine_uint8, result.label_uint8
+        return bool(judge(self.task(problem).goal, self.attack.direction, *figures))
 
     def harvest(
         self, lanes: Lanes, finished: Sequence[tuple[int, Problem]]
@@ -258,12 +289,12 @@ class Stream:
             if values is None:
                 objective = float(np.nanmin(trace[i], initial=np.inf))
             else:
-                objective = float(values[i]) / float(self.numbers(problem)[0])
+                objective = float(values[i]) / float(self.task(problem).scale)
             yield PairResult(
                 index=problem.index,
                 adversarial=images[i].copy(),
                 adversarial_uint8=rounded[i],
-                ratio=distance / initial if initial else 0.0,
+                ratio=ratio_of(distance, initial),
                 distance=distance,
                 initial_distance=initial,
                 distance_uint8=self.distance(eight_bit, problem.guide),
@@ -276,14 +307,25 @@ class Stream:
                 trace=trace[i, : evaluations[i]].copy() if self.plan.trace else None,
                 objective=objective,
                 cosine=_cosine(self.attack.layers, exact, problem.guide),
+                cosine_uint8=_cosine(self.attack.layers, eight_bit, problem.guide),
+                layer_ratios=self.layer_ratios(problem, exact),
             )
+
+
+def _apart(several: Sequence[Labelled]) -> Labelled:
+    """Return activations [1, k, ...] of k images; the label is the first one's."""
+    names = several[0][0]
+    features = {name: np.stack([each[name] for each, _ in several], 1) for name in names}
+    return features, several[0][1]
 
 
 def _cosine(layers: Sequence[str], features: Features, guide: Features | None) -> float:
     """Return the cosine of two images' activations in the one layer; NaN where there is none."""
     if guide is None or len(layers) != 1:
         return float("nan")
-    a, b = (np.asarray(each[layers[0]], np.float64).ravel() for each in (features, guide))
+    image, other = features[layers[0]], guide[layers[0]]
+    other = other[:, 0] if other.ndim > image.ndim else other  # the first of several guides
+    a, b = (np.asarray(each, np.float64).ravel() for each in (image, other))
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     with np.errstate(invalid="ignore"):  # activations may overflow
         return float(np.clip(a @ b / lengths, -1, 1)) if lengths > 0 else float("nan")

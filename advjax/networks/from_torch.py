@@ -13,7 +13,7 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,42 +21,9 @@ import numpy as np
 
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks import aten
+from advjax.networks.program import Output, Program, Ref, Step, run
 
 OUTPUT = "output"
-
-
-class Ref(NamedTuple):
-    """A value that an earlier step has made."""
-
-    name: str
-
-
-class Step(NamedTuple):
-    """One operation; `dtypes` are those of its result, or of each of its results."""
-
-    name: str
-    operation: Callable[..., Any]
-    args: Any
-    kwargs: Any
-    dtypes: Any
-
-
-class Output(NamedTuple):
-    """A layer: the value that it is, and its dimension that is the batch."""
-
-    value: str
-    batch: int
-
-
-class Program(NamedTuple):
-    """A module's graph without its weights."""
-
-    steps: tuple[Step, ...]
-    orders: Mapping[str, tuple[int, ...]]  # of the weights' dimensions, as they lie
-    constants: Mapping[str, np.ndarray]  # indices and masks
-    layers: Mapping[str, Output]
-    image: str
-    dtype: Any
 
 
 def convert(
@@ -75,7 +42,7 @@ def convert(
     inputs = jax.eval_shape(transform, images) if transform else images
     exported, names = _export(module, inputs.shape)
     program, params = _program(exported, names, type(module).__name__, layers)
-    return functools.partial(_run, program, transform), params
+    return functools.partial(run, program, transform), params
 
 
 def _pytorch() -> Any:
@@ -83,42 +50,6 @@ def _pytorch() -> Any:
         return importlib.import_module("torch")
     except ImportError as error:
         raise AdvjaxError("from_torch needs PyTorch; pip install 'advjax[torch]'") from error
-
-
-def _run(program: Program, transform: Any, params: Any, images: Any) -> dict[str, Any]:
-    inputs = transform(images) if transform else images
-    values: dict[str, Any] = {
-        name: aten.tensor(jnp.asarray(params[name]), order)
-        for name, order in program.orders.items()
-    }
-    values |= {name: aten.tensor(array) for name, array in program.constants.items()}
-    values[program.image] = aten.tensor(inputs.astype(program.dtype), aten.CHANNELS_LAST)
-
-    def filled(argument: Any) -> Any:
-        if isinstance(argument, Ref):
-            return values[argument.name]
-        return [filled(a) for a in argument] if isinstance(argument, list) else argument
-
-    for step in program.steps:
-        result = step.operation(
-            *map(filled, step.args), **{k: filled(v) for k, v in step.kwargs.items()}
-        )
-        values[step.name] = _with_dtypes(result, step.dtypes)
-    return {
-        name: jnp.moveaxis(values[layer.value].plain, layer.batch, 0)
-        for name, layer in program.layers.items()
-    }
-
-
-def _with_dtypes(result: Any, dtypes: Any) -> Any:
-    if isinstance(result, aten.Tensor):
-        dtype = jax.dtypes.canonicalize_dtype(dtypes)
-        if result.data.dtype == dtype:
-            return result
-        return aten.Tensor(result.data.astype(dtype), result.axes)
-    if isinstance(result, list):
-        return [_with_dtypes(r, d) for r, d in zip(result, dtypes, strict=True)]
-    return result  # a size
 
 
 def _export(module: Any, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
@@ -273,6 +204,7 @@ def _program(
         constants,
         outputs,
         image,
+        aten.CHANNELS_LAST,
         _dtype(nodes[image].meta["val"].dtype),
     )
     return program, params

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Generator = np.random.Generator | None
-"""Where random weights come from; None leaves zeros, for weights that will be read."""
+"""The source of random weights; None leaves zeros, for weights that will be read."""
 
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 """The same number of zeros on every side, or ((top, bottom), (left, right))."""
@@ -209,10 +209,18 @@ def _window(x, axis, offset, count, stride):
     return lax.slice_in_dim(x, offset, offset + (count - 1) * stride + 1, stride, axis)
 
 
-def pooled_size(size: int, window: int, stride: int, padding: int = 0, *, ceil: bool = True) -> int:
+def pooled_size(
+    size: int,
+    window: int,
+    stride: int,
+    padding: int | tuple[int, int] = 0,
+    *,
+    ceil: bool = True,
+) -> int:
     """Return the number of windows along one side, of which none begins in the padding behind.
 
-    Caffe rounds up; PyTorch rounds down unless told otherwise.
+    Padding is the same at both ends, or (before, behind). Caffe rounds up; PyTorch rounds down
+    unless told otherwise.
 
     Example:
         >>> pooled_size(55, 3, 2), pooled_size(14, 3, 2), pooled_size(7, 3, 2, 1)
@@ -220,17 +228,19 @@ def pooled_size(size: int, window: int, stride: int, padding: int = 0, *, ceil: 
         >>> pooled_size(14, 3, 2, ceil=False)
         6
     """
+    before, behind = _both(padding)
+    room = size + before + behind - window
     if not ceil:
-        return (size + 2 * padding - window) // stride + 1
-    count = math.ceil((size + 2 * padding - window) / stride) + 1
-    return count - 1 if padding and (count - 1) * stride >= size + padding else count
+        return room // stride + 1
+    count = math.ceil(room / stride) + 1
+    return count - 1 if before + behind and (count - 1) * stride >= size + before else count
 
 
 Side = int | tuple[int, int]
 """The same number in both directions, or (down, across)."""
 
 
-def _both(side: Side) -> tuple[int, int]:
+def _both(side: Any) -> tuple[Any, Any]:
     return (side, side) if isinstance(side, int) else side
 
 
@@ -238,7 +248,7 @@ def _pool(
     x: Array,
     window: Side,
     stride: Side,
-    padding: Side,
+    padding: Side | Padding,
     fill: float,
     combine: Callable[[Array, Array], Array],
     ceil: bool,
@@ -253,10 +263,11 @@ def _pool(
         size = x.shape[axis]
         reach = (k - 1) * apart + 1
         count = pooled_size(size, reach, s, pad, ceil=ceil)
+        before, _ = _both(pad)
         # At least the last window's end; what lies beyond it is cut off by the slices.
-        after = max(0, (count - 1) * s + reach - size - pad)
+        after = max(0, (count - 1) * s + reach - size - before)
         pads = [(0, 0, 0)] * 4
-        pads[axis] = (pad, after, 0)
+        pads[axis] = (before, after, 0)
         x = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
         x = reduce(combine, (_window(x, axis, i * apart, count, s) for i in range(k)))
     return x
@@ -266,7 +277,7 @@ def max_pool(
     x: Float[Array, "b h w c"],
     window: Side,
     stride: Side,
-    padding: Side = 0,
+    padding: Side | Padding = 0,
     *,
     ceil: bool = True,
     dilation: Side = 1,
@@ -279,7 +290,8 @@ def max_pool(
         x: Input.
         window: Height and width of the windows.
         stride: Step between windows.
-        padding: Rows and columns around the image that belong to windows.
+        padding: Rows and columns around the image that belong to windows; a number, (down,
+            across), or ((top, bottom), (left, right)).
         ceil: False rounds the number of windows down, as PyTorch does.
         dilation: Step between the entries of a window.
 
@@ -305,7 +317,7 @@ def average_pool(
     x: Float[Array, "b h w c"],
     window: Side,
     stride: Side,
-    padding: Side = 0,
+    padding: Side | Padding = 0,
     *,
     ceil: bool = True,
     divisor: Literal["padded", "image"] | int = "padded",
@@ -316,7 +328,7 @@ def average_pool(
         x: Input.
         window: Height and width of the windows.
         stride: Step between windows.
-        padding: Zeros around the image that belong to windows.
+        padding: Zeros around the image that belong to windows; as in `max_pool`.
         ceil: False rounds the number of windows down, as PyTorch does.
         divisor: The size of the window inside the padded image, or inside the image; or a number.
 
@@ -331,8 +343,9 @@ def average_pool(
         return total / divisor
 
     def counts(size, k, s, pad):
-        starts = [i * s - pad for i in range(pooled_size(size, k, s, pad, ceil=ceil))]
-        first, last = (-pad, size + pad) if divisor == "padded" else (0, size)
+        before, behind = _both(pad)
+        starts = [i * s - before for i in range(pooled_size(size, k, s, pad, ceil=ceil))]
+        first, last = (-before, size + behind) if divisor == "padded" else (0, size)
         return jnp.asarray([min(n + k, last) - max(n, first) for n in starts], x.dtype)
 
     sides = zip(x.shape[1:3], *map(_both, (window, stride, padding)), strict=True)

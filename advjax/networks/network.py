@@ -6,6 +6,7 @@ import math
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -51,7 +52,8 @@ class Network:
         input_shape: (height, width, channels) of one image.
         params: The weights, any pytree; an argument of the compiled programs, not a constant.
         name: For messages and results.
-        layer: The default layer, which is attacked when none is named; the last one when None.
+        layer: The default layer, or several, which is attacked when none is named; the last one
+            when None.
         output: The layer with the class probabilities or logits, if there is one.
         classes: The names of the classes, in the order of `output`.
         preprocessing: The steps from an image file to an input.
@@ -76,7 +78,7 @@ class Network:
     input_shape: tuple[int, int, int]
     params: Any = None
     name: str = "network"
-    layer: str | None = None
+    layer: str | tuple[str, ...] | None = None
     output: str | None = None
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
@@ -163,7 +165,7 @@ class Network:
             UnknownName: A layer that the network does not have; the message offers the nearest.
         """
         if layers is None:
-            layers = (self.layer or list(self.layers)[-1],)
+            layers = self.layer or list(self.layers)[-1]
         layers = (layers,) if isinstance(layers, str) else tuple(layers)
         for name in layers:
             if name not in self.layers:
@@ -379,6 +381,79 @@ class Network:
 
         shape = _checked_shape(input_shape)
         function, params = from_torch.convert(module, shape, transform, layers)
+        return cls(function, shape, params, **fields)
+
+    @classmethod
+    def from_keras(
+        cls,
+        model: Any,
+        input_shape: tuple[int, int, int] | None = None,
+        *,
+        transform: Transform | None = None,
+        **fields: Any,
+    ) -> "Network":
+        """Return the network of a Keras model that takes a batch of images.
+
+        Keras must run on JAX (`KERAS_BACKEND=jax`). The layers are those of the model by their
+        names, in its order, and "output", its own result. A model inside the model is one layer; a
+        layer that is called several times is none. A model that is a class with a `call` has its
+        result alone; a dict gives its keys. It is called as for inference, and the network keeps
+        the weights that it has at that time.
+
+        Args:
+            model: A `keras.Model` of Keras 3 that is built, its channels last.
+            input_shape: (height, width, channels) of one image; the model's own when None.
+            transform: From pixels, within `bounds`, to what the model takes; None when it takes
+                pixels.
+            **fields: The other attributes of `Network`; the name is the model's, unless given.
+
+        Raises:
+            AdvjaxError: No Keras, or on another backend; or a model that cannot be called on such
+                images.
+        """
+        from advjax.networks import from_keras  # imports Keras
+
+        traced = from_keras.keras_function(model, transform)
+        shape = from_keras.own_shape(model) if input_shape is None else input_shape
+        fields.setdefault("name", model.name)
+        return cls._of_module(traced, shape, fields)
+
+    @classmethod
+    def from_onnx(
+        cls,
+        path: str | os.PathLike[str],
+        input_shape: tuple[int, int, int] | None = None,
+        *,
+        transform: Transform | None = None,
+        layers: Sequence[str] | None = None,
+        **fields: Any,
+    ) -> "Network":
+        """Return the network of an ONNX file that takes a batch of images.
+
+        The graph is translated to JAX. Its layers are its tensors of floating numbers, under the
+        file's names, in the file's order; where the batch is not the first dimension, it is moved
+        there. A file that was made for one image at a time is computed image by image, in one
+        program. Weights are parameters. Weights in files beside it are read from its folder alone.
+
+        Args:
+            path: The file, of opset 7 or later, with one input: images of floating point.
+            input_shape: (height, width, channels) of one image, however the file orders them; the
+                file's own when None.
+            transform: From pixels [b, h, w, c], within `bounds`, to what the file takes, channels
+                last all the same; None when it takes pixels.
+            layers: Names of the layers wanted; all when None.
+            **fields: The other attributes of `Network`; the name is the file's, unless given.
+
+        Raises:
+            AdvjaxError: No onnx, a file that is no model or is damaged, or an operation that is not
+                known here: it is named.
+            UnknownName: A name in `layers` that is none.
+        """
+        from advjax.networks import from_onnx  # imports onnx
+
+        shape = None if input_shape is None else _checked_shape(input_shape)
+        function, shape, params = from_onnx.convert(path, shape, transform, layers)
+        fields.setdefault("name", Path(path).stem)
         return cls(function, shape, params, **fields)
 
     @classmethod

@@ -25,6 +25,7 @@ import jax
 import pyarrow as pa
 
 from advjax.attacks.base import Attack
+from advjax.attacks.until import Until
 from advjax.engine import Pair, PairResult, Progress, attack_stream, choose_smoothing, resolve
 from advjax.errors import AdvjaxError, whole
 from advjax.networks.identity import network_key
@@ -36,6 +37,7 @@ from advjax.runs.rows import Item, failed_row, result_row, table_of
 from advjax.runs.schema import ERROR
 from advjax.smoothing import Smoothing
 from advjax.solvers import ScipyLBFGSB, Solver
+from advjax.transforms import Transforms
 
 AHEAD = 32  # pairs whose images are being read
 WAITING = 64  # results that may wait to be encoded
@@ -55,7 +57,9 @@ class Job:
         delta: The half-width of the box, in levels of 255, for the pairs that name none.
         solver: The minimiser; the attack's default when None.
         smoothing: Of the gradient's kinks; None: exact gradients; "auto": the attack's own.
+        transforms: `advjax.Transforms`, drawn at each evaluation.
         batch_size: Lanes, over all devices of a process; no more are used than a run has pairs.
+        until: What ends a pair; `target_ratio` and `until_label` are short for a part of it.
         target_ratio: A pair is done at this fraction of its initial distance.
         until_label: A pair is done when it takes the guide's label.
         start: "source" or "random".
@@ -72,7 +76,9 @@ class Job:
     delta: float = 10.0
     solver: Solver | ScipyLBFGSB | None = None
     smoothing: Smoothing | Literal["auto"] | None = "auto"
+    transforms: Transforms | None = None
     batch_size: int = 32
+    until: Until | None = None
     target_ratio: float | None = None
     until_label: bool = False
     start: Literal["source", "random"] = "source"
@@ -113,6 +119,12 @@ class Job:
         """Return all settings on which the rows depend, as JSON values."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del plain["net"]
+        # Not noted where they are not used, so that runs from before they existed go on.
+        del plain["until"], plain["transforms"]
+        if self.until is not None:
+            plain["until"] = dataclasses.asdict(self.until)
+        if self.transforms is not None:
+            plain["transforms"] = self.transforms.described()
         if not isinstance(self.attack, str):
             kind, attack = type(self.attack), self.resolved[0]
             plain["attack"] = {
@@ -156,6 +168,8 @@ class Job:
             solver=self.solver,
             smoothing=self.smoothing,
             batch_size=min(self.batch_size, count or self.batch_size),
+            transforms=self.transforms,
+            until=self.until,
             target_ratio=self.target_ratio,
             until_label=self.until_label,
             start=self.start,

@@ -49,15 +49,14 @@ def failed_row(item: Item, error: BaseException) -> dict[str, Any]:
 def result_row(item: Item, result: PairResult, keep_float32: bool, squared: bool) -> dict[str, Any]:
     """Return the row of a pair that was attacked; `squared` is the attack's."""
     assert item.source is not None
-    initial = result.initial_distance
     row = _begin(item) | {
         "status": result.status.name,
         "evaluations": result.evaluations,
-        "initial_distance": initial,
+        "initial_distance": result.initial_distance,
         "distance": result.distance,
         "distance_uint8": result.distance_uint8,
         "ratio": result.ratio,
-        "ratio_uint8": result.distance_uint8 / initial if initial else 0.0,
+        "ratio_uint8": result.ratio_uint8,
         "cosine": result.cosine,
         "source_label": result.source_label,
         "guide_label": result.guide_label,

@@ -1,7 +1,7 @@
 """Auto-PGD: sign steps that halve, and start again from the best point, when progress stalls."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -71,6 +71,8 @@ class APGD:
         >>> minimize(APGD(), objective, jnp.zeros(2), box).best.x.round(2).tolist()
         [1.0, 3.0]
     """
+
+    compares_values: ClassVar[bool] = True
 
     max_evaluations: int = 100
     step_size: float = 2.0

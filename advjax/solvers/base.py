@@ -46,8 +46,8 @@ _TEXTS = {
     Status.MAX_EVALUATIONS: "the budget of evaluations is used; raise max_evaluations to go on",
     Status.FTOL: "the relative decrease of the objective fell under ftol",
     Status.GTOL: "the projected gradient fell under gtol: a stationary point of the box",
-    Status.TARGET: "the target value was reached",
-    Status.LABEL: "the adversarial takes the guide's label",
+    Status.TARGET: "the image in 8 bits has reached the target",
+    Status.LABEL: "the image in 8 bits has the label to take",
     Status.LINE_SEARCH: "no step along the projected gradient lowers the value in this precision",
     Status.NON_FINITE: "the value or its gradient was not finite; the best finite point is kept",
 }
@@ -81,6 +81,8 @@ class Info(NamedTuple):
 class Solver(Protocol):
     """A box-constrained minimiser: pure, for one problem, one evaluation a step.
 
+    One that compares the value of one evaluation with another's, as a line search does, says so by
+    a class variable `compares_values`: it refuses objectives that are drawn at each evaluation.
     Its state is a NamedTuple with the fields of `start`; the engine reads these alone.
     """
 

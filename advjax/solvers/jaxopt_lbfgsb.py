@@ -66,6 +66,7 @@ class JaxoptLBFGSB:
     gtol: float = 1e-5
     max_line_search: int = 30
 
+    compares_values: ClassVar[bool] = True
     # Not only at `state.trial`, and not only once: the engine must give it the objective itself.
     evaluates_elsewhere: ClassVar[bool] = True
 

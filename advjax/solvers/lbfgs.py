@@ -1,7 +1,7 @@
 """Two-metric projected L-BFGS: the paper's minimiser as a state machine, one evaluation a step."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,11 @@ class ProjectedLBFGS:
     of ReLUs: they enter y'y and not s'y, so that the quotient is too small along directions that no
     pair contains yet.
 
+    Smoothed gradients (`advjax.Smoothing`) are not those of the values that the search compares: it
+    shortens its steps to nothing where they disagree, and the lane ends early. For them there is
+    `line_search=False`: every trial with a finite value becomes the iterate, and the best one is
+    the answer.
+
     Attributes:
         max_evaluations: Evaluations of the objective after which a lane ends.
         history: Number m of curvature pairs kept.
@@ -102,6 +107,7 @@ class ProjectedLBFGS:
         max_backtracks: Number of rejected trials after which the search along a direction has
             failed. The history is then dropped once; if the search without it fails too, the lane
             ends with `Status.LINE_SEARCH`.
+        line_search: If False, take every step as it is, and do not stop by `ftol`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -113,6 +119,8 @@ class ProjectedLBFGS:
         ([1.0, 3.0], 'GTOL')
     """
 
+    compares_values: ClassVar[bool] = True
+
     max_evaluations: int = 500
     history: int = 10
     ftol: float = 2.220446049250313e-9  # SciPy's factr 1e7 times the epsilon of float64
@@ -123,6 +131,12 @@ class ProjectedLBFGS:
     c1: float = 1e-4
     shrink: tuple[float, float] = (0.1, 0.5)
     max_backtracks: int = 20
+    line_search: bool = True
+
+    @property
+    def accepts_smoothing(self) -> bool:
+        """No line search compares values along the gradient."""
+        return not self.line_search
 
     def __post_init__(self):
         if self.history_dtype not in ("float32", "bfloat16"):
@@ -185,7 +199,7 @@ class ProjectedLBFGS:
         slope = jnp.vdot(state.gradient, move)
         decrease = (at.value <= state.value + self.c1 * slope) & (slope < 0)
         first = state.evaluations == 0
-        accept = at.running & at.finite & (first | decrease)
+        accept = at.running & at.finite & (first | decrease | (not self.line_search))
 
         # The minimum of the parabola through both values with this slope at the old one.
         t = -slope / (2 * (at.value - state.value - slope))
@@ -238,11 +252,12 @@ class ProjectedLBFGS:
         """Return the reasons to stop; a later one overrides an earlier one."""
         scale = jnp.maximum(jnp.maximum(jnp.abs(state.value), jnp.abs(at.value)), 1)
         small = (state.value - at.value) / scale <= self.ftol
-        return [
+        stops = [
             (search.failed & (state.history.pushed == 0), Status.LINE_SEARCH),
             (search.accept & ~search.first & small, Status.FTOL),
             (search.accept & (norm <= self.gtol), Status.GTOL),
         ]
+        return stops if self.line_search else stops[2:]
 
 
 def is_outward(x: Float[Array, "n"], gradient: Float[Array, "n"], box: Box) -> Bool[Array, "n"]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -56,6 +56,8 @@ class ScipyLBFGSB:
         >>> result.x.tolist(), result.status.name
         ([1.0, 3.0], 'GTOL')
     """
+
+    compares_values: ClassVar[bool] = True
 
     max_evaluations: int = 500
     history: int = 10

@@ -26,6 +26,16 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(first), int(rest[0] if rest else first)
 
 
+def _sides(value: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return padding as ((top, bottom), (left, right)); also if it is so already."""
+
+    def ends(n):
+        return (int(n[0]), int(n[1])) if isinstance(n, tuple) else (int(n), int(n))
+
+    first, *rest = [value] if isinstance(value, int) else value
+    return ends(first), ends(rest[0] if rest else first)
+
+
 def convolution(
     x: Tensor,
     weight: Tensor,
@@ -35,10 +45,13 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolve [b, c, h, w], or [b, c, w] as one row, with a kernel [o, i, h, w]."""
+    """Convolve [b, c, h, w], or [b, c, w] as one row, with a kernel [o, i, h, w].
+
+    Padding is that of PyTorch; or ((top, bottom), (left, right)), as tuples.
+    """
     if len(x.axes) == 3:
         if not isinstance(padding, str):
-            padding = (0, _pair(padding)[-1])
+            padding = ((0, 0), _sides(padding)[-1])
         stride, dilation = (1, _pair(stride)[-1]), (1, _pair(dilation)[-1])
         row = convolution(
             unsqueeze(x, 2), unsqueeze(weight, 2), bias, stride, padding, dilation, groups
@@ -50,7 +63,7 @@ def convolution(
         whole = [d * (k - 1) for d, k in zip(dilations, kernel.shape, strict=False)]
         pads = tuple((n // 2, n - n // 2) for n in whole)
     else:
-        pads = tuple((n, n) for n in _pair(0 if padding == "valid" else padding))
+        pads = _sides(0 if padding == "valid" else padding)
     y = _convolution(x.laid(CHANNELS_LAST), kernel, strides, pads, dilations, groups)
     return tensor(y if bias is None else y + bias.plain.reshape(1, 1, 1, -1), CHANNELS_LAST)
 
@@ -126,7 +139,7 @@ def _average_pool(
     return tensor(y, CHANNELS_LAST)
 
 
-def _resample(x: Tensor, matrices: Sequence[np.ndarray | None]) -> Tensor:
+def resample(x: Tensor, matrices: Sequence[np.ndarray | None]) -> Tensor:
     """Multiply the last dimensions by matrices [outputs, inputs], one for each; None keeps one."""
     for matrix, dim in zip(matrices, range(len(x.axes) - len(matrices), len(x.axes)), strict=True):
         if matrix is not None:
@@ -138,7 +151,7 @@ def _resample(x: Tensor, matrices: Sequence[np.ndarray | None]) -> Tensor:
 
 def _adaptive_average_pool(x: Tensor, output_size: Any) -> Tensor:
     sizes = [output_size] if isinstance(output_size, int) else list(output_size)
-    return _resample(
+    return resample(
         x, [_averages(n, m) for n, m in zip(x.shape[-len(sizes) :], sizes, strict=True)]
     )
 
@@ -167,7 +180,7 @@ def _upsample(reach: int, kernel: Callable[[np.ndarray], np.ndarray] | None) -> 
         if output_size is None:
             output_size = [int(n * s) for n, s in zip(sizes, given, strict=True)]
         rows = zip(sizes, output_size, given, strict=True)
-        return _resample(x, [_interpolation(n, m, s, align, reach, kernel) for n, m, s in rows])
+        return resample(x, [_interpolation(n, m, s, align, reach, kernel) for n, m, s in rows])
 
     return operation
 
@@ -176,10 +189,10 @@ def _interpolation(inputs, outputs, scale, align, reach, kernel) -> np.ndarray |
     """Return the matrix of PyTorch's interpolation along one side."""
     if inputs == outputs:
         return None
-    matrix = np.zeros((outputs, inputs))
     at = np.arange(outputs)
     step = inputs / outputs if scale is None else 1 / scale
     if kernel is None:
+        matrix = np.zeros((outputs, inputs))
         matrix[at, np.minimum((at * step).astype(int), inputs - 1)] = 1
         return matrix
     if align:
@@ -187,17 +200,36 @@ def _interpolation(inputs, outputs, scale, align, reach, kernel) -> np.ndarray |
     else:
         places = (at + 0.5) * step - 0.5
         places = np.maximum(places, 0) if reach == 1 else places
+    return interpolation_matrix(places, inputs, reach, kernel)
+
+
+def interpolation_matrix(
+    places: np.ndarray, inputs: int, reach: int, kernel: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return the matrix [outputs, inputs] of values at places between the inputs."""
+    matrix = np.zeros((len(places), inputs))
     low = np.floor(places).astype(int)
     for tap in range(1 - reach, reach + 1):
         column = np.clip(low + tap, 0, inputs - 1)
-        np.add.at(matrix, (at, column), kernel(np.abs(places - low - tap)))
+        np.add.at(matrix, (np.arange(len(places)), column), kernel(np.abs(places - low - tap)))
     return matrix
 
 
-def _cubic(distance: np.ndarray) -> np.ndarray:
-    a, d = -0.75, distance
+def _linear(distance: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - distance, 0)
+
+
+def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    d = distance
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     return np.where(d <= 1, near, ((d - 5) * d + 8) * d * a - 4 * a)
+
+
+KERNELS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
+    "linear": (1, _linear),
+    "cubic": (2, _cubic),
+}
+"""Of interpolation: how many entries a kernel reaches on each side, and its weight by distance."""
 
 
 def _im2col(x, kernel_size, dilation, padding, stride):
@@ -223,6 +255,6 @@ SPATIAL: dict[str, Callable[..., Any]] = {
         _adaptive_average_pool,
     ),
     "upsample_nearest2d": _upsample(0, None),
-    "upsample_bilinear2d": _upsample(1, lambda distance: np.maximum(1 - distance, 0)),
-    "upsample_bicubic2d": _upsample(2, _cubic),
+    "upsample_bilinear2d": _upsample(*KERNELS["linear"]),
+    "upsample_bicubic2d": _upsample(*KERNELS["cubic"]),
 }
