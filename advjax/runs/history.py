@@ -72,7 +72,7 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
     for path in sorted((folder / HISTORY).glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             record = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(record, dict) and isinstance(record.get("start"), str):
+            if isinstance(record, dict) and {"command", "start", "end"} <= set(record):
                 found.append(record)
     return found
 
