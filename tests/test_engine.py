@@ -406,7 +406,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(net, images, monkeypatch):
         real = programs(plan)
 
         def advance(params, lanes, *rest):
-            if len(lanes.goal) > 2:
+            if len(lanes.trace) > 2:
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
             return real.advance(params, lanes, *rest)
 

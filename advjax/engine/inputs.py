@@ -133,9 +133,8 @@ def guide_batch(
     """
     if guides is None:
         return [None] * count
-    if len(np.shape(guides) if hasattr(guides, "shape") else ()) and is_embedding(
-        net, layers, guides[0], each
-    ):
+    known = isinstance(guides, np.ndarray | jax.Array) and guides.ndim and len(guides)
+    if known and is_embedding(net, layers, guides[0], each):
         guides = {layers[0]: guides}
     if isinstance(guides, Mapping):
         given = {layer: np.asarray(values) for layer, values in guides.items()}
