@@ -82,7 +82,7 @@ class FeatureOpt(Attack):
 
     @property
     def default_smoothing(self) -> Smoothing | None:
-        """Widths from .7 to .014."""
+        """The widths that are best for sign steps (docs/benchmarks.md)."""
         return Smoothing()
 
     def initial(self, pair: PairData, target: Any) -> float:
