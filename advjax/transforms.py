@@ -106,23 +106,23 @@ class Crop:
     """A window with this fraction of the area, or more, and up to `ratio` wider or higher, resized.
 
     Attributes:
-        least: The least fraction of the area.
-        most: The largest.
+        minimum: The least fraction of the area.
+        maximum: The largest.
         ratio: The largest aspect of the window, over the image's; 1: none.
     """
 
-    least: float = 0.5
-    most: float = 1.0
+    minimum: float = 0.5
+    maximum: float = 1.0
     ratio: float = 4 / 3
 
     def __post_init__(self):
-        if not 0 < self.least <= self.most <= 1 or self.ratio < 1:
-            raise AdvjaxError(f"{self}; give 0 < least <= most <= 1 and a ratio of 1 or more")
+        if not 0 < self.minimum <= self.maximum <= 1 or self.ratio < 1:
+            raise AdvjaxError(f"{self}; give 0 < minimum <= maximum <= 1 and a ratio of 1 or more")
 
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return a window, resized to the whole."""
         area, aspect, place = jax.random.split(key, 3)
-        area = jax.random.uniform(area, (), minval=self.least, maxval=self.most)
+        area = jax.random.uniform(area, (), minval=self.minimum, maxval=self.maximum)
         stretch = jnp.exp(jax.random.uniform(aspect, (), minval=-1, maxval=1) * np.log(self.ratio))
         sides = jnp.minimum(jnp.sqrt(area) * jnp.stack([stretch**-0.5, stretch**0.5]), 1)
         shape = jnp.array(image.shape[:2], jnp.float32)
@@ -135,17 +135,17 @@ class Shrink:
     """The image at a fraction of its size, at a random place on black (Xie et al., CVPR 2019, DI).
 
     Attributes:
-        least: The least fraction of a side.
+        minimum: The least fraction of a side.
         probability: That the image is shrunk at all.
     """
 
-    least: float = 0.9
+    minimum: float = 0.9
     probability: float = 0.5
 
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image, smaller."""
         side, place, chance = jax.random.split(key, 3)
-        side = jax.random.uniform(side, (), minval=self.least, maxval=1.0)
+        side = jax.random.uniform(side, (), minval=self.minimum, maxval=1.0)
         shape = jnp.array(image.shape[:2], jnp.float32)
         origin = jax.random.uniform(place, (2,)) * (1 - side) * shape
         small = resampled(image, jnp.stack([side, side]), origin)
@@ -218,16 +218,16 @@ class JPEG:
     quantisation, without subsampling of the colours. The derivative of rounding is taken as 1.
     """
 
-    least: int = 75
-    most: int = 95
+    minimum: int = 75
+    maximum: int = 95
 
     def __post_init__(self):
-        if not 1 <= self.least <= self.most <= 100:
-            raise AdvjaxError(f"{self}; give qualities 1 <= least <= most <= 100")
+        if not 1 <= self.minimum <= self.maximum <= 100:
+            raise AdvjaxError(f"{self}; give qualities 1 <= minimum <= maximum <= 100")
 
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image as a JPEG file would keep it, but for the rounding of pixels."""
-        quality = jax.random.randint(key, (), self.least, self.most + 1).astype(jnp.float32)
+        quality = jax.random.randint(key, (), self.minimum, self.maximum + 1).astype(jnp.float32)
         return compressed(image, quality)
 
 
