@@ -101,6 +101,11 @@ def drawn(
     return np.clip(found, 0, 255).reshape(len(images), count, *images.shape[1:])
 
 
+def _require(fits: bool, transform: Any, what: str) -> None:
+    if not fits:
+        raise AdvjaxError(f"{transform}; give {what}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Crop:
     """A window with this fraction of the area, or more, and up to `ratio` wider or higher, resized.
@@ -116,8 +121,8 @@ class Crop:
     ratio: float = 4 / 3
 
     def __post_init__(self):
-        if not 0 < self.minimum <= self.maximum <= 1 or self.ratio < 1:
-            raise AdvjaxError(f"{self}; give 0 < minimum <= maximum <= 1 and a ratio of 1 or more")
+        fits = 0 < self.minimum <= self.maximum <= 1 and 1 <= self.ratio < np.inf
+        _require(fits, self, "0 < minimum <= maximum <= 1 and a ratio of 1 or more")
 
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return a window, resized to the whole."""
@@ -142,6 +147,10 @@ class Shrink:
     minimum: float = 0.9
     probability: float = 0.5
 
+    def __post_init__(self):
+        fits = 0 < self.minimum <= 1 and 0 <= self.probability <= 1
+        _require(fits, self, "a minimum above 0 and at most 1, and a probability in 0..1")
+
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image, smaller."""
         side, place, chance = jax.random.split(key, 3)
@@ -158,6 +167,9 @@ class Flip:
 
     probability: float = 0.5
 
+    def __post_init__(self):
+        _require(0 <= self.probability <= 1, self, "a probability in 0..1")
+
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image or its mirror image."""
         return jnp.where(jax.random.bernoulli(key, self.probability), image[:, ::-1], image)
@@ -168,6 +180,9 @@ class Shift:
     """Moved by up to so many whole pixels both ways, the border repeated."""
 
     pixels: int = 4
+
+    def __post_init__(self):
+        _require(whole(self.pixels, 0) is not None, self, "a whole number of pixels, 0 or more")
 
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image, moved."""
@@ -183,6 +198,9 @@ class Dim:
 
     copies: int = 5
 
+    def __post_init__(self):
+        _require(whole(self.copies, 1) is not None, self, "a whole number of copies, 1 or more")
+
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image, darker."""
         return image * 0.5 ** jax.random.randint(key, (), 0, self.copies).astype(jnp.float32)
@@ -194,6 +212,9 @@ class Noise:
 
     deviation: float = 4.0
 
+    def __post_init__(self):
+        _require(0 <= self.deviation < np.inf, self, "a deviation of 0 or more levels")
+
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image with noise."""
         return jnp.clip(image + self.deviation * jax.random.normal(key, image.shape), 0, 255)
@@ -204,6 +225,9 @@ class Blur:
     """A Gaussian filter of this standard deviation in pixels; the border is repeated."""
 
     deviation: float = 1.0
+
+    def __post_init__(self):
+        _require(0 < self.deviation < np.inf, self, "a deviation above 0 pixels")
 
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image, blurred; nothing is drawn."""
@@ -222,8 +246,8 @@ class JPEG:
     maximum: int = 95
 
     def __post_init__(self):
-        if not 1 <= self.minimum <= self.maximum <= 100:
-            raise AdvjaxError(f"{self}; give qualities 1 <= minimum <= maximum <= 100")
+        fits = 1 <= self.minimum <= self.maximum <= 100
+        _require(fits, self, "qualities 1 <= minimum <= maximum <= 100")
 
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image as a JPEG file would keep it, but for the rounding of pixels."""

@@ -167,6 +167,12 @@ def test_solvers_that_compare_values_refuse_them(solver):
         (lambda: advjax.Transforms(smooth_gradient=-1.0), "smooth_gradient is -1"),
         (lambda: transforms.Crop(0.0), "Crop"),
         (lambda: transforms.JPEG(0), "JPEG"),
+        (lambda: transforms.Shrink(0.0), "Shrink.*minimum above 0"),
+        (lambda: transforms.Flip(1.5), "Flip.*probability"),
+        (lambda: transforms.Shift(0.5), "Shift.*whole number of pixels"),
+        (lambda: transforms.Dim(0), "Dim.*copies"),
+        (lambda: transforms.Noise(float("nan")), "Noise.*deviation"),
+        (lambda: transforms.Blur(0.0), "Blur.*deviation above 0"),
         (
             lambda: advjax.attack(NET, SOURCES, GUIDES, transforms=transforms.Flip()),
             "give an advjax.Transforms",
