@@ -3,6 +3,7 @@
 argparse splits the words of a command line; what they mean is read from the types of the fields.
 """
 
+import abc
 import argparse
 import dataclasses
 import difflib
@@ -23,7 +24,7 @@ NAMES = {int: "N", float: "X", Path: "PATH", str: "NAME"}  # of values, in the h
 LISTED = 36  # characters of choices that stand beside the option; longer ones stand in its help
 
 
-class Command:
+class Command(abc.ABC):
     """The parts of a command besides its fields, which are documented under "Attributes:".
 
     A field that is a dataclass itself is a group of options. Its own fields' names are the options,
@@ -37,9 +38,9 @@ class Command:
     says where it stands."""
     examples: ClassVar[tuple[str, ...]] = ()
 
+    @abc.abstractmethod
     def run(self) -> int | None:
         """Run the command and return the exit status; None is 0."""
-        raise NotImplementedError
 
 
 class Option(NamedTuple):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advjax.errors import AdvjaxError, UnknownName
-from advjax.networks import aten
+from advjax.networks import aten, onnx_shapes
 from advjax.networks import onnx_operations as operations
 from advjax.networks.aten import Tensor
 from advjax.networks.program import Output, Program, Ref, Step, compute, run
@@ -141,7 +141,7 @@ def _read(path: Path) -> Graph:
         names = ", ".join(given.name for given in images) or "none"
         raise AdvjaxError(f"{path} has these inputs: {names}; one, the images, is needed")
     name, kind = images[0].name, images[0].type.tensor_type
-    dtype = operations.DTYPES.get(kind.elem_type)
+    dtype = onnx_shapes.DTYPES.get(kind.elem_type)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise AdvjaxError(
             f"the input {name!r} of {path} is of {np.dtype(dtype) if dtype else 'no numbers'}; "
@@ -205,7 +205,7 @@ def _check_graph(onnx: Any, model: Any) -> None:
 def _array(tensor: Any, folder: Path, read: dict[Any, np.ndarray]) -> np.ndarray:
     """Return a tensor of the file, or of a file beside it."""
     onnx = _onnx()
-    dtype = operations.DTYPES.get(tensor.data_type)
+    dtype = onnx_shapes.DTYPES.get(tensor.data_type)
     if dtype is None:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type)
         raise AdvjaxError(f"the tensor {tensor.name!r} is of {kind}, which is not known here")
@@ -377,7 +377,7 @@ def _program(
 def _folded(call: Callable[[], Any], where: str, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Compute what depends on no image, after a look at its size."""
     for each in jax.tree.leaves(jax.eval_shape(lambda: _plain(call()))):
-        operations.bounded(each.shape, where)
+        onnx_shapes.bounded(each.shape, where)
     return dict(zip(names, map(np.asarray, _plain(call())), strict=False))
 
 

@@ -9,7 +9,6 @@ computed in NumPy then (`NUMPY`). A `Tensor` is known if its data are NumPy's.
 
 import functools
 import inspect
-import itertools
 import math
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -32,23 +31,15 @@ from advjax.networks.aten.tensors import (
     unsqueeze,
     view,
 )
+from advjax.networks.onnx_shapes import DTYPES, NUMPY, bounded, new_shape, part_sizes, slice_index
 
 Numbers = Annotated[Any, "known"]
 """A list of numbers, or a number, that is known when the graph is traced."""
 
 ATEN = aten.OPERATIONS
 
-LARGEST = 2**28
-"""The most entries of an array that depends on no image; a file may ask for any number."""
-
 WIDEST = 1024
 """The most entries along one side of a window, which is computed entry by entry."""
-
-DTYPES: dict[int, Any] = {  # onnx.TensorProto.DataType
-    **{1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32},
-    **{7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64, 12: np.uint32, 13: np.uint64},
-    16: jnp.bfloat16,
-}
 
 
 class Operation(NamedTuple):
@@ -116,17 +107,6 @@ def _numbers(x: Tensor) -> Any:
     return x.plain.tolist()
 
 
-def bounded(shape: Any, who: str = "it") -> Any:
-    """Return a shape that is not too large for what depends on no image.
-
-    Raises:
-        AdvjaxError: It is.
-    """
-    if math.prod(int(n) for n in shape) > LARGEST:
-        raise AdvjaxError(f"{who} asks for an array of shape {tuple(shape)}")
-    return shape
-
-
 def _float_dtype(dtype: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(DTYPES[dtype])
 
@@ -189,13 +169,8 @@ def _gelu(x: Tensor, approximate="none") -> Tensor:
 # Shapes.
 
 
-def _new_shape(old: Any, shape: Any, allowzero: int) -> list[int]:
-    keep = enumerate(int(n) for n in shape)
-    return [old[i] if n == 0 and not allowzero else n for i, n in keep]
-
-
 def _reshape(x: Tensor, shape: Numbers, allowzero=0) -> Tensor:
-    return view(x, _new_shape(x.shape, shape, allowzero))
+    return view(x, new_shape(x.shape, shape, allowzero))
 
 
 def _flatten(x: Tensor, axis=1) -> Tensor:
@@ -223,35 +198,18 @@ def _expand(x: Tensor, shape: Numbers) -> Tensor:
     return expand(x, np.broadcast_shapes(x.shape, tuple(shape)))
 
 
-def _parts(x: Any, axis: int, split: Any, num_outputs: int | None) -> list[int]:
-    if split is not None:
-        return [int(n) for n in split]
-    assert num_outputs  # the number of the node's outputs
-    size = -(-x.shape[axis] // num_outputs)
-    return [min(size, x.shape[axis] - start) for start in range(0, x.shape[axis], size)]
-
-
 def _split(x: Tensor, split: Numbers = None, axis=0, num_outputs=None) -> list[Tensor]:
-    return ATEN["split_with_sizes"](x, _parts(x, axis, split, num_outputs), axis)
+    return ATEN["split_with_sizes"](x, part_sizes(x, axis, split, num_outputs), axis)
 
 
 def _concat(*inputs: Tensor, axis: int) -> Tensor:
     return ATEN["cat"](inputs, axis)
 
 
-def _slice_index(rank: int, starts: Any, ends: Any, axes: Any, steps: Any) -> list[slice]:
-    index = [slice(None)] * rank
-    axes = range(len(starts)) if axes is None else axes
-    steps = itertools.repeat(1) if steps is None else steps
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=False):
-        index[axis] = slice(start, end, step)
-    return index
-
-
 def _slice(
     x: Tensor, starts: Numbers, ends: Numbers, axes: Numbers = None, steps: Numbers = None
 ) -> Tensor:
-    for axis, part in enumerate(_slice_index(len(x.axes), starts, ends, axes, steps)):
+    for axis, part in enumerate(slice_index(len(x.axes), starts, ends, axes, steps)):
         if (part.step or 1) < 0:
             x = plain(lambda data, axis=axis, part=part: data[(slice(None),) * axis + (part,)])(x)
         elif part != slice(None):
@@ -683,106 +641,3 @@ BEFORE: dict[str, tuple[int, Callable[..., Any]]] = {
     "Upsample": (10, _old_resize),
 }
 """Another function before an opset: where the same name meant something else."""
-
-
-# What depends on no pixel.
-
-
-def _known_divide(x, y):
-    if np.issubdtype(x.dtype, np.integer):
-        return np.trunc(x / y).astype(x.dtype)
-    return x / y
-
-
-def _known_gather(x, indices, axis=0):
-    return np.take(x, indices, axis)
-
-
-def _known_reshape(x, shape, allowzero=0):
-    return x.reshape(_new_shape(x.shape, shape, allowzero))
-
-
-def _known_reduce(function: Callable[..., Any]) -> Callable[..., Any]:
-    def operation(x, axes=None, keepdims=1, noop_with_empty_axes=0):
-        if (axes is None or not len(axes)) and noop_with_empty_axes:
-            return x
-        axes = None if axes is None or not len(axes) else tuple(int(a) for a in axes)
-        return np.asarray(function(x, axis=axes, keepdims=bool(keepdims)), x.dtype)
-
-    return operation
-
-
-def _known_split(x, split=None, axis=0, num_outputs=None):
-    parts = _parts(x, axis, split, num_outputs)
-    return np.split(x, list(itertools.accumulate(parts))[:-1], axis)
-
-
-def _known_slice(x, starts, ends, axes=None, steps=None):
-    lists = (None if v is None else [int(n) for n in v] for v in (starts, ends, axes, steps))
-    return x[tuple(_slice_index(x.ndim, *lists))]
-
-
-def _known_axes(axes: Any) -> Any:
-    return None if axes is None else tuple(int(a) for a in axes)
-
-
-def _known_constant(shape, value=None):
-    fill = np.zeros(1, np.float32) if value is None else value
-    return np.full(bounded(shape.tolist()), fill.reshape(()))
-
-
-def _known_range(start, limit, delta):
-    start, limit, delta = start.item(), limit.item(), delta.item()
-    bounded([max(0, math.ceil((limit - start) / delta))])
-    return np.arange(start, limit, delta)
-
-
-def _known_expand(x, shape):
-    return np.broadcast_to(x, bounded(np.broadcast_shapes(x.shape, tuple(shape.tolist()))))
-
-
-def _known_tile(x, repeats):
-    bounded([n * r for n, r in zip(x.shape, repeats.tolist(), strict=True)])
-    return np.tile(x, repeats)
-
-
-NUMPY: dict[str, Callable[..., Any]] = {
-    **{name: getattr(np, name.lower()) for name in ("Equal", "Greater", "Less", "Where")},
-    **{name: getattr(np, name.lower()) for name in ("Floor", "Ceil", "Sqrt")},
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _known_divide,
-    "Mod": lambda x, y, fmod=0: np.fmod(x, y) if fmod else np.mod(x, y),
-    "Pow": lambda x, y: np.power(x, y).astype(x.dtype),
-    "Max": lambda *inputs: functools.reduce(np.maximum, inputs),
-    "Min": lambda *inputs: functools.reduce(np.minimum, inputs),
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "GreaterOrEqual": np.greater_equal,
-    "LessOrEqual": np.less_equal,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Not": np.logical_not,
-    "Identity": lambda x: x,
-    "Cast": lambda x, to, saturate=1, round_mode="up": x.astype(DTYPES[to]),
-    "Shape": lambda x, start=0, end=None: np.array(x.shape[start:end], np.int64),
-    "Size": lambda x: np.array(x.size, np.int64),
-    "Reshape": _known_reshape,
-    "Transpose": lambda x, perm=None: np.transpose(x, perm),
-    "Squeeze": lambda x, axes=None: np.squeeze(x, _known_axes(axes)),
-    "Unsqueeze": lambda x, axes: np.expand_dims(x, _known_axes(axes)),
-    "Gather": _known_gather,
-    "Slice": _known_slice,
-    "Concat": lambda *inputs, axis: np.concatenate(inputs, axis),
-    "Split": _known_split,
-    "Expand": _known_expand,
-    "Tile": _known_tile,
-    "ConstantOfShape": _known_constant,
-    "Range": _known_range,
-    "ReduceProd": _known_reduce(np.prod),
-    "ReduceSum": _known_reduce(np.sum),
-    "ReduceMax": _known_reduce(np.max),
-    "ReduceMin": _known_reduce(np.min),
-}
-"""The operations by which graphs compute shapes, on NumPy's arrays."""

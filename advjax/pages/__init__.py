@@ -4,7 +4,7 @@ from typing import Any
 
 
 def template(package: str, name: str) -> Any:
-    """Return a template of a package; it may include `look.css`, which all pages share.
+    """Return a template of a package; it may include `head.html` and `look.css`, which all share.
 
     Args:
         package: The package in whose folder the template is.
