@@ -52,14 +52,14 @@ class TransferMatrix(NamedTuple):
     takes_label: Bool[np.ndarray, "s t n"] | None  # None where a network names no labels
 
     def __repr__(self) -> str:
-        """Return a table: the median ratio, and the share of labels taken, of each."""
+        """Return a table: the median ratio, and the fraction of labels taken, of each."""
         heads = ["", *self.targets]
         rows = [heads]
         for i, name in enumerate(self.surrogates):
             cells = [f"{np.median(self.ratio[i, j]):.3f}" for j in range(len(self.targets))]
             if self.takes_label is not None:
-                shares = self.takes_label[i].mean(1)
-                cells = [f"{a} {b:4.0%}" for a, b in zip(cells, shares, strict=True)]
+                fractions = self.takes_label[i].mean(1)
+                cells = [f"{a} {b:4.0%}" for a, b in zip(cells, fractions, strict=True)]
             rows.append([name, *cells])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
@@ -117,37 +117,56 @@ def transfer(net: Any, adversarials: Any, sources: Any, guides: Any, *, layer: A
     """
     if isinstance(net, Mapping) or isinstance(adversarials, Mapping):
         return _matrix(net, adversarials, sources, guides, layer)
+    return _figures(net, {"adversarials": adversarials}, sources, guides, layer)[0]
+
+
+def _figures(
+    net: Network, adversarials: Mapping[str, Any], sources: Any, guides: Any, layer: Any
+) -> list[TransferResult]:
+    """Return the figures of several results for the same pairs."""
     layers = net.check_layers(layer)
     names = (*layers, *((net.output,) if net.output else ()))
-    batches = {"adversarials": adversarials, "sources": sources, "guides": guides}
-    shapes = {name: np.shape(batch) for name, batch in batches.items()}
-    if len(set(shapes.values())) > 1 or len(shapes["sources"]) != 4:
-        raise AdvjaxError(f"the images have the shapes {shapes}; give [n, h, w, c] three times")
-    if shapes["sources"][-1] != net.input_shape[-1]:
+    batches = [("sources", sources), ("guides", guides), *adversarials.items()]
+    shapes = [(name, np.shape(batch)) for name, batch in batches]
+    shape = shapes[0][1]
+    if any(other != shape for _, other in shapes) or len(shape) != 4:
+        listed = ", ".join(f"{name} {other}" for name, other in shapes)
+        raise AdvjaxError(f"the images have the shapes {listed}; give [n, h, w, c] of one shape")
+    if shape[-1] != net.input_shape[-1]:
         raise AdvjaxError(
-            f"the images have {shapes['sources'][-1]} channels and {net.name} takes "
-            f"{net.input_shape[-1]}; give images of as many"
+            f"the images have {shape[-1]} channels and {net.name} takes {net.input_shape[-1]}; "
+            "give images of as many"
         )
-    if not shapes["sources"][0]:
+    if not shape[0]:
         raise AdvjaxError("sources is empty; give at least one pair")
-    features = [_features(net, name, batch, names) for name, batch in batches.items()]
-    adversarial, source, guide = features
-    end, begin = (np.asarray(distance(layers, None, x, guide)) for x in (adversarial, source))
-    cosines = [
-        1 - np.asarray(cosine_distance(layers, None, x, guide)) / len(layers)
-        for x in (adversarial, source)
-    ]
-    labels = [None if net.output is None else x[net.output].argmax(1) for x in features]
-    return TransferResult(
-        ratio=np.divide(end, begin, out=np.zeros_like(end), where=begin > 0),
-        distance=end,
-        initial_distance=begin,
-        source_label=labels[1],
-        guide_label=labels[2],
-        label=labels[0],
-        cosine=cosines[0],
-        initial_cosine=cosines[1],
+    features = [_features(net, name, batch, names) for name, batch in batches]
+    source, guide, *rest = features
+    source_label, guide_label, *labels = (
+        None if net.output is None else x[net.output].argmax(1) for x in features
     )
+
+    def compared(x: Any) -> tuple[np.ndarray, np.ndarray]:
+        away = np.asarray(cosine_distance(layers, None, x, guide))
+        return np.asarray(distance(layers, None, x, guide)), 1 - away / len(layers)
+
+    begin, initial_cosine = compared(source)
+    results = []
+    for x, label in zip(rest, labels, strict=True):
+        end, cosine = compared(x)
+        nothing = np.where(end > 0, np.nan, 0).astype(end.dtype)  # of an initial distance of 0
+        results.append(
+            TransferResult(
+                ratio=np.divide(end, begin, out=nothing, where=begin > 0),
+                distance=end,
+                initial_distance=begin,
+                source_label=source_label,
+                guide_label=guide_label,
+                label=label,
+                cosine=cosine,
+                initial_cosine=initial_cosine,
+            )
+        )
+    return results
 
 
 def _matrix(nets: Any, adversarials: Any, sources: Any, guides: Any, layers: Any) -> TransferMatrix:
@@ -161,13 +180,10 @@ def _matrix(nets: Any, adversarials: Any, sources: Any, guides: Any, layers: Any
     for name in layers:
         if name not in nets:
             raise UnknownName("network of layer", name, nets)
-    cells = [
-        [
-            transfer(net, images, sources, guides, layer=layers.get(name))
-            for name, net in nets.items()
-        ]
-        for images in adversarials.values()
+    columns = [
+        _figures(net, adversarials, sources, guides, layers.get(name)) for name, net in nets.items()
     ]
+    cells = list(zip(*columns, strict=True))
     taken: Any = [[cell.takes_label for cell in row] for row in cells]
     named = all(each is not None for row in taken for each in row)
     return TransferMatrix(

@@ -46,6 +46,13 @@ def test_a_result_evaluated_in_its_own_network_is_itself():
     np.testing.assert_array_equal(found.guide_label, result.guide_label)
 
 
+def test_the_ratio_of_no_initial_distance():
+    adversarials, sources, _ = batch(2)
+    adversarials[1] = sources[1]
+    found = advjax.transfer(network(8), adversarials, sources, sources)
+    np.testing.assert_array_equal(found.ratio, [np.nan, 0])
+
+
 @pytest.mark.parametrize("size", [5, 13])
 def test_another_size_keeps_flat_images_and_what_is_equal(size):
     flat = np.broadcast_to(RNG.integers(0, 256, (3, 2, 1, 1, 3)), (3, 2, 8, 8, 3)).astype(np.uint8)
