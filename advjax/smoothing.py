@@ -7,10 +7,9 @@ piece. Here the step 1[x > 0] in the derivative of max(x, 0) is replaced by the 
 
 whose half-width is 4 c m; there is no gradient through m. A clip has one ramp up at its lower end
 and one down at its upper end, the derivative of a clip that is smoothed over that width. The width
-c falls over a solve (`Smoothing`), and with c = 0 the gradient is exact. It is in proportion to the
-pair's relative distance (`Attack.relative_distance`), up to `WHOLE`: where source and guide differ
-little in the layer, as in a random network, few kinks are crossed, and wide ramps would only be
-wrong.
+c falls over a solve (`Smoothing`), and with c = 0 the gradient is exact. The engine multiplies it
+by the pair's relative distance (`Attack.relative_distance`): where source and guide differ little
+in the layer, as in a random network, few kinks are crossed, and wide ramps would only be wrong.
 Relatives: surrogate gradients of spiking networks, linear backpropagation (Guo et al., 2020),
 graduated optimisation.
 
@@ -31,7 +30,6 @@ from jaxtyping import Array, Float
 
 from advjax.errors import AdvjaxError
 
-WHOLE = 0.55  # relative distance from which widths grow no more (docs/benchmarks.md)
 PROBE = 997  # a batch size that no other axis has: it tells which axis is the batch
 ELEMENTWISE = {
     *("add", "sub", "mul", "div", "neg", "abs", "max", "min", "sqrt", "rsqrt", "square"),
@@ -46,7 +44,7 @@ class Smoothing:
 
     Attributes:
         first: Width c at the first evaluation, in units of a layer's mean |x|, of a pair whose
-            relative distance is `WHOLE` or more; of others in proportion to that distance.
+            relative distance is 1; the width is proportional to that distance.
         last: Width at the end of the budget, likewise.
 
     Example:
@@ -54,8 +52,8 @@ class Smoothing:
         ['0.500', '0.050', '0.005']
     """
 
-    first: float = 0.385
-    last: float = 0.0077
+    first: float = 0.7
+    last: float = 0.014
 
     def __post_init__(self):
         for name in ("first", "last"):
@@ -66,17 +64,13 @@ class Smoothing:
                     "smoothing=None for exact gradients"
                 )
 
-    def width(
-        self, progress: Float[Array, "..."], relative: Float[Array, "..."] | float = 1.0
-    ) -> Float[Array, "..."]:
+    def width(self, progress: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the width when this fraction of the budget is used.
 
         Args:
             progress: Evaluations so far over `max_evaluations`, 0..1.
-            relative: The pair's relative distance, 0..1.
         """
-        whole = self.first * (self.last / self.first) ** progress
-        return jnp.minimum(relative / WHOLE, 1) * whole
+        return self.first * (self.last / self.first) ** progress
 
 
 def smooth_kinks(

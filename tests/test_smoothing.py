@@ -339,7 +339,7 @@ def test_widths_that_cannot_be(setting):
 
 
 def test_smoothing_is_a_value():
-    assert advjax.Smoothing(0.385, 0.0077) == advjax.Smoothing()
+    assert advjax.Smoothing(0.7, 0.014) == advjax.Smoothing()
     assert dataclasses.replace(advjax.Smoothing(), last=0.1).last == 0.1
 
 

@@ -177,7 +177,7 @@ class Attack(abc.ABC):
         """Return the distance between source and guide as a fraction of their activations' size.
 
         It is || s - g || / sqrt(|| s ||^2 + || g ||^2) in `layers`: 1 where the two have nothing in
-        common, and 1 without a guide. The widths of smoothed kinks grow with it: an
+        common, and 1 without a guide. The widths of smoothed kinks are multiplied by it: an
         activation moves about as far as it must come nearer to the guide's.
         """
         if pair.guide is None:

@@ -189,7 +189,7 @@ def programs_of(plan: Plan) -> Programs:
         width = None
         if plan.smoothing:
             progress = jnp.float32(count) / jnp.float32(solver.max_evaluations)
-            width = plan.smoothing.width(progress, task.relative)
+            width = task.relative * plan.smoothing.width(progress)
 
         def loss(x, keys=None):
             images = x.reshape(-1, *shape)
