@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from advjax.attacks.base import Attack, cosine_distance
 from advjax.attacks.until import NO_LABEL, Goal, judge
 from advjax.errors import AdvjaxError
+from advjax.networks.convolutions import with_fast_convolutions
 from advjax.networks.network import activations
 from advjax.smoothing import Smoothing, smooth_kinks
 from advjax.solvers import Best, Box, Status
@@ -148,8 +149,10 @@ def programs_of(plan: Plan) -> Programs:
     extra = (attack.output,) if attack.output and "label" in plan.until else ()
     names = attack.needs + extra
 
+    function = with_fast_convolutions(plan.function)
+
     def activate(params, images, names):
-        return activations(plan.function, plan.with_params, params, images, names)
+        return activations(function, plan.with_params, params, images, names)
 
     def judged(features, goal: Goal):
         """Return the status of each row whose image has these activations."""
