@@ -2,14 +2,16 @@
 
 By CPU time, which other work on the machine changes little; on one core:
 
-taskset -c 0 python benchmarks/convolutions.py [--batch 2] [--rounds 5] [NAME ...]
+taskset -c 0 python benchmarks/convolutions.py [--batch 2] [--rounds 5] [--stack] [NAME ...]
 
 It needs what benchmarks/from_torch.py needs, and Keras. Weights are random, 224 x 224 pixels, value
 and input gradient of the squared distance of the pooled features. The modules of Flax and PyTorch
-have the same shapes; Keras' has its strides in the 1x1 convolutions.
+have the same shapes; Keras' has its strides in the 1x1 convolutions. With --stack: eight plain
+convolutions, channels last and first.
 """
 
 import argparse
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +26,7 @@ import torch
 from flax import nnx
 
 import advjax
+from advjax.networks.convolutions import with_fast_convolutions
 
 SIZE = from_torch.SIZE
 
@@ -128,12 +131,68 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def stack(batch: int, rounds: int) -> list[dict[str, Any]]:
+    """The input gradient through eight convolutions, of a plain function in two layouts."""
+    rng = np.random.default_rng(0)
+    layers = [(7, 3, 32, 2), (3, 32, 64, 2), *3 * [(3, 64, 64, 1)], (1, 64, 128, 1)]
+    layers += [(3, 128, 128, 1), (3, 128, 256, 2)]  # window, inputs, outputs, stride
+    kernels = [
+        rng.normal(size=(k, k, i, o), scale=(k * k * i) ** -0.5).astype(np.float32)
+        for k, i, o, _ in layers
+    ]
+    x = rng.normal(size=(batch, 112, 112, 3)).astype(np.float32)
+
+    def network(layout: str, kernels: Any, x: jax.Array) -> jax.Array:
+        first = layout == "NCHW"
+        numbers = (layout, "OIHW" if first else "HWIO", layout)
+        x = x.transpose(0, 3, 1, 2) if first else x
+        for kernel, (*_, stride) in zip(kernels, layers, strict=True):
+            kernel = kernel.transpose(3, 2, 0, 1) if first else kernel
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), "SAME", dimension_numbers=numbers
+            )
+            x = jax.nn.relu(y)
+        return x.mean((2, 3) if first else (1, 2))
+
+    def run(function: Callable[..., jax.Array], steps: int) -> Callable[[], Any]:
+        slope = jax.grad(lambda x, kernels: (function(kernels, x) ** 2).sum())
+
+        @jax.jit
+        def descend(x, kernels):
+            if steps == 1:
+                return slope(x, kernels)
+            return jax.lax.fori_loop(0, steps, lambda _, x: x - 1e-9 * slope(x, kernels), x)
+
+        return lambda: jax.block_until_ready(descend(x, kernels))
+
+    rows = []
+    for layout in ("NHWC", "NCHW"):
+        written = functools.partial(network, layout)
+        runs = {}
+        for name, function in (
+            ("as written", written),
+            ("rewritten", with_fast_convolutions(written)),
+        ):
+            runs[f"{name}, alone"] = run(function, 1)
+            runs[f"{name}, in a loop"] = run(function, from_torch.STEPS)
+        seconds = from_torch.cpu_seconds(runs, rounds)
+        medians = {key: 1e3 * float(np.median(v)) / batch for key, v in seconds.items()}
+        steps = {key: from_torch.STEPS if "loop" in key else 1 for key in medians}
+        rows.append({"layout": layout} | {key: v / steps[key] for key, v in medians.items()})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(SOURCES))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stack", action="store_true")
     options = parser.parse_args()
+    if options.stack:
+        rows = stack(options.batch, options.rounds)
+        common.save("convolutions-stack-cpu", rows, clock="CPU time")
+        return
     torch.set_num_threads(1)
     torch.manual_seed(0)
     from_torch.allow_torchvision()
