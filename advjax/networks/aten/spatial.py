@@ -60,8 +60,8 @@ def convolution(
     kernel = weight.laid(KERNEL)
     strides, dilations = _pair(stride), _pair(dilation)
     if padding == "same":
-        whole = [d * (k - 1) for d, k in zip(dilations, kernel.shape, strict=False)]
-        pads = tuple((n // 2, n - n // 2) for n in whole)
+        down, across = (d * (k - 1) for d, k in zip(dilations, kernel.shape, strict=False))
+        pads = (down // 2, down - down // 2), (across // 2, across - across // 2)
     else:
         pads = _sides(0 if padding == "valid" else padding)
     y = layers.general_convolution(
