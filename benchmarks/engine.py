@@ -7,6 +7,8 @@ Images are drawn from a seed with the spectrum of photographs, weights likewise.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import resource
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ import numpy as np
 
 import advjax
 from advjax import bench
+from advjax.engine import programs
 
 NETWORKS = {"caffenet": "fc7", "squeezenet": "pool10"}
 COMPILE = """
@@ -204,7 +209,93 @@ def stream(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-SECTIONS = (share, scaling, lanes, memory, compilation, roofline, stream)
+def host(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the host adds to a pair, beside a simulated device that takes a set time for one.
+
+    The network is a chain of multiplications on one core, the host has another: pin the process to
+    two. The device's time is that of the same steps alone, so that the rest is the host's.
+    """
+    rows = []
+    for device_ms, evaluations, batch in itertools.product((0.0, 7.0), (1, 8), (32, 256)):
+        net = _simulated(1e-3 * device_ms / evaluations)
+        solver = advjax.SignMomentum(evaluations)
+        pairs = 512
+        images = bench.photographs(8, net.input_shape)
+        some = [(images[i % 8], images[(i + 1 + i // 8) % 8]) for i in range(pairs)]
+        calls = Counter()
+        with _counted(calls):
+            list(advjax.attack_stream(net, some[:batch], solver=solver, batch_size=batch))
+            calls.clear()
+            walls = []
+            for _ in range(options.rounds):
+                steps = 0
+
+                def count(at: Any) -> None:
+                    nonlocal steps
+                    steps = at.steps
+
+                begin = time.perf_counter()
+                for _ in advjax.attack_stream(
+                    net, iter(some), solver=solver, batch_size=batch, progress=count, ordered=False
+                ):
+                    pass
+                walls.append(time.perf_counter() - begin)
+        step = bench.step_times(net, solver, batch, rounds=options.rounds, steps=evaluations).step
+        busy, wall = steps / batch * step, min(walls)
+        rows.append(
+            {
+                "evaluations": evaluations,
+                "lanes": batch,
+                "pairs": pairs,
+                "device ms/pair": 1e3 * busy / pairs,
+                "wall ms/pair": 1e3 * wall / pairs,
+                "host ms/pair outside": 1e3 * (wall - busy) / pairs,
+                "idle share": 1 - busy / wall,
+                "calls/pair": calls["calls"] / options.rounds / pairs,
+                "MB from host/pair": calls["bytes"] / options.rounds / pairs / 1e6,
+            }
+        )
+    return rows
+
+
+def _simulated(seconds: float) -> advjax.Network:
+    """A network of photographs' size whose evaluation takes this time for an image, on one core."""
+
+    def spin(start, count):
+        return jax.lax.fori_loop(0, count, lambda _, x: x * 0.999 + 0.001, start)
+
+    count = 10**7
+    each = bench.in_turn({"it": lambda: jax.block_until_ready(jax.jit(spin)(1.0, count))}, 3)
+    turns = int(seconds * count / min(each["it"]))
+
+    def function(images):
+        out = images[:, :8, :8, 0].reshape(len(images), -1)
+        # A pixel's value, so that it can't be computed beforehand; nothing is left of it.
+        spun = spin(jax.lax.stop_gradient(images[0, 0, 0, 0]), turns * len(images))
+        return {"out": out + 1e-30 * spun}
+
+    return advjax.Network(function, (227, 227, 3), name="simulated")
+
+
+@contextlib.contextmanager
+def _counted(calls: Counter) -> Iterator[None]:
+    """Count the engine's calls of compiled programs, and the bytes that they take from the host."""
+    call = programs.Program.__call__
+
+    def counting(self, *args):
+        calls["calls"] += 1
+        arrays = [leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, np.ndarray)]
+        calls["bytes"] += sum(array.nbytes for array in arrays)
+        return call(self, *args)
+
+    programs.Program.__call__ = counting
+    try:
+        yield
+    finally:
+        programs.Program.__call__ = call
+
+
+SECTIONS = (share, scaling, lanes, memory, compilation, roofline, stream, host)
 
 
 def main() -> None:

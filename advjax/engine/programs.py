@@ -6,7 +6,7 @@ devices has its part of the lanes (`jax.shard_map`) and a loop of its own, witho
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from advjax.attacks.base import Attack, cosine_distance
 from advjax.attacks.until import NO_LABEL, Goal, judge
@@ -43,6 +43,23 @@ class Lanes(NamedTuple):
     state: Any
     task: Task
     trace: Float[Array, "b e"]
+
+
+class Look(NamedTuple):
+    """What the host looks at after a chunk, in arrays of its own: the lanes go on without it."""
+
+    status: Any  # int32[b]
+    evaluations: Any  # int32[b]
+    steps: Any  # int32[d], of each device
+
+
+class Taken(NamedTuple):
+    """The answers of some lanes that have ended, on a device or on the host."""
+
+    best: Any  # float32[k, n]
+    rounded: Any  # uint8[k, n]
+    trace: Any  # float32[k, e]
+    value: Any  # float32[k], the scaled objective at `best`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,23 +107,34 @@ class Program:
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a plan; the last two run on its first device alone."""
+    """The compiled functions of a plan; the last three run on its first device alone."""
 
     empty: Program  # -> Lanes
-    advance: Program  # -> Lanes, steps of each device
+    advance: Program  # -> Lanes, Look
     insert: Program  # -> Lanes
     resume: Program  # -> Lanes
-    take: Program  # -> the answers of some lanes
+    take: Program  # -> Taken, and its images in two blocks for `activations`
+    floats: Program  # -> images in float32
     evaluation: Program  # -> value, gradient and Status of one image
     activations: Program  # -> named activations, labels of a batch
 
-    def everywhere(self, params: Any) -> Any:
-        """Return a network's parameters on all devices of the lanes."""
-        return _placed(params, self.insert.mesh)
+    def everywhere(self, arrays: Any) -> Any:
+        """Return arrays, such as a network's parameters, on all devices of the lanes."""
+        return _placed(arrays, self.insert.mesh)
 
-    def first(self, params: Any) -> Any:
-        """Return a network's parameters on the first of them."""
-        return _placed(params, self.activations.mesh)
+    def first(self, arrays: Any) -> Any:
+        """Return arrays on the first of them."""
+        return _placed(arrays, self.activations.mesh)
+
+    def of_each_device(self, trees: Sequence[Any]) -> Any:
+        """Join trees of arrays [1, ...], one on each device, to arrays with the device as axis."""
+        sharding = NamedSharding(self.insert.mesh, P("lanes"))
+
+        def join(*leaves: Array) -> Array:
+            shape = (len(leaves), *leaves[0].shape[1:])
+            return jax.make_array_from_single_device_arrays(shape, sharding, list(leaves))
+
+        return jax.tree.map(join, *trees)
 
 
 def _placed(params: Any, mesh: Mesh) -> Any:
@@ -151,6 +179,10 @@ def programs_of(plan: Plan) -> Programs:
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
+    def in_8_bits(x, box: Box):
+        """Return the nearest images in 8 bits that are inside the box, as `attacks.round_into`."""
+        return jnp.clip(jnp.rint(x), jnp.ceil(box.lower), jnp.floor(box.upper))
+
     def judged(features, goal: Goal):
         """Return the status of each row whose image has these activations."""
         distance, cosine = jnp.nan, jnp.nan
@@ -171,8 +203,7 @@ def programs_of(plan: Plan) -> Programs:
             near &= judged(features, task.goal) != Status.RUNNING
 
         def of_rounded():
-            low, high = jnp.ceil(task.box.lower), jnp.floor(task.box.upper)
-            images = jnp.clip(jnp.rint(x), low, high).reshape(-1, *shape)
+            images = in_8_bits(x, task.box).reshape(-1, *shape)
             with jax.default_matmul_precision("highest"):
                 return judged(activate(params, images, names), task.goal)
 
@@ -271,7 +302,7 @@ def programs_of(plan: Plan) -> Programs:
         evaluated = evaluations(params, state.trial, lanes.task, state.evaluations, best)
         return jax.vmap(lambda lane, here: step(lane, lambda x: here))(lanes, evaluated)
 
-    def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
+    def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Look]:
         """Take up to `limit` steps, fewer as soon as `enough` lanes of this device have ended."""
 
         def unfinished(carry):
@@ -284,7 +315,7 @@ def programs_of(plan: Plan) -> Programs:
             return done + 1, steps(params, lanes)
 
         done, lanes = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), lanes))
-        return lanes, done[None]
+        return lanes, Look(lanes.state.status, lanes.state.evaluations, done[None])
 
     def empty(count: int, task: Task) -> Lanes:
         """Make `count` lanes with nothing to do; `task` is that of any pair."""
@@ -295,42 +326,46 @@ def programs_of(plan: Plan) -> Programs:
             trace=jnp.zeros(solver.max_evaluations if plan.trace else 0, jnp.float32),
         )
         lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
-        idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
+        # Of a Status itself JAX makes a weak type, and every program would be compiled twice.
+        idle = jnp.full(count, jnp.int32(Status.MAX_EVALUATIONS))
         return lanes._replace(state=lanes.state._replace(status=idle))
 
     def put(lanes: Lanes, lane, x0, task: Task) -> Lanes:
-        """Put a new problem into lane `lane`, counted over all devices."""
-        count = lanes.state.status.shape[0]
-        local = lane - jax.lax.axis_index("lanes") * count
-        mine = (local >= 0) & (local < count)
+        """Put new problems, one for each device, into these lanes of theirs; drop it at -1."""
+        x0, task = x0[0], jax.tree.map(lambda leaf: leaf[0], task)
         trace = jnp.zeros(lanes.trace.shape[1:], jnp.float32)
         new = Lanes(solver.init(x0, task.box), task, trace)
-
-        def write(old, new):
-            # The old value again on the other devices, instead of a select over every lane.
-            slot = jnp.clip(local, 0, count - 1)
-            return old.at[slot].set(jnp.where(mine, new, old[slot]))
-
-        return jax.tree.map(write, lanes, new)
+        slot = jnp.where(lane[0] < 0, lanes.trace.shape[0], lane[0])
+        return jax.tree.map(lambda old, new: old.at[slot].set(new, mode="drop"), lanes, new)
 
     def resume(lanes: Lanes, lane) -> Lanes:
         """Let a lane go on that had ended."""
         status = lanes.state.status.at[lane].set(Status.RUNNING)
         return lanes._replace(state=lanes.state._replace(status=status))
 
-    def take(lanes: Lanes, rows):
-        state = lanes.state
-        ends = state.evaluations[rows], state.status[rows], lanes.trace[rows]
-        return state.best.x[rows], *ends, state.best.value[rows]
+    def take(lanes: Lanes, rows, order) -> tuple[Taken, list[Float[Array, "k h w c"]]]:
+        """Take the answers of these lanes, and make two blocks of images of them.
+
+        `order` says which: it counts the exact images first, and then those in 8 bits.
+        """
+        best, box = lanes.state.best, lanes.task.box
+        box = Box(box.lower[rows], box.upper[rows])
+        rounded = in_8_bits(best.x[rows], box)
+        images = jnp.concatenate([best.x[rows], rounded])[order].reshape(2, -1, *shape)
+        trace, value = lanes.trace[rows], best.value[rows]
+        return Taken(best.x[rows], rounded.astype(jnp.uint8), trace, value), list(images)
 
     def evaluate(params, images):
         output = attack.output
         names = attack.needs + ((output,) if output else ())
-        features = activate(params, images.astype(jnp.float32), names)
+        features = activate(params, images, names)
         label = jnp.argmax(features[output], -1) if output else None
         return {name: features[name] for name in attack.needs}, label
 
     lanes, everywhere = P("lanes"), P()
+    # Said of every program that returns lanes: for one device JAX would say it in another way, and
+    # the others would be compiled again.
+    sharded = NamedSharding(mesh, lanes)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     advance = jax.jit(
         shard(
@@ -338,18 +373,24 @@ def programs_of(plan: Plan) -> Programs:
             in_specs=(everywhere, lanes, everywhere, lanes),
             out_specs=(lanes, lanes),
         ),
+        out_shardings=sharded,
         donate_argnums=1,
     )
     insert = jax.jit(
-        shard(put, in_specs=(lanes, *(everywhere,) * 3), out_specs=lanes), donate_argnums=0
+        shard(put, in_specs=(lanes,) * 4, out_specs=lanes), out_shardings=sharded, donate_argnums=0
     )
-    sharded = NamedSharding(mesh, lanes)
     return Programs(
         empty=Program(jax.jit(empty, static_argnums=0, out_shardings=sharded), mesh),
         advance=Program(advance, mesh),
         insert=Program(insert, mesh),
         resume=Program(jax.jit(resume, donate_argnums=0, out_shardings=sharded), mesh),
         take=Program(jax.jit(take), mesh),
+        floats=Program(
+            jax.jit(
+                lambda images: images.astype(jnp.float32), out_shardings=NamedSharding(first, P())
+            ),
+            first,
+        ),
         evaluation=Program(jax.jit(_at_precision(plan.precision, evaluation)), first),
         activations=Program(jax.jit(_at_precision("highest", evaluate)), first),
     )
