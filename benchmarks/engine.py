@@ -1,6 +1,7 @@
 """The engine alone, on any device: no peer, no data, nothing but the repository and JAX.
 
-    python benchmarks/engine.py [--only share scaling lanes memory compilation roofline stream]
+    python benchmarks/engine.py [--only share scaling lanes memory compilation roofline predicted
+                                        stream host]
 
 On a GPU: `python benchmarks/engine.py --pairs 1000 --batches 1 8 64 256 1024 --stream-batch auto`.
 Images are drawn from a seed with the spectrum of photographs, weights likewise.
@@ -30,6 +31,12 @@ from advjax import bench
 from advjax.engine import programs
 
 NETWORKS = {"caffenet": "fc7", "squeezenet": "pool10"}
+# Operations a second by the dtype of matrix products, dense, and bytes a second: NVIDIA's data
+# sheets of the H100 SXM and the H200 SXM.
+DATA_SHEETS = {
+    "H100": ({"float32": 67e12, "tensorfloat32": 494e12}, 3.35e12),
+    "H200": ({"float32": 67e12, "tensorfloat32": 494e12}, 4.8e12),
+}
 COMPILE = """
 import json, sys, time
 import advjax
@@ -148,39 +155,70 @@ def compilation(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def _compiled(name: str, options: argparse.Namespace) -> tuple[Any, tuple[Any, Any]]:
+    """Value and gradient of a network on a batch, compiled, and what it takes."""
+    net = advjax.load(name, "random")
+    images = bench.photographs(options.batch, net.input_shape).astype(np.float32)
+
+    def value(x, params):
+        return (net.function(params, x)[NETWORKS[name]] ** 2).sum()
+
+    with jax.default_matmul_precision(options.precision):
+        compiled = jax.jit(jax.value_and_grad(value)).lower(images, net.params).compile()
+    return compiled, (images, net.params)
+
+
 def roofline(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What the compiler counts in value and gradient, against ceilings measured in this run."""
     matrix, stream = bench.matrix_ceiling(precision=options.precision), bench.memory_ceiling()
     rows = []
-    for name, layer in NETWORKS.items():
-        net = advjax.load(name, "random")
-        batch = options.batch
-        images = bench.photographs(batch, net.input_shape).astype(np.float32)
-
-        def value(x, params, net=net, layer=layer):
-            return (net.function(params, x)[layer] ** 2).sum()
-
-        with jax.default_matmul_precision(options.precision):
-            compiled = jax.jit(jax.value_and_grad(value)).lower(images, net.params).compile()
+    for name in NETWORKS:
+        compiled, arguments = _compiled(name, options)
         account = compiled.cost_analysis()
-        assert account is not None
-        seconds = bench.in_turn(
-            {"it": lambda c=compiled, i=images, n=net: jax.block_until_ready(c(i, n.params))},
-            options.rounds,
-        )["it"]
+        run = lambda c=compiled, a=arguments: jax.block_until_ready(c(*a))  # noqa: E731
+        seconds = bench.in_turn({"it": run}, options.rounds)["it"]
         flops, moved, spent = account["flops"], account["bytes accessed"], float(np.median(seconds))
         rows.append(
             {
                 "network": name,
-                "batch": batch,
-                "GFLOP/image": flops / batch / 1e9,
-                "GB moved/image": moved / batch / 1e9,
+                "batch": options.batch,
+                "GFLOP/image": flops / options.batch / 1e9,
+                "GB moved/image": moved / options.batch / 1e9,
                 "matrix ceiling GFLOP/s": matrix / 1e9,
                 "memory ceiling GB/s": stream / 1e9,
                 "reached GFLOP/s": flops / spent / 1e9,
                 "of the matrix ceiling": flops / spent / matrix,
             }
         )
+    return rows
+
+
+def predicted(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a GPU's data sheet allows: an upper limit, from the counts of this machine's compiler.
+
+    A GPU's compiler fuses otherwise and moves other bytes. The host's time is what is left beside
+    the device for each pair at that rate.
+    """
+    rows = []
+    for name, (gpu, (peaks, bandwidth)) in itertools.product(NETWORKS, DATA_SHEETS.items()):
+        account = _compiled(name, options)[0].cost_analysis()
+        flops, moved = (account[key] / options.batch for key in ("flops", "bytes accessed"))
+        for precision, peak in peaks.items():
+            compute, memory = flops / peak, moved / bandwidth
+            rate = 1 / max(compute, memory) / options.evaluations
+            rows.append(
+                {
+                    "network": name,
+                    "GPU": gpu,
+                    "products": precision,
+                    "compute us/evaluation": 1e6 * compute,
+                    "memory us/evaluation": 1e6 * memory,
+                    "limit": "memory" if memory > compute else "compute",
+                    "evaluations": options.evaluations,
+                    "pairs/s at most": rate,
+                    "host ms/pair": 1e3 / rate,
+                }
+            )
     return rows
 
 
@@ -295,7 +333,7 @@ def _counted(calls: Counter) -> Iterator[None]:
         programs.Program.__call__ = call
 
 
-SECTIONS = (share, scaling, lanes, memory, compilation, roofline, stream, host)
+SECTIONS = (share, scaling, lanes, memory, compilation, roofline, predicted, stream, host)
 
 
 def main() -> None:
