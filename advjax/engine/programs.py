@@ -295,7 +295,8 @@ def programs_of(plan: Plan) -> Programs:
             trace=jnp.zeros(solver.max_evaluations if plan.trace else 0, jnp.float32),
         )
         lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
-        idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
+        # JAX takes an enum for a weakly typed number: the second chunk would be compiled anew.
+        idle = jnp.full((count,), int(Status.MAX_EVALUATIONS), lanes.state.status.dtype)
         return lanes._replace(state=lanes.state._replace(status=idle))
 
     def put(lanes: Lanes, lane, x0, task: Task) -> Lanes:
@@ -331,6 +332,7 @@ def programs_of(plan: Plan) -> Programs:
         return {name: features[name] for name in attack.needs}, label
 
     lanes, everywhere = P("lanes"), P()
+    sharded = NamedSharding(mesh, lanes)  # said of every output: an array without elements loses it
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     advance = jax.jit(
         shard(
@@ -339,11 +341,13 @@ def programs_of(plan: Plan) -> Programs:
             out_specs=(lanes, lanes),
         ),
         donate_argnums=1,
+        out_shardings=sharded,
     )
     insert = jax.jit(
-        shard(put, in_specs=(lanes, *(everywhere,) * 3), out_specs=lanes), donate_argnums=0
+        shard(put, in_specs=(lanes, *(everywhere,) * 3), out_specs=lanes),
+        donate_argnums=0,
+        out_shardings=sharded,
     )
-    sharded = NamedSharding(mesh, lanes)
     return Programs(
         empty=Program(jax.jit(empty, static_argnums=0, out_shardings=sharded), mesh),
         advance=Program(advance, mesh),
