@@ -25,6 +25,11 @@ from advjax.solvers import Best, Box, Status
 from advjax.solvers.base import freeze
 from advjax.transforms import Transforms
 
+# What every pair's objective is scaled to at the source: its value in the authors' own run on
+# CaffeNet's fc7. The solvers' tolerances are absolute, as SciPy's are, and made for such values; a
+# network with small activations would else be stopped at once.
+INITIAL = 154.67**2
+
 
 class Task(NamedTuple):
     """What a lane must know of its pair; on the device the first axis of each array is the lane."""
@@ -35,6 +40,7 @@ class Task(NamedTuple):
     relative: Any  # distance of the pair, by which the widths of kinks are scaled
     key: Any  # of the pair's random transformations, uint32[2]
     goal: Goal
+    seen: Any  # of the source, by the attack's perceptual budget; () without one
 
 
 class Lanes(NamedTuple):
@@ -90,7 +96,7 @@ class Program:
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a plan; the last two run on its first device alone."""
+    """The compiled functions of a plan; the last three run on its first device alone."""
 
     empty: Program  # -> Lanes
     advance: Program  # -> Lanes, steps of each device
@@ -99,6 +105,7 @@ class Programs(NamedTuple):
     take: Program  # -> the answers of some lanes
     evaluation: Program  # -> value, gradient and Status of one image
     activations: Program  # -> named activations, labels of a batch
+    figures: Program  # -> what the perceptual budget bounds, of a batch
 
     def everywhere(self, params: Any) -> Any:
         """Return a network's parameters on all devices of the lanes."""
@@ -146,20 +153,27 @@ def programs_of(plan: Plan) -> Programs:
         for devices in (plan.devices, plan.devices[:1])
     )
     extra = (attack.output,) if attack.output and "label" in plan.until else ()
-    names = attack.needs + extra
+    perceptual = attack.perceptual
+    needs = attack.needs + (perceptual.layers if perceptual else ())
+    names = needs + extra
 
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
-    def judged(features, goal: Goal):
+    def judged(images, features, task: Task):
         """Return the status of each row whose image has these activations."""
+        goal = task.goal
         distance, cosine = jnp.nan, jnp.nan
         if "distance" in plan.until:
             distance = attack.distance(features, goal.guide)
             if len(attack.layers) == 1:
                 cosine = 1 - cosine_distance(attack.layers, None, features, goal.guide)
         label = jnp.argmax(features[extra[0]], -1) if extra else NO_LABEL
-        return judge(goal, attack.direction, distance, cosine, label)
+        status = judge(goal, attack.direction, distance, cosine, label)
+        if perceptual is None:
+            return status
+        kept = perceptual.keeps(perceptual.figures(images, features, task.seen))
+        return jnp.where(kept, status, Status.RUNNING)
 
     def ended(params, x, features, task: Task, better):
         """Return the status of each row: of its image in 8 bits, if it is `better` than before.
@@ -168,13 +182,13 @@ def programs_of(plan: Plan) -> Programs:
         """
         near = better
         if not plan.transforms:
-            near &= judged(features, task.goal) != Status.RUNNING
+            near &= judged(x.reshape(-1, *shape), features, task) != Status.RUNNING
 
         def of_rounded():
             low, high = jnp.ceil(task.box.lower), jnp.floor(task.box.upper)
             images = jnp.clip(jnp.rint(x), low, high).reshape(-1, *shape)
             with jax.default_matmul_precision("highest"):
-                return judged(activate(params, images, names), task.goal)
+                return judged(images, activate(params, images, names), task)
 
         none = jnp.full(len(x), Status.RUNNING)
         return jnp.where(near, jax.lax.cond(jnp.any(near), of_rounded, lambda: none), none)
@@ -203,6 +217,11 @@ def programs_of(plan: Plan) -> Programs:
 
             values, features = attack.loss(activate_smoothly, images, task.target)
             values = values.astype(jnp.float32) * task.scale
+            if perceptual is not None:
+                # Of the image itself, whatever the network sees of it.
+                seen = activate(params, images, names) if transforms is not None else features
+                excess = perceptual.excess(perceptual.figures(images, seen, task.seen))
+                values += INITIAL * perceptual.weight * excess
             # The rows are independent: the gradient of the sum is each one's own.
             return jnp.sum(values), (values, features if plan.until else None)
 
@@ -325,10 +344,15 @@ def programs_of(plan: Plan) -> Programs:
 
     def evaluate(params, images):
         output = attack.output
-        names = attack.needs + ((output,) if output else ())
+        names = needs + ((output,) if output else ())
         features = activate(params, images.astype(jnp.float32), names)
         label = jnp.argmax(features[output], -1) if output else None
-        return {name: features[name] for name in attack.needs}, label
+        return {name: features[name] for name in needs}, label
+
+    def figures(params, images, seen):
+        assert perceptual is not None
+        images = images.astype(jnp.float32)
+        return perceptual.figures(images, activate(params, images, perceptual.layers), seen)
 
     lanes, everywhere = P("lanes"), P()
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
@@ -352,6 +376,7 @@ def programs_of(plan: Plan) -> Programs:
         take=Program(jax.jit(take), mesh),
         evaluation=Program(jax.jit(_at_precision(plan.precision, evaluation)), first),
         activations=Program(jax.jit(_at_precision("highest", evaluate)), first),
+        figures=Program(jax.jit(_at_precision("highest", figures)), first),
     )
 
 

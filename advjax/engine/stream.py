@@ -16,19 +16,16 @@ import numpy as np
 
 from advjax.attacks.base import Features, PairData
 from advjax.attacks.box import PixelBox, round_into
+from advjax.attacks.perceptual import drawn_back
 from advjax.attacks.until import Until, goal, judge
 from advjax.engine.inputs import CheckedPairs, check_pair
-from advjax.engine.programs import Lanes, Plan, Task, programs_of
+from advjax.engine.programs import INITIAL, Lanes, Plan, Task, programs_of
 from advjax.engine.results import Pair
 from advjax.networks.network import Network
 from advjax.results import PairResult, ratio_of
 from advjax.solvers import Box, Status
 
 BLOCK = 8  # pairs that are prepared or measured in one call of the network
-# What every pair's objective is scaled to at the source: its value in the authors' own run on
-# CaffeNet's fc7. The solvers' tolerances are absolute, as SciPy's are, and made for such values; a
-# network with small activations would else be stopped at once.
-INITIAL = 154.67**2
 GUIDES = 128  # whose activations are kept: the paper's protocol attacks each with many sources
 
 
@@ -50,6 +47,7 @@ class Problem(NamedTuple):
     source_label: int | None
     guide_label: int | None
     label: int | None  # to take
+    seen: Any  # of the source, by the perceptual budget, [1, ...] each
 
 
 def without_batch(target: Any) -> Any:
@@ -181,6 +179,9 @@ class Stream:
                     source_label=source_label,
                     guide_label=guide_label,
                     label=label,
+                    seen=()
+                    if self.attack.perceptual is None
+                    else self.attack.perceptual.target(pair.source, features),
                 )
             )
         return problems
@@ -246,12 +247,24 @@ class Stream:
                 ratio=problem.target_ratio,
                 label=problem.label,
             ),
+            seen=without_batch(problem.seen),
         )
 
     def holds(self, problem: Problem, result: PairResult) -> bool:
         """Return True if the figures of the image in 8 bits end the pair."""
         figures = result.distance_uint8, result.cosine_uint8, result.label_uint8
-        return bool(judge(self.task(problem).goal, self.attack.direction, *figures))
+        judged = judge(self.task(problem).goal, self.attack.direction, *figures)
+        return bool(judged) and result.keeps_perceptual is not False
+
+    def figures(
+        self, problems: Sequence[Problem], images: Sequence[np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Return what the attack's perceptual budget bounds, of up to BLOCK images."""
+        rows = [min(i, len(images) - 1) for i in range(BLOCK)]
+        seen = jax.tree.map(lambda *each: np.concatenate(each), *(problems[i].seen for i in rows))
+        padded = np.stack([images[i] for i in rows])
+        found = jax.device_get(self.programs.figures(self.first_params, padded, seen))
+        return {name: values[: len(images)] for name, values in found.items()}
 
     def harvest(
         self, lanes: Lanes, finished: Sequence[tuple[int, Problem]]
@@ -279,14 +292,27 @@ class Stream:
         minimum of its trace.
         """
         images = best[: len(problems)].reshape(-1, *self.net.input_shape)
+        perceptual, solved, looks, kept = self.attack.perceptual, images, {}, None
+        if perceptual is not None and perceptual.hard:
+            images = drawn_back(
+                images,
+                [p.source for p in problems],
+                [p.box for p in problems],
+                lambda rounded: perceptual.keeps(self.figures(problems, rounded)),
+            )
         rounded = [round_into(image, p.box) for image, p in zip(images, problems, strict=True)]
+        if perceptual is not None:
+            looks = self.figures(problems, rounded)
+            kept = perceptual.keeps(looks).tolist()
         both = self.features([*images, *rounded])
         features, features8 = both[: len(images)], both[len(images) :]
         for i, problem in enumerate(problems):
             (exact, label), (eight_bit, label8) = features[i], features8[i]
             distance = self.distance(exact, problem.guide)
             initial = problem.initial_distance
-            if values is None:
+            if (images[i] != solved[i]).any():
+                objective = float("nan")  # it was moved since
+            elif values is None:
                 objective = float(np.nanmin(trace[i], initial=np.inf))
             else:
                 objective = float(values[i]) / float(self.task(problem).scale)
@@ -309,6 +335,8 @@ class Stream:
                 cosine=_cosine(self.attack.layers, exact, problem.guide),
                 cosine_uint8=_cosine(self.attack.layers, eight_bit, problem.guide),
                 layer_ratios=self.layer_ratios(problem, exact),
+                keeps_perceptual=kept and kept[i],
+                **{f"{name}_uint8": float(figure[i]) for name, figure in looks.items()},
             )
 
 
