@@ -80,9 +80,9 @@ class Perceptual:
         if not 0 < self.weight < float("inf"):
             raise AdvjaxError(f"weight is {self.weight}; give a number above 0")
         if self.layer_weights is not None:
+            weights: Any = self.layer_weights  # arrays, too
             given = tuple(
-                tuple(float(w) for w in each) if np.ndim(each) else float(each)  # pyright: ignore
-                for each in self.layer_weights
+                tuple(float(w) for w in each) if np.ndim(each) else float(each) for each in weights
             )
             object.__setattr__(self, "layer_weights", given)
             flat = [w for each in given for w in (each if isinstance(each, tuple) else (each,))]
@@ -153,7 +153,7 @@ def lpips(
     features: Mapping[str, Any],
     source: Mapping[str, Any],
     layers: Sequence[str],
-    weights: Sequence[float | tuple[float, ...]] | None = None,
+    weights: Sequence[Any] | None = None,
 ) -> Any:
     """Compute the distance of Zhang et al. (2018), eq. 1, of each row.
 
