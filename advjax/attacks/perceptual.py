@@ -59,7 +59,7 @@ class Perceptual:
     layers: tuple[str, ...] = ()
     layer_weights: tuple[float | tuple[float, ...], ...] | None = None
     weight: float = 3.0
-    hard: bool = True
+    hard: bool = dataclasses.field(default=True, compare=False)  # no part of what is compiled
 
     def __post_init__(self):
         layers = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
@@ -171,7 +171,7 @@ def lpips(
     total: Any = 0.0
     for name, w in zip(layers, weights or (1.0,) * len(layers), strict=True):
         a, s = (unit(tokens_of(each[name])) for each in (features, source))
-        total = total + ((a - s) ** 2 * np.float32(w)).sum(2).mean(1)
+        total = total + ((a - s) ** 2 * np.reshape(np.float32(w), (1, 1, -1))).sum(2).mean(1)
     return total
 
 
