@@ -11,9 +11,7 @@ import advjax
 from advjax.attacks.box import pixel_box
 from advjax.attacks.perceptual import drawn_back, lpips
 from advjax.errors import AdvjaxError
-from advjax.runs.driver import run
-from advjax.runs.pair_list import make_pair_list
-from advjax.runs.pipeline import Job
+from advjax.runs.rows import Item, result_row, table_of
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.normal(0, 0.1, (256, 8)).astype(np.float32)
@@ -183,31 +181,20 @@ def test_an_image_is_drawn_back_no_farther_than_it_must():
     np.testing.assert_array_equal(never, [source] * 3)
 
 
-def test_runs_note_it_and_results_are_saved(tmp_path):
-    for i, image in enumerate((SOURCES[0], GUIDES[0])):
-        advjax.write_png(tmp_path / f"{i}.png", image)
-    (tmp_path / "pairs.csv").write_text("source,guide\n0.png,1.png\n")
-    pairs = make_pair_list(str(tmp_path / "pairs.csv"))
-    files = advjax.Preprocessing(crop=16)
-    net = advjax.Network(function, (16, 16, 1), NET.params, layer="top", preprocessing=files)
-
-    def job(kind):
-        return Job(net, attack=kind, delta=80.0, solver=advjax.SignMomentum(12), batch_size=1)
-
-    run(job(advjax.FeatureOpt(perceptual=BOTH)), pairs, tmp_path / "run", progress=False)
-    data = advjax.open_run(tmp_path / "run")
-    assert data.settings["attack"]["perceptual"]["ssim"] == 0.98
-    (row,) = data.table(["keeps_perceptual", "ssim_uint8", "lpips_uint8"]).to_pylist()
-    assert row["keeps_perceptual"] is True
-    assert row["ssim_uint8"] >= 0.98
-    assert row["lpips_uint8"] <= 0.01
-    other = job(advjax.FeatureOpt(perceptual=dataclasses.replace(BOTH, ssim=0.8)))
-    with pytest.raises(AdvjaxError, match=r"ssim 0\.98 there, 0\.8 here"):
-        run(other, pairs, tmp_path / "run", progress=False)
+def test_rows_have_it_and_results_are_saved(tmp_path):
     found = attack(BOTH)
+    entry = {"id": "a", "source": "s", "guide": "g", "label": None}
+    item = Item(0, 0, entry, "top", 80.0, SOURCES[0])
+    row = result_row(item, found[0], keep_float32=False, squared=False)
+    assert row["keeps_perceptual"] is True
+    np.testing.assert_allclose(row["ssim_uint8"], found.ssim_uint8[0], atol=1e-5)
+    assert row["lpips_uint8"] == found[0].lpips_uint8
+    assert row["cosine_uint8"] == found[0].cosine_uint8
+    assert table_of([row])["keeps_perceptual"].to_pylist() == [True]
     again = advjax.AttackResult.load(found.save(tmp_path / "saved", sheets=False))
     np.testing.assert_array_equal(again.keeps_perceptual, found.keeps_perceptual)
     np.testing.assert_array_equal(again.ssim_uint8, found.ssim_uint8)
+    assert again.to_dict()["keeps_perceptual"] == [True] * 3
 
 
 @pytest.mark.parametrize(
