@@ -1,5 +1,7 @@
 """How near the guide with a floor on SSIM, beside a smaller box that looks as like the source.
 
+The box of 10 levels with and without floors, and boxes whose images have about the same SSIM.
+
     python benchmarks/perceptual.py [--network efficientnet_lite0] [--pairs 8] [--evaluations 50]
 """
 
