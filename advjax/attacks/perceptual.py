@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from advjax.attacks.box import PixelBox, round_into
 from advjax.attacks.tokens import tokens_of, unit
 from advjax.errors import AdvjaxError
 from advjax.metrics.image import RADIUS, ssim
@@ -59,7 +59,7 @@ class Perceptual:
     layers: tuple[str, ...] = ()
     layer_weights: tuple[float | tuple[float, ...], ...] | None = None
     weight: float = 3.0
-    hard: bool = dataclasses.field(default=True, compare=False)  # no part of what is compiled
+    hard: bool = True
 
     def __post_init__(self):
         layers = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
@@ -110,8 +110,8 @@ class Perceptual:
 
     def target(self, source: np.ndarray, features: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Return what `figures` must know of a source: arrays [1, ...]."""
-        pixels = {"": np.asarray(source, np.float32)[None]} if self.ssim is not None else {}
-        return pixels | {name: features[name] for name in self.layers}
+        pixels = np.asarray(source, np.float32)[None]
+        return {"source": pixels, "features": {name: features[name] for name in self.layers}}
 
     def figures(
         self, images: Float[Array, "b h w c"], features: Mapping[str, Array], target: Any
@@ -125,9 +125,9 @@ class Perceptual:
         """
         found = {}
         if self.ssim is not None:
-            found["ssim"] = ssim(images, target[""])
+            found["ssim"] = ssim(images, target["source"])
         if self.lpips is not None:
-            found["lpips"] = lpips(features, target, self.layers, self.layer_weights)
+            found["lpips"] = lpips(features, target["features"], self.layers, self.layer_weights)
         return found
 
     def excess(self, figures: Mapping[str, Any]) -> Any:
@@ -139,13 +139,13 @@ class Perceptual:
             total = total + jnp.maximum(figures["lpips"] - self.lpips, 0)
         return total
 
-    def keeps(self, figures: Mapping[str, Any]) -> Any:
+    def keeps(self, figures: Mapping[str, Any], margin: float = MARGIN) -> Any:
         """Return whether each image is within the bounds, whoever measures it."""
         kept: Any = True
         if self.ssim is not None:
-            kept = kept & (figures["ssim"] >= self.ssim + MARGIN)
+            kept = kept & (figures["ssim"] >= self.ssim + margin)
         if self.lpips is not None:
-            kept = kept & (figures["lpips"] <= self.lpips - MARGIN)
+            kept = kept & (figures["lpips"] <= self.lpips - margin)
         return kept
 
 
@@ -175,36 +175,32 @@ def lpips(
     return total
 
 
-def drawn_back(
-    images: Float[np.ndarray, "b h w c"],
-    sources: Sequence[np.ndarray],
-    boxes: Sequence[PixelBox],
-    keeps: Callable[[Sequence[np.ndarray]], np.ndarray],
-) -> Float[np.ndarray, "b h w c"]:
-    """Move images straight towards their sources until, in 8 bits, they keep a budget.
+def farthest(
+    keeps: Callable[[Float[Array, "b"]], Bool[Array, "b"]], count: int
+) -> Float[Array, "b"]:
+    """Return how far each of some images may go from its source, as a part of the whole way.
 
     Args:
-        images: Points of the boxes.
-        sources: In levels.
-        boxes: Those of the pairs.
-        keeps: Images in 8 bits to whether each keeps it.
+        keeps: Parts in 0..1 to whether each image keeps a budget there.
+        count: The number of images.
 
     Returns:
-        Points of the boxes. An image that keeps the budget is unchanged; of another it is the
-        farthest from the source that bisection finds, or the source itself.
+        1 where the whole way keeps it; else the largest part that bisection finds, or 0.
+
+    Example:
+        >>> farthest(lambda parts: parts <= jnp.array([0.25, 2.0]), 2)
+        Array([0.25, 1.  ], dtype=float32)
     """
-    low, high = np.zeros(len(images), np.float32), np.ones(len(images), np.float32)
+    ones = jnp.ones(count, jnp.float32)
+    whole = keeps(ones)
 
-    def at(fractions: np.ndarray) -> np.ndarray:
-        both = zip(images, sources, boxes, fractions, strict=True)
-        moved = [x if t == 1 else s + t * (x - np.float32(s)) for x, s, _, t in both]
-        return np.stack([np.clip(x, *box) for x, box in zip(moved, boxes, strict=True)])
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        kept = keeps(middle)
+        return jnp.where(kept, middle, low), jnp.where(kept, high, middle)
 
-    fractions = high
-    for _ in range(HALVINGS):
-        kept = keeps([round_into(x, box) for x, box in zip(at(fractions), boxes, strict=True)])
-        low, high = np.where(kept, fractions, low), np.where(kept, high, fractions)
-        if (low == high).all():
-            break
-        fractions = (low + high) / 2
-    return at(low)
+    def search():
+        return jax.lax.fori_loop(0, HALVINGS, halve, (whole.astype(jnp.float32), ones))[0]
+
+    return jax.lax.cond(jnp.all(whole), lambda: ones, search)

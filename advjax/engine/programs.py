@@ -6,7 +6,7 @@ devices has its part of the lanes (`jax.shard_map`) and a loop of its own, witho
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from advjax.attacks.base import Attack, cosine_distance
+from advjax.attacks.perceptual import MARGIN, farthest
 from advjax.attacks.until import NO_LABEL, Goal, judge
 from advjax.errors import AdvjaxError
 from advjax.networks.network import activations
@@ -49,6 +50,24 @@ class Lanes(NamedTuple):
     state: Any
     task: Task
     trace: Float[Array, "b e"]
+
+
+class Look(NamedTuple):
+    """What the host looks at after a chunk, in arrays of its own: the lanes go on without it."""
+
+    status: Any  # int32[b]
+    evaluations: Any  # int32[b]
+    steps: Any  # int32[d], of each device
+
+
+class Taken(NamedTuple):
+    """The answers of some lanes that have ended, on a device or on the host."""
+
+    best: Any  # float32[k, n]
+    rounded: Any  # uint8[k, n]
+    trace: Any  # float32[k, e]
+    value: Any  # float32[k], the scaled objective at `best`; NaN where it was moved
+    figures: Any  # float32[k] each, of what the perceptual budget bounds, in 8 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,24 +115,35 @@ class Program:
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a plan; the last three run on its first device alone."""
+    """The compiled functions of a plan; the last four run on its first device alone."""
 
     empty: Program  # -> Lanes
-    advance: Program  # -> Lanes, steps of each device
+    advance: Program  # -> Lanes, Look
     insert: Program  # -> Lanes
     resume: Program  # -> Lanes
-    take: Program  # -> the answers of some lanes
+    take: Program  # -> Taken, and its images in two blocks for `activations`
+    floats: Program  # -> images in float32
     evaluation: Program  # -> value, gradient and Status of one image
     activations: Program  # -> named activations, labels of a batch
-    figures: Program  # -> what the perceptual budget bounds, of a batch
+    settle: Program  # -> images within the perceptual budget, the same in 8 bits, their figures
 
-    def everywhere(self, params: Any) -> Any:
-        """Return a network's parameters on all devices of the lanes."""
-        return _placed(params, self.insert.mesh)
+    def everywhere(self, arrays: Any) -> Any:
+        """Return arrays, such as a network's parameters, on all devices of the lanes."""
+        return _placed(arrays, self.insert.mesh)
 
-    def first(self, params: Any) -> Any:
-        """Return a network's parameters on the first of them."""
-        return _placed(params, self.activations.mesh)
+    def first(self, arrays: Any) -> Any:
+        """Return arrays on the first of them."""
+        return _placed(arrays, self.activations.mesh)
+
+    def of_each_device(self, trees: Sequence[Any]) -> Any:
+        """Join trees of arrays [1, ...], one on each device, to arrays with the device as axis."""
+        sharding = NamedSharding(self.insert.mesh, P("lanes"))
+
+        def join(*leaves: Array) -> Array:
+            shape = (len(leaves), *leaves[0].shape[1:])
+            return jax.make_array_from_single_device_arrays(shape, sharding, list(leaves))
+
+        return jax.tree.map(join, *trees)
 
 
 def _placed(params: Any, mesh: Mesh) -> Any:
@@ -160,6 +190,10 @@ def programs_of(plan: Plan) -> Programs:
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
 
+    def in_8_bits(x, box: Box):
+        """Return the nearest images in 8 bits that are inside the box, as `attacks.round_into`."""
+        return jnp.clip(jnp.rint(x), jnp.ceil(box.lower), jnp.floor(box.upper))
+
     def judged(images, features, task: Task):
         """Return the status of each row whose image has these activations."""
         goal = task.goal
@@ -175,6 +209,27 @@ def programs_of(plan: Plan) -> Programs:
         kept = perceptual.keeps(perceptual.figures(images, features, task.seen))
         return jnp.where(kept, status, Status.RUNNING)
 
+    def settled(params, x, box: Box, seen):
+        """Return points moved to their sources until they keep the budget, and what they are."""
+        if perceptual is None:
+            return x, in_8_bits(x, box), {}
+        source = seen["source"].reshape(x.shape)
+
+        def at(parts):
+            parts = parts[:, None]
+            moved = jnp.where(parts == 1, x, source + parts * (x - source))
+            moved = jnp.clip(moved, box.lower, box.upper)
+            rounded = in_8_bits(moved, box)
+            images = rounded.reshape(-1, *shape)
+            features = activate(params, images, perceptual.layers) if perceptual.layers else {}
+            return moved, rounded, perceptual.figures(images, features, seen)
+
+        def keeps(parts):
+            # Twice the margin, so that the figures are within the budget when computed anew.
+            return perceptual.keeps(at(parts)[2], 2 * MARGIN)
+
+        return at(farthest(keeps, len(x)) if perceptual.hard else jnp.ones(len(x)))
+
     def ended(params, x, features, task: Task, better):
         """Return the status of each row: of its image in 8 bits, if it is `better` than before.
 
@@ -185,8 +240,7 @@ def programs_of(plan: Plan) -> Programs:
             near &= judged(x.reshape(-1, *shape), features, task) != Status.RUNNING
 
         def of_rounded():
-            low, high = jnp.ceil(task.box.lower), jnp.floor(task.box.upper)
-            images = jnp.clip(jnp.rint(x), low, high).reshape(-1, *shape)
+            images = in_8_bits(x, task.box).reshape(-1, *shape)
             with jax.default_matmul_precision("highest"):
                 return judged(images, activate(params, images, names), task)
 
@@ -290,7 +344,7 @@ def programs_of(plan: Plan) -> Programs:
         evaluated = evaluations(params, state.trial, lanes.task, state.evaluations, best)
         return jax.vmap(lambda lane, here: step(lane, lambda x: here))(lanes, evaluated)
 
-    def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
+    def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Look]:
         """Take up to `limit` steps, fewer as soon as `enough` lanes of this device have ended."""
 
         def unfinished(carry):
@@ -303,7 +357,7 @@ def programs_of(plan: Plan) -> Programs:
             return done + 1, steps(params, lanes)
 
         done, lanes = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), lanes))
-        return lanes, done[None]
+        return lanes, Look(lanes.state.status, lanes.state.evaluations, done[None])
 
     def empty(count: int, task: Task) -> Lanes:
         """Make `count` lanes with nothing to do; `task` is that of any pair."""
@@ -314,47 +368,48 @@ def programs_of(plan: Plan) -> Programs:
             trace=jnp.zeros(solver.max_evaluations if plan.trace else 0, jnp.float32),
         )
         lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
-        idle = jnp.full((count,), Status.MAX_EVALUATIONS, lanes.state.status.dtype)
+        # Of a Status itself JAX makes a weak type, and every program would be compiled twice.
+        idle = jnp.full(count, jnp.int32(Status.MAX_EVALUATIONS))
         return lanes._replace(state=lanes.state._replace(status=idle))
 
     def put(lanes: Lanes, lane, x0, task: Task) -> Lanes:
-        """Put a new problem into lane `lane`, counted over all devices."""
-        count = lanes.state.status.shape[0]
-        local = lane - jax.lax.axis_index("lanes") * count
-        mine = (local >= 0) & (local < count)
+        """Put new problems, one for each device, into these lanes of theirs; drop it at -1."""
+        x0, task = x0[0], jax.tree.map(lambda leaf: leaf[0], task)
         trace = jnp.zeros(lanes.trace.shape[1:], jnp.float32)
         new = Lanes(solver.init(x0, task.box), task, trace)
-
-        def write(old, new):
-            # The old value again on the other devices, instead of a select over every lane.
-            slot = jnp.clip(local, 0, count - 1)
-            return old.at[slot].set(jnp.where(mine, new, old[slot]))
-
-        return jax.tree.map(write, lanes, new)
+        slot = jnp.where(lane[0] < 0, lanes.trace.shape[0], lane[0])
+        return jax.tree.map(lambda old, new: old.at[slot].set(new, mode="drop"), lanes, new)
 
     def resume(lanes: Lanes, lane) -> Lanes:
         """Let a lane go on that had ended."""
         status = lanes.state.status.at[lane].set(Status.RUNNING)
         return lanes._replace(state=lanes.state._replace(status=status))
 
-    def take(lanes: Lanes, rows):
-        state = lanes.state
-        ends = state.evaluations[rows], state.status[rows], lanes.trace[rows]
-        return state.best.x[rows], *ends, state.best.value[rows]
+    def take(params, lanes: Lanes, rows, order) -> tuple[Taken, list[Float[Array, "k h w c"]]]:
+        """Take the answers of these lanes, and make two blocks of images of them.
+
+        `order` says which: it counts the exact images first, and then those in 8 bits.
+        """
+        best, box, seen, trace = jax.tree.map(
+            lambda leaf: leaf[rows],
+            (lanes.state.best, lanes.task.box, lanes.task.seen, lanes.trace),
+        )
+        x, rounded, figures = settled(params, best.x, box, seen)
+        images = jnp.concatenate([x, rounded])[order].reshape(2, -1, *shape)
+        value = jnp.where(jnp.all(x == best.x, 1), best.value, jnp.nan)
+        return Taken(x, rounded.astype(jnp.uint8), trace, value, figures), list(images)
 
     def evaluate(params, images):
         output = attack.output
         names = needs + ((output,) if output else ())
-        features = activate(params, images.astype(jnp.float32), names)
+        features = activate(params, images, names)
         label = jnp.argmax(features[output], -1) if output else None
         return {name: features[name] for name in needs}, label
 
-    def figures(params, images, seen):
-        assert perceptual is not None
-        images = images.astype(jnp.float32)
-        return perceptual.figures(images, activate(params, images, perceptual.layers), seen)
-
     lanes, everywhere = P("lanes"), P()
+    # Said of every program that returns lanes: for one device JAX would say it in another way, and
+    # the others would be compiled again.
+    sharded = NamedSharding(mesh, lanes)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     advance = jax.jit(
         shard(
@@ -362,21 +417,27 @@ def programs_of(plan: Plan) -> Programs:
             in_specs=(everywhere, lanes, everywhere, lanes),
             out_specs=(lanes, lanes),
         ),
+        out_shardings=sharded,
         donate_argnums=1,
     )
     insert = jax.jit(
-        shard(put, in_specs=(lanes, *(everywhere,) * 3), out_specs=lanes), donate_argnums=0
+        shard(put, in_specs=(lanes,) * 4, out_specs=lanes), out_shardings=sharded, donate_argnums=0
     )
-    sharded = NamedSharding(mesh, lanes)
     return Programs(
         empty=Program(jax.jit(empty, static_argnums=0, out_shardings=sharded), mesh),
         advance=Program(advance, mesh),
         insert=Program(insert, mesh),
         resume=Program(jax.jit(resume, donate_argnums=0, out_shardings=sharded), mesh),
-        take=Program(jax.jit(take), mesh),
+        take=Program(jax.jit(_at_precision("highest", take)), mesh),
+        floats=Program(
+            jax.jit(
+                lambda images: images.astype(jnp.float32), out_shardings=NamedSharding(first, P())
+            ),
+            first,
+        ),
         evaluation=Program(jax.jit(_at_precision(plan.precision, evaluation)), first),
         activations=Program(jax.jit(_at_precision("highest", evaluate)), first),
-        figures=Program(jax.jit(_at_precision("highest", figures)), first),
+        settle=Program(jax.jit(_at_precision("highest", settled)), first),
     )
 
 
