@@ -213,7 +213,7 @@ def programs_of(plan: Plan) -> Programs:
         """Return points moved to their sources until they keep the budget, and what they are."""
         if perceptual is None:
             return x, in_8_bits(x, box), {}
-        source = seen["source"].reshape(x.shape)
+        budget, source = perceptual, seen["source"].reshape(x.shape)
 
         def at(parts):
             parts = parts[:, None]
@@ -221,14 +221,14 @@ def programs_of(plan: Plan) -> Programs:
             moved = jnp.clip(moved, box.lower, box.upper)
             rounded = in_8_bits(moved, box)
             images = rounded.reshape(-1, *shape)
-            features = activate(params, images, perceptual.layers) if perceptual.layers else {}
-            return moved, rounded, perceptual.figures(images, features, seen)
+            features = activate(params, images, budget.layers) if budget.layers else {}
+            return moved, rounded, budget.figures(images, features, seen)
 
         def keeps(parts):
             # Twice the margin, so that the figures are within the budget when computed anew.
-            return perceptual.keeps(at(parts)[2], 2 * MARGIN)
+            return budget.keeps(at(parts)[2], 2 * MARGIN)
 
-        return at(farthest(keeps, len(x)) if perceptual.hard else jnp.ones(len(x)))
+        return at(farthest(keeps, len(x)) if budget.hard else jnp.ones(len(x)))
 
     def ended(params, x, features, task: Task, better):
         """Return the status of each row: of its image in 8 bits, if it is `better` than before.
