@@ -115,6 +115,7 @@ def test_every_8_bit_image_keeps_a_bound_that_none_kept_without():
     assert found.keeps_perceptual.all()
     assert (ssims >= 0.98).all()
     assert (distances <= 0.01).all()
+    assert np.isnan(found.objective).any()  # it is not of an image that was moved since
     assert (found.ratio_uint8 < 0.95).all()
     alone = attack(BOTH, batch_size=1)  # neither lanes nor neighbours matter
     np.testing.assert_allclose(alone.ratio_uint8, found.ratio_uint8, rtol=2e-2)

@@ -66,7 +66,8 @@ class Taken(NamedTuple):
     best: Any  # float32[k, n]
     rounded: Any  # uint8[k, n]
     trace: Any  # float32[k, e]
-    value: Any  # float32[k], the scaled objective at `best`; NaN where it was moved
+    value: Any  # float32[k], the scaled objective at `best`, before it was moved
+    moved: Any  # bool[k], to keep the perceptual budget
     figures: Any  # float32[k] each, of what the perceptual budget bounds, in 8 bits
 
 
@@ -125,7 +126,7 @@ class Programs(NamedTuple):
     floats: Program  # -> images in float32
     evaluation: Program  # -> value, gradient and Status of one image
     activations: Program  # -> named activations, labels of a batch
-    settle: Program  # -> images within the perceptual budget, the same in 8 bits, their figures
+    settle: Program  # -> images within the perceptual budget, in 8 bits, if moved, figures
 
     def everywhere(self, arrays: Any) -> Any:
         """Return arrays, such as a network's parameters, on all devices of the lanes."""
@@ -212,7 +213,7 @@ def programs_of(plan: Plan) -> Programs:
     def settled(params, x, box: Box, seen):
         """Return points moved to their sources until they keep the budget, and what they are."""
         if perceptual is None:
-            return x, in_8_bits(x, box), {}
+            return x, in_8_bits(x, box), jnp.zeros(len(x), bool), {}
         budget, source = perceptual, seen["source"].reshape(x.shape)
 
         def at(parts):
@@ -222,11 +223,11 @@ def programs_of(plan: Plan) -> Programs:
             rounded = in_8_bits(moved, box)
             images = rounded.reshape(-1, *shape)
             features = activate(params, images, budget.layers) if budget.layers else {}
-            return moved, rounded, budget.figures(images, features, seen)
+            return moved, rounded, parts[:, 0] < 1, budget.figures(images, features, seen)
 
         def keeps(parts):
             # Twice the margin, so that the figures are within the budget when computed anew.
-            return budget.keeps(at(parts)[2], 2 * MARGIN)
+            return budget.keeps(at(parts)[3], 2 * MARGIN)
 
         return at(farthest(keeps, len(x)) if budget.hard else jnp.ones(len(x)))
 
@@ -273,8 +274,8 @@ def programs_of(plan: Plan) -> Programs:
             values = values.astype(jnp.float32) * task.scale
             if perceptual is not None:
                 # Of the image itself, whatever the network sees of it.
-                seen = activate(params, images, names) if transforms is not None else features
-                excess = perceptual.excess(perceptual.figures(images, seen, task.seen))
+                own = activate(params, images, names) if transforms is not None else features
+                excess = perceptual.excess(perceptual.figures(images, own, task.seen))
                 values += INITIAL * perceptual.weight * excess
             # The rows are independent: the gradient of the sum is each one's own.
             return jnp.sum(values), (values, features if plan.until else None)
@@ -394,10 +395,10 @@ def programs_of(plan: Plan) -> Programs:
             lambda leaf: leaf[rows],
             (lanes.state.best, lanes.task.box, lanes.task.seen, lanes.trace),
         )
-        x, rounded, figures = settled(params, best.x, box, seen)
+        x, rounded, moved, figures = settled(params, best.x, box, seen)
         images = jnp.concatenate([x, rounded])[order].reshape(2, -1, *shape)
-        value = jnp.where(jnp.all(x == best.x, 1), best.value, jnp.nan)
-        return Taken(x, rounded.astype(jnp.uint8), trace, value, figures), list(images)
+        taken = Taken(x, rounded.astype(jnp.uint8), trace, best.value, moved, figures)
+        return taken, list(images)
 
     def evaluate(params, images):
         output = attack.output

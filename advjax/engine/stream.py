@@ -359,15 +359,16 @@ class Stream:
         point = np.asarray(best, np.float32).reshape(1, -1)
         box = Box(*(bound.reshape(1, -1) for bound in problem.box))
         settled = self.programs.settle(self.first_params, point, box, problem.seen)
-        moved, rounded, figures = jax.device_get(settled)
-        images = [each.reshape(self.net.input_shape) for each in (moved, rounded)]
+        settled, rounded, moved, figures = jax.device_get(settled)
+        images = [each.reshape(self.net.input_shape) for each in (settled, rounded)]
         exact, eight_bit = self.send(images)
         trace = (np.asarray(values) / self.task(problem).scale).astype(np.float32)
         taken = Taken(
-            best=moved,
+            best=settled,
             rounded=rounded.astype(np.uint8),
             trace=trace[None],
-            value=[np.fmin.reduce(values, initial=np.inf) if (moved == point).all() else np.nan],
+            value=np.fmin.reduce(values, initial=np.inf, keepdims=True),
+            moved=moved,
             figures=figures,
         )
         return Answer(problem, status, len(values), taken, 0, exact, eight_bit)
@@ -390,7 +391,7 @@ class Stream:
         """Return the result; each distance is evaluated anew, at `highest` precision."""
         problem, taken, row = answer.problem, answer.taken, answer.row
         (exact, label), (eight_bit, label8) = _received(answer.exact), _received(answer.rounded)
-        best, rounded, trace, value = (np.asarray(leaf)[row] for leaf in taken[:4])
+        best, rounded, trace, value, moved = (np.asarray(leaf)[row] for leaf in taken[:-1])
         looks, kept = self.looks(answer)
         distance = self.distance(exact, problem.guide)
         return PairResult(
@@ -408,7 +409,7 @@ class Stream:
             label=label,
             label_uint8=label8,
             trace=trace[: answer.evaluations].copy() if self.plan.trace else None,
-            objective=float(value) / float(self.task(problem).scale),
+            objective=float("nan") if moved else float(value) / float(self.task(problem).scale),
             cosine=self.cosine(exact, problem.guide),
             cosine_uint8=self.cosine(eight_bit, problem.guide),
             layer_ratios=self.layer_ratios(problem, exact),
