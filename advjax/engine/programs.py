@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from advjax.attacks.base import Attack, cosine_distance
+from advjax.attacks.perceptual import MARGIN, farthest
 from advjax.attacks.until import NO_LABEL, Goal, judge
 from advjax.errors import AdvjaxError
 from advjax.networks.network import activations
@@ -24,6 +25,11 @@ from advjax.smoothing import Smoothing, smooth_kinks
 from advjax.solvers import Best, Box, Status
 from advjax.solvers.base import freeze
 from advjax.transforms import Transforms
+
+# What every pair's objective is scaled to at the source: its value in the authors' own run on
+# CaffeNet's fc7. The solvers' tolerances are absolute, as SciPy's are, and made for such values; a
+# network with small activations would else be stopped at once.
+INITIAL = 154.67**2
 
 
 class Task(NamedTuple):
@@ -35,6 +41,7 @@ class Task(NamedTuple):
     relative: Any  # distance of the pair, by which the widths of kinks are scaled
     key: Any  # of the pair's random transformations, uint32[2]
     goal: Goal
+    seen: Any  # of the source, by the attack's perceptual budget; () without one
 
 
 class Lanes(NamedTuple):
@@ -59,7 +66,9 @@ class Taken(NamedTuple):
     best: Any  # float32[k, n]
     rounded: Any  # uint8[k, n]
     trace: Any  # float32[k, e]
-    value: Any  # float32[k], the scaled objective at `best`
+    value: Any  # float32[k], the scaled objective at `best`, before it was moved
+    moved: Any  # bool[k], to keep the perceptual budget
+    figures: Any  # float32[k] each, of what the perceptual budget bounds, in 8 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +116,7 @@ class Program:
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a plan; the last three run on its first device alone."""
+    """The compiled functions of a plan; the last four run on its first device alone."""
 
     empty: Program  # -> Lanes
     advance: Program  # -> Lanes, Look
@@ -117,6 +126,7 @@ class Programs(NamedTuple):
     floats: Program  # -> images in float32
     evaluation: Program  # -> value, gradient and Status of one image
     activations: Program  # -> named activations, labels of a batch
+    settle: Program  # -> images within the perceptual budget, in 8 bits, if moved, figures
 
     def everywhere(self, arrays: Any) -> Any:
         """Return arrays, such as a network's parameters, on all devices of the lanes."""
@@ -174,7 +184,9 @@ def programs_of(plan: Plan) -> Programs:
         for devices in (plan.devices, plan.devices[:1])
     )
     extra = (attack.output,) if attack.output and "label" in plan.until else ()
-    names = attack.needs + extra
+    perceptual = attack.perceptual
+    needs = attack.needs + (perceptual.layers if perceptual else ())
+    names = needs + extra
 
     def activate(params, images, names):
         return activations(plan.function, plan.with_params, params, images, names)
@@ -183,15 +195,41 @@ def programs_of(plan: Plan) -> Programs:
         """Return the nearest images in 8 bits that are inside the box, as `attacks.round_into`."""
         return jnp.clip(jnp.rint(x), jnp.ceil(box.lower), jnp.floor(box.upper))
 
-    def judged(features, goal: Goal):
+    def judged(images, features, task: Task):
         """Return the status of each row whose image has these activations."""
+        goal = task.goal
         distance, cosine = jnp.nan, jnp.nan
         if "distance" in plan.until:
             distance = attack.distance(features, goal.guide)
             if len(attack.layers) == 1:
                 cosine = 1 - cosine_distance(attack.layers, None, features, goal.guide)
         label = jnp.argmax(features[extra[0]], -1) if extra else NO_LABEL
-        return judge(goal, attack.direction, distance, cosine, label)
+        status = judge(goal, attack.direction, distance, cosine, label)
+        if perceptual is None:
+            return status
+        kept = perceptual.keeps(perceptual.figures(images, features, task.seen))
+        return jnp.where(kept, status, Status.RUNNING)
+
+    def settled(params, x, box: Box, seen):
+        """Return points moved to their sources until they keep the budget, and what they are."""
+        if perceptual is None:
+            return x, in_8_bits(x, box), jnp.zeros(len(x), bool), {}
+        budget, source = perceptual, seen["source"].reshape(x.shape)
+
+        def at(parts):
+            parts = parts[:, None]
+            moved = jnp.where(parts == 1, x, source + parts * (x - source))
+            moved = jnp.clip(moved, box.lower, box.upper)
+            rounded = in_8_bits(moved, box)
+            images = rounded.reshape(-1, *shape)
+            features = activate(params, images, budget.layers) if budget.layers else {}
+            return moved, rounded, parts[:, 0] < 1, budget.figures(images, features, seen)
+
+        def keeps(parts):
+            # Twice the margin, so that the figures are within the budget when computed anew.
+            return budget.keeps(at(parts)[3], 2 * MARGIN)
+
+        return at(farthest(keeps, len(x)) if budget.hard else jnp.ones(len(x)))
 
     def ended(params, x, features, task: Task, better):
         """Return the status of each row: of its image in 8 bits, if it is `better` than before.
@@ -200,12 +238,12 @@ def programs_of(plan: Plan) -> Programs:
         """
         near = better
         if not plan.transforms:
-            near &= judged(features, task.goal) != Status.RUNNING
+            near &= judged(x.reshape(-1, *shape), features, task) != Status.RUNNING
 
         def of_rounded():
             images = in_8_bits(x, task.box).reshape(-1, *shape)
             with jax.default_matmul_precision("highest"):
-                return judged(activate(params, images, names), task.goal)
+                return judged(images, activate(params, images, names), task)
 
         none = jnp.full(len(x), Status.RUNNING)
         return jnp.where(near, jax.lax.cond(jnp.any(near), of_rounded, lambda: none), none)
@@ -234,6 +272,11 @@ def programs_of(plan: Plan) -> Programs:
 
             values, features = attack.loss(activate_smoothly, images, task.target)
             values = values.astype(jnp.float32) * task.scale
+            if perceptual is not None:
+                # Of the image itself, whatever the network sees of it.
+                own = activate(params, images, names) if transforms is not None else features
+                excess = perceptual.excess(perceptual.figures(images, own, task.seen))
+                values += INITIAL * perceptual.weight * excess
             # The rows are independent: the gradient of the sum is each one's own.
             return jnp.sum(values), (values, features if plan.until else None)
 
@@ -343,24 +386,26 @@ def programs_of(plan: Plan) -> Programs:
         status = lanes.state.status.at[lane].set(Status.RUNNING)
         return lanes._replace(state=lanes.state._replace(status=status))
 
-    def take(lanes: Lanes, rows, order) -> tuple[Taken, list[Float[Array, "k h w c"]]]:
+    def take(params, lanes: Lanes, rows, order) -> tuple[Taken, list[Float[Array, "k h w c"]]]:
         """Take the answers of these lanes, and make two blocks of images of them.
 
         `order` says which: it counts the exact images first, and then those in 8 bits.
         """
-        best, box = lanes.state.best, lanes.task.box
-        box = Box(box.lower[rows], box.upper[rows])
-        rounded = in_8_bits(best.x[rows], box)
-        images = jnp.concatenate([best.x[rows], rounded])[order].reshape(2, -1, *shape)
-        trace, value = lanes.trace[rows], best.value[rows]
-        return Taken(best.x[rows], rounded.astype(jnp.uint8), trace, value), list(images)
+        best, box, seen, trace = jax.tree.map(
+            lambda leaf: leaf[rows],
+            (lanes.state.best, lanes.task.box, lanes.task.seen, lanes.trace),
+        )
+        x, rounded, moved, figures = settled(params, best.x, box, seen)
+        images = jnp.concatenate([x, rounded])[order].reshape(2, -1, *shape)
+        taken = Taken(x, rounded.astype(jnp.uint8), trace, best.value, moved, figures)
+        return taken, list(images)
 
     def evaluate(params, images):
         output = attack.output
-        names = attack.needs + ((output,) if output else ())
+        names = needs + ((output,) if output else ())
         features = activate(params, images, names)
         label = jnp.argmax(features[output], -1) if output else None
-        return {name: features[name] for name in attack.needs}, label
+        return {name: features[name] for name in needs}, label
 
     lanes, everywhere = P("lanes"), P()
     # Said of every program that returns lanes: for one device JAX would say it in another way, and
@@ -384,10 +429,11 @@ def programs_of(plan: Plan) -> Programs:
         advance=Program(advance, mesh),
         insert=Program(insert, mesh),
         resume=Program(jax.jit(resume, donate_argnums=0, out_shardings=sharded), mesh),
-        take=Program(jax.jit(take), mesh),
+        take=Program(jax.jit(_at_precision("highest", take)), mesh),
         floats=Program(jax.jit(_floats, out_shardings=NamedSharding(first, P())), first),
         evaluation=Program(jax.jit(_at_precision(plan.precision, evaluation)), first),
         activations=Program(jax.jit(_at_precision("highest", evaluate)), first),
+        settle=Program(jax.jit(_at_precision("highest", settled)), first),
     )
 
 

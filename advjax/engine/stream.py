@@ -17,19 +17,15 @@ import jax
 import numpy as np
 
 from advjax.attacks.base import Attack, Features, PairData
-from advjax.attacks.box import PixelBox, round_into
+from advjax.attacks.box import PixelBox
 from advjax.attacks.until import Until, goal, judge
-from advjax.engine.programs import Lanes, Look, Plan, Taken, Task, programs_of
+from advjax.engine.programs import INITIAL, Lanes, Look, Plan, Taken, Task, programs_of
 from advjax.engine.results import Pair
 from advjax.networks.network import Network
 from advjax.results import PairResult, ratio_of
 from advjax.solvers import Box, Status
 
 BLOCK = 8  # pairs that are prepared or measured in one call of the network
-# What every pair's objective is scaled to at the source: its value in the authors' own run on
-# CaffeNet's fc7. The solvers' tolerances are absolute, as SciPy's are, and made for such values; a
-# network with small activations would else be stopped at once.
-INITIAL = 154.67**2
 GUIDES = 128  # whose activations are kept: the paper's protocol attacks each with many sources
 
 
@@ -51,6 +47,7 @@ class Problem(NamedTuple):
     source_label: int | None
     guide_label: int | None
     label: int | None  # to take
+    seen: Any  # of the source, by the perceptual budget, [1, ...] each
     placed: Any = None  # start and task [1, ...] on a device
 
 
@@ -215,7 +212,7 @@ class Stream:
         label = guide_label if pair.label is None else pair.label
         data = PairData(pair.source, features, guide, label)
         box = self.attack.box(data, self.delta if pair.delta is None else pair.delta)
-        target = self.attack.target(data)
+        target, perceptual = self.attack.target(data), self.attack.perceptual
         seed = index if pair.index is None else pair.index
         return Problem(
             index=index,
@@ -233,6 +230,7 @@ class Stream:
             source_label=source_label,
             guide_label=guide_label,
             label=label,
+            seen=perceptual.target(pair.source, features) if perceptual else (),
         )
 
     def place(self, problem: Problem) -> Problem:
@@ -321,6 +319,7 @@ class Stream:
                 ratio=problem.target_ratio,
                 label=problem.label,
             ),
+            seen=without_batch(problem.seen),
         )
 
     def answers(
@@ -333,8 +332,8 @@ class Stream:
             rows, order = np.zeros(BLOCK, np.int32), np.zeros(2 * BLOCK, np.int32)
             rows[: len(block)] = [lane for lane, _ in block]
             order[: 2 * len(block)] = [*range(len(block)), *range(BLOCK, BLOCK + len(block))]
-            taken, images = self.programs.take(lanes, rows, order)
-            for leaf in taken:
+            taken, images = self.programs.take(self.params, lanes, rows, order)
+            for leaf in jax.tree.leaves(taken):
                 leaf.copy_to_host_async()
             # Few answers fit into one call of the network.
             blocks = self.programs.first(images[: -(-2 * len(block) // BLOCK)])
@@ -357,15 +356,20 @@ class Stream:
         self, problem: Problem, status: Status, best: np.ndarray, values: Sequence[float]
     ) -> Answer:
         """Make the answer of a solver on the host: its best point, and all its scaled values."""
-        image = best.reshape(self.net.input_shape)
-        rounded = round_into(image, problem.box)
-        exact, eight_bit = self.send([image, rounded])
+        point = np.asarray(best, np.float32).reshape(1, -1)
+        box = Box(*(bound.reshape(1, -1) for bound in problem.box))
+        settled = self.programs.settle(self.first_params, point, box, problem.seen)
+        settled, rounded, moved, figures = jax.device_get(settled)
+        images = [each.reshape(self.net.input_shape) for each in (settled, rounded)]
+        exact, eight_bit = self.send(images)
         trace = (np.asarray(values) / self.task(problem).scale).astype(np.float32)
         taken = Taken(
-            best=image[None],
-            rounded=rounded[None],
+            best=settled,
+            rounded=rounded.astype(np.uint8),
             trace=trace[None],
             value=np.fmin.reduce(values, initial=np.inf, keepdims=True),
+            moved=moved,
+            figures=figures,
         )
         return Answer(problem, status, len(values), taken, 0, exact, eight_bit)
 
@@ -373,13 +377,22 @@ class Stream:
         """Return True if the figures of the image in 8 bits end the pair."""
         problem, (features, label) = answer.problem, _received(answer.rounded)
         figures = self.distance(features, problem.guide), self.cosine(features, problem.guide)
-        return bool(judge(self.task(problem).goal, self.attack.direction, *figures, label))
+        judged = judge(self.task(problem).goal, self.attack.direction, *figures, label)
+        return bool(judged) and self.looks(answer)[1] is not False
+
+    def looks(self, answer: Answer) -> tuple[dict[str, float], bool | None]:
+        """Return what is bounded of the image in 8 bits, and whether it keeps the bounds."""
+        if self.attack.perceptual is None:
+            return {}, None
+        figures = {k: float(np.asarray(v)[answer.row]) for k, v in answer.taken.figures.items()}
+        return figures, bool(self.attack.perceptual.keeps(figures))
 
     def measure(self, answer: Answer) -> PairResult:
         """Return the result; each distance is evaluated anew, at `highest` precision."""
         problem, taken, row = answer.problem, answer.taken, answer.row
         (exact, label), (eight_bit, label8) = _received(answer.exact), _received(answer.rounded)
-        best, rounded, trace, value = (np.asarray(leaf)[row] for leaf in taken)
+        best, rounded, trace, value, moved = (np.asarray(leaf)[row] for leaf in taken[:-1])
+        looks, kept = self.looks(answer)
         distance = self.distance(exact, problem.guide)
         return PairResult(
             index=problem.index,
@@ -396,10 +409,12 @@ class Stream:
             label=label,
             label_uint8=label8,
             trace=trace[: answer.evaluations].copy() if self.plan.trace else None,
-            objective=float(value) / float(self.task(problem).scale),
+            objective=float("nan") if moved else float(value) / float(self.task(problem).scale),
             cosine=self.cosine(exact, problem.guide),
             cosine_uint8=self.cosine(eight_bit, problem.guide),
             layer_ratios=self.layer_ratios(problem, exact),
+            keeps_perceptual=kept,
+            **{f"{name}_uint8": figure for name, figure in looks.items()},
         )
 
     def cosine(self, features: Features, guide: Features | None) -> float:
