@@ -122,10 +122,9 @@ def step_times(
     stream = Stream(net, plan)
     images = photographs(2 * batch, net.input_shape)
     pairs = [(i, Pair(images[i], images[batch + i])) for i in range(batch)]
-    problems = stream.prepare(pairs)
+    problems = stream.complete(stream.begin(pairs))
     lanes = stream.empty_lanes(batch, problems[0])
-    for lane, problem in enumerate(problems):
-        lanes = stream.insert(lanes, lane, problem)
+    lanes = stream.insert(lanes, dict(enumerate(problems)))
 
     x = jnp.asarray(images[:batch].reshape(batch, -1), jnp.float32)
     target = jax.device_get(lanes.task.target)  # the lanes will be donated

@@ -150,7 +150,7 @@ def test_the_engine_has_them():
     plan = make_plan(net, attack, solver)
     stream = advjax.engine.Stream(net, plan)
     images = RNG.integers(0, 256, (2, 6, 6, 3), np.uint8)
-    (problem,) = stream.prepare([(0, advjax.Pair(*images))])
+    (problem,) = stream.complete(stream.begin([(0, advjax.Pair(*images))]))
     lanes = stream.empty_lanes(1, problem)
     counts = np.int32(1), np.ones(1, np.int32)
     text = programs_of(plan).advance.lower(stream.params, lanes, *counts).as_text()

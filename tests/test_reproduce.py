@@ -34,18 +34,6 @@ MORE = ("--linear-evaluations", 3, "--label-evaluations", 2, "--invert-evaluatio
 EVALUATIONS = {"feature-opt": 6, "feature-linear": 3, "label-opt": 2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The tests compare with attacks that the command has compiled already."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Digits of three classes: those to train with, others to validate with, and too few."""
