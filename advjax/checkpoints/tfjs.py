@@ -19,7 +19,7 @@ from advjax.checkpoints import content
 from advjax.errors import WeightsError
 
 _STORED = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1"), "uint16": np.dtype("<u2")}
-_LIMIT = 1 << 30  # bytes of all tensors
+_LIMIT = 1 << 30  # bytes of one file
 
 
 def read_tfjs(path: str | os.PathLike[str], manifest: str) -> dict[str, np.ndarray]:
@@ -36,12 +36,12 @@ def read_tfjs(path: str | os.PathLike[str], manifest: str) -> dict[str, np.ndarr
     where = f"weights {os.fspath(path)!r}"
     try:
         with content.open_file(path) as file, tarfile.open(fileobj=file, mode="r:gz") as archive:
-            groups = json.loads(_member(archive, manifest, _LIMIT))
+            groups = json.loads(_member(archive, manifest))
             folder = posixpath.dirname(manifest)
             arrays: dict[str, np.ndarray] = {}
             for group in groups:
                 names = [posixpath.join(folder, name) for name in group["paths"]]
-                raw = b"".join(_member(archive, name, _LIMIT) for name in names)
+                raw = b"".join(_member(archive, name) for name in names)
                 arrays |= decode_weights(raw, group["weights"])
             return arrays
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
@@ -92,8 +92,8 @@ def decode_weights(raw: bytes, weights: list[dict[str, Any]]) -> dict[str, np.nd
     return arrays
 
 
-def _member(archive: tarfile.TarFile, name: str, limit: int) -> bytes:
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
-    if file is None or archive.getmember(name).size > limit:
-        raise ValueError(f"{name} is not a file of less than {limit:,} bytes")
+    if file is None or archive.getmember(name).size > _LIMIT:
+        raise ValueError(f"{name} is not a file of less than {_LIMIT:,} bytes")
     return file.read()
