@@ -78,7 +78,7 @@ def solve(
                 if idle:
                     return
                 continue
-            problems.prefetch(len(occupants))
+            problems.prefetch(len(occupants), lambda running=look.steps: not running.is_ready())
             # 4. Wait.
             look = Look(*(np.asarray(leaf) for leaf in look))
             each = (time.perf_counter() - begin) / max(1, int(look.steps.max()))

@@ -5,7 +5,7 @@ import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from advjax.engine.results import Pair
@@ -49,12 +49,15 @@ class Problems:
             self._complete()
         return self._ready.popleft()
 
-    def prefetch(self, count: int) -> None:
-        """Make up to `count` problems ready, as far as this waits for nothing."""
+    def prefetch(self, count: int, busy: Callable[[], bool]) -> None:
+        """Make up to `count` problems ready while the device is busy, and wait for nothing.
+
+        The network's work for as many is sent to the device in any case.
+        """
         while (missing := count - len(self._ready)) > 0:
             while BLOCK * len(self._begun) < missing and self._begin(wait=False):
                 pass
-            if not self._begun or not self._begun[0].is_ready():
+            if not (self._begun and self._begun[0].is_ready() and busy()):
                 return
             self._complete()
 

@@ -430,16 +430,15 @@ def programs_of(plan: Plan) -> Programs:
         insert=Program(insert, mesh),
         resume=Program(jax.jit(resume, donate_argnums=0, out_shardings=sharded), mesh),
         take=Program(jax.jit(_at_precision("highest", take)), mesh),
-        floats=Program(
-            jax.jit(
-                lambda images: images.astype(jnp.float32), out_shardings=NamedSharding(first, P())
-            ),
-            first,
-        ),
+        floats=Program(jax.jit(_floats, out_shardings=NamedSharding(first, P())), first),
         evaluation=Program(jax.jit(_at_precision(plan.precision, evaluation)), first),
         activations=Program(jax.jit(_at_precision("highest", evaluate)), first),
         settle=Program(jax.jit(_at_precision("highest", settled)), first),
     )
+
+
+def _floats(images: Any) -> Array:
+    return images.astype(jnp.float32)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
