@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from advjax.display import versions
 from advjax.engine import Pair, Progress, Stream, attack_stream, make_plan, resolve
 from advjax.errors import AdvjaxError
+from advjax.networks.convolutions import with_fast_convolutions
 from advjax.networks.network import Network, activations
 from advjax.smoothing import Smoothing
 
@@ -128,11 +129,13 @@ def step_times(
     x = jnp.asarray(images[:batch].reshape(batch, -1), jnp.float32)
     target = jax.device_get(lanes.task.target)  # the lanes will be donated
 
+    function = with_fast_convolutions(net.function)  # as in the engine
+
     @jax.jit
     def evaluate(params, x, target):
         def loss(x):
             activate = lambda images: activations(  # noqa: E731
-                net.function, plan.with_params, params, images, attack.layers
+                function, plan.with_params, params, images, attack.layers
             )
             return jnp.sum(attack.loss(activate, x.reshape(-1, *net.input_shape), target)[0])
 

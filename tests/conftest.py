@@ -1,4 +1,7 @@
+import functools
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Four CPU devices, so that sharding is tested everywhere; must be said before JAX starts.
@@ -10,6 +13,21 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+PROGRAMS = "ADVJAX_TEST_PROGRAMS"  # the variable by which xdist's workers know the folder
+
+
+def pytest_configure(config):
+    """Compile a program once in a session, though many tests and all workers need it.
+
+    The processes that tests start compile their own: one that is killed may leave half a file.
+    """
+    if PROGRAMS not in os.environ:
+        os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="advjax-programs-")
+        config.add_cleanup(functools.partial(shutil.rmtree, os.environ[PROGRAMS]))
+    jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
 
 SHARED = Path(os.environ.get("ADVJAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -254,15 +254,20 @@ def test_refilling_never_retraces(images):
     assert len(traces) == once
 
 
-def test_another_call_of_the_same_shapes_compiles_nothing(net, images):
+def test_each_program_is_compiled_once(net, images):
+    """However often lanes are filled again, on two devices, and nothing by a second call."""
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
+        lambda name, _, fun_name="", **more: (
+            compiled.append(fun_name) if "backend_compile" in name else None
+        )
     )
     for count in (2, 2, 9):  # with more pairs, the lanes are filled again
         before = len(compiled)
-        advjax.attack(net, *images[:, :count], solver=SignMomentum(3), batch_size=2)
+        settings = {"batch_size": 2, "devices": jax.devices()[:2]}
+        advjax.attack(net, *images[:, :count], solver=SignMomentum(3), **settings)
         assert (len(compiled) > before) == (before == 0)
+    assert all(compiled.count(f"jit({name})") == 1 for name in ("chunk", "put", "take"))
 
 
 def test_guides_are_evaluated_once(net, images):

@@ -412,6 +412,26 @@ def test_bad_content(content, says, tmp_path):
     assert repr(str(path)) in message
 
 
+def test_a_heic_photograph(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # seen turned to the right
+    turned = pillow_heif.from_pillow(Image.fromarray(QUARTERS))
+    turned.save(tmp_path / "a.heic", quality=100, chroma=444, exif=exif.tobytes())
+    assert list_images(tmp_path) == [tmp_path / "a.heic"]
+    content = (tmp_path / "a.heic").read_bytes()
+    image = decode_image(content, "a.heic")
+    assert image.shape == np.rot90(QUARTERS, -1).shape
+    assert np.abs(image.astype(int) - np.rot90(QUARTERS, -1)).mean() < 4
+    assert "get a whole copy" in failure(decode_image, content[: len(content) // 2], "a.heic")
+
+
+def test_a_heic_photograph_without_its_package(monkeypatch):
+    monkeypatch.setattr("advjax.data.images._reads_heic", False)
+    said = failure(decode_image, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a.heic")
+    assert "pip install 'advjax[heif]'" in said
+
+
 def test_missing_directory_pipe_and_bad_names(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "No such file" in failure(read_image, tmp_path / "none.png")

@@ -373,7 +373,7 @@ def test_a_run_is_measured_with_the_preprocessing_it_was_made_with(run, tmp_path
         write_png(tmp_path / f"{name}.png", rng.integers(0, 256, shape).astype(np.uint8))
     write(tmp_path, "list.csv", "wide.png,high.png,a", head="source,guide,label")
     out, network = tmp_path / "run", ("--network", "squeezenet", "--weights", "random")
-    words = ("--out", out, *network, "--max-evaluations", 1, "--resize")
+    words = ("--out", out, *network, "--attack", "feature-fgrad", "--resize")
     assert cli.main([str(word) for word in ("run", tmp_path / "list.csv", *words)]) == 0
     (initial,) = advjax.open_run(out).table()["initial_distance"].to_pylist()
     net = advjax.load("squeezenet", "random")  # crops, where the run resized

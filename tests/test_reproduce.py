@@ -19,10 +19,11 @@ from advjax.bank import build_bank
 from advjax.data import write_png
 from advjax.networks import zoo
 from advjax.networks.options import NetworkOptions
-from advjax.reproduce import fig5, published, table1, table2
+from advjax.reproduce import fig5, published, table1, table2, table_s2
 from advjax.reproduce.draw import draw_pairs
 from advjax.reproduce.experiments import Experiment, Experiments
 from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
+from advjax.reproduce.style import class_name
 from advjax.reproduce.targets import TARGETS
 from advjax.runs.pair_list import Images, read_list
 
@@ -31,18 +32,6 @@ PROTOCOL = ("--near", 8, "--reference", 6, "--far", 10, 14, "--components", 3)
 BUDGET = ("--pairs", 5, "--max-evaluations", 6, "--batch-size", 5, "--deltas", 10, 25)
 MORE = ("--linear-evaluations", 3, "--label-evaluations", 2, "--invert-evaluations", 3)
 EVALUATIONS = {"feature-opt": 6, "feature-linear": 3, "label-opt": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The tests compare with attacks that the command has compiled already."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +359,12 @@ def test_published_numbers_stand_beside_their_own_network_only():
         assert table2.paper(other, "fc7") is None
     assert table1.paper(experiment(weights="random"), 3) is None
     assert table1.paper(experiment(), 4) is None
+
+
+def test_a_network_without_an_output_layer_has_no_labels():
+    found = table_s2.labels({name: np.full(3, np.nan) for name in table_s2.LABELS})
+    assert found == {"labels_differ": 0, "takes_guide_label": None, "leaves_source_label": None}
+    assert class_name(None, np.nan) == class_name(["a"], np.nan) == ""
 
 
 @pytest.mark.parametrize("network", LAYERS)

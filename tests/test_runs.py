@@ -191,12 +191,18 @@ def test_files_of_the_users_own_are_never_taken_for_a_run(net, pairs, tmp_path, 
     assert file.read_text() == "mine"
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Of the compiled programs of all processes that are started here."""
+    return tmp_path_factory.mktemp("processes") / "cache"
+
+
 @pytest.mark.parametrize("kind", ["run", "share", "bank"])
-def test_killed_at_a_first_rename_the_same_command_goes_on(kind, tmp_path):
+def test_killed_at_a_first_rename_the_same_command_goes_on(kind, tmp_path, cache):
     """`kill_run.py` does it for each of the first renames."""
     few, out = kill_run.make_pairs(tmp_path / "few", 6), tmp_path / "out"
     words = kill_run.first_commands(few, out)[kind]
-    killed, status, said = kill_run.kill_at_rename(words, out, tmp_path / "cache", 1, "after")
+    killed, status, said = kill_run.kill_at_rename(words, out, cache, 1, "after")
     assert killed
     assert status == (0 if kind == "bank" else 1), said
 
@@ -759,9 +765,9 @@ def test_a_dry_run_counts_the_lanes_that_stay_empty(net, pairs, monkeypatch):
         assert found["seconds"] * found["rate"] == pytest.approx(lanes * job.budget)
 
 
-def test_killed_at_random_moments(tmp_path):
+def test_killed_at_random_moments(tmp_path, cache):
     """As `python tests/kill_run.py`, with fewer kills."""
-    pairs, cache = kill_run.make_pairs(tmp_path, 120), tmp_path / "cache"
+    pairs = kill_run.make_pairs(tmp_path, 120)
     rng = random.Random(0)
     kill_run.kill_at_random(pairs, tmp_path / "whole", cache, 0, rng)
     kills = kill_run.kill_at_random(pairs, tmp_path / "killed", cache, 2, rng)
@@ -769,12 +775,12 @@ def test_killed_at_random_moments(tmp_path):
     assert kill_run.content(tmp_path / "killed") == kill_run.content(tmp_path / "whole")
 
 
-def test_ctrl_c_and_status_from_another_shell(tmp_path, command):
+def test_ctrl_c_and_status_from_another_shell(tmp_path, command, cache):
     """A run of many pairs, watched, refused to a second process, and interrupted."""
     pairs, out = kill_run.make_pairs(tmp_path, 3000), tmp_path / "run"
     process = subprocess.Popen(
         kill_run.command(pairs, out),
-        env=kill_run.environment(tmp_path / "cache"),
+        env=kill_run.environment(cache),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -221,6 +221,7 @@ RELUS = {
     "efficientnet_lite0": 2 * 33,  # ReLU6 has two kinks
     "efficientnet_lite1": 2 * 43,
     "efficientnet_lite2": 2 * 43,
+    "face_descriptor": 29,
 }
 
 

@@ -18,7 +18,7 @@ from advjax.smoothing import Smoothing
 from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, Solver
 
 Activate = Callable[[Float[Array, "b h w c"]], Mapping[str, Array]]
-"""Images to named activations."""
+"""Images to named activations; differentiable in reverse mode alone (`jax.grad`, `jax.vjp`)."""
 
 Features = dict[str, np.ndarray]
 """The activations of one image, [1, ...] each."""

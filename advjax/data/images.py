@@ -4,6 +4,8 @@ Everything here is RGB (or grey), `uint8` in 0..255, `[height, width, channels]`
 mean and scale belong to the network.
 """
 
+import importlib
+import importlib.util
 import io
 import os
 import stat
@@ -25,11 +27,12 @@ from advjax.files import atomic_path
 
 # Few formats on purpose: each further plugin is more code that parses untrusted bytes (and EPS
 # would start Ghostscript). JPEG includes MPO, what phones make by appending a second view.
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # and HEIF, where a plugin is
 EXTENSIONS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".mpo", ".gif", ".webp", ".tif", ".tiff"),
-    *(".bmp", ".ppm", ".pgm", ".pbm"),
+    *(".bmp", ".ppm", ".pgm", ".pbm", ".heic", ".heif"),
 )
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # after "ftyp"
 
 # Folders that file managers, archives and network drives put beside the user's own.
 _NOT_THE_USERS = {
@@ -39,6 +42,9 @@ _NOT_THE_USERS = {
 
 # All of Pillow's plugins now: a process that is forked while a thread imports one waits for ever.
 Image.init()
+_reads_heic = importlib.util.find_spec("pillow_heif") is not None
+if _reads_heic:
+    importlib.import_module("pillow_heif").register_heif_opener()
 
 # Pillow's settings while it decodes for us, whatever other libraries have made of them: half of a
 # photograph is an error, sizes are checked here, and long notes inside a file do no harm.
@@ -114,7 +120,7 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> UInt8[np.ndar
     be noticed.
 
     Args:
-        path: A PNG, JPEG, GIF, WebP, TIFF, BMP or PPM file.
+        path: A PNG, JPEG, GIF, WebP, TIFF, BMP or PPM file; HEIC too with the package pillow-heif.
         channels: 3 for RGB, 1 for luma (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B).
 
     Returns:
@@ -188,6 +194,11 @@ def _decode(stream: BinaryIO, name: str, channels: int) -> UInt8[np.ndarray, "h 
     except ImageError as error:
         raise ImageError(f"image {name!r} {error}") from None
     except UnidentifiedImageError:
+        if not _reads_heic and _is_heic(stream):
+            raise ImageError(
+                f"image {name!r} is a HEIC photograph, which the package pillow-heif reads: "
+                "pip install 'advjax[heif]', or convert it to JPEG"
+            ) from None
         raise ImageError(
             f"image {name!r} is not a readable PNG, JPEG, GIF, WebP, TIFF, BMP or PPM file: "
             "convert it to one of them, or get a whole copy if it was cut short"
@@ -209,11 +220,18 @@ def _decode(stream: BinaryIO, name: str, channels: int) -> UInt8[np.ndarray, "h 
 
 def _open(stream: BinaryIO) -> ImageFile.ImageFile:
     stream.seek(0)
-    image = Image.open(stream, formats=FORMATS)
+    image = Image.open(stream, formats=("HEIF",) if _reads_heic and _is_heic(stream) else FORMATS)
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
         raise ImageError(f"is {size}, more than {MAX_PIXELS} pixels; make it smaller")
     return image
+
+
+def _is_heic(stream: BinaryIO) -> bool:
+    stream.seek(4)
+    start = stream.read(8)
+    stream.seek(0)
+    return start[:4] == b"ftyp" and start[4:] in _HEIC
 
 
 def _load(stream: BinaryIO, image: ImageFile.ImageFile) -> tuple[np.ndarray, int]:

@@ -20,6 +20,7 @@ from advjax.attacks.base import Attack, cosine_distance
 from advjax.attacks.perceptual import MARGIN, farthest
 from advjax.attacks.until import NO_LABEL, Goal, judge
 from advjax.errors import AdvjaxError
+from advjax.networks.convolutions import with_fast_convolutions
 from advjax.networks.network import activations
 from advjax.smoothing import Smoothing, smooth_kinks
 from advjax.solvers import Best, Box, Status
@@ -188,8 +189,10 @@ def programs_of(plan: Plan) -> Programs:
     needs = attack.needs + (perceptual.layers if perceptual else ())
     names = needs + extra
 
+    function = with_fast_convolutions(plan.function)
+
     def activate(params, images, names):
-        return activations(plan.function, plan.with_params, params, images, names)
+        return activations(function, plan.with_params, params, images, names)
 
     def in_8_bits(x, box: Box):
         """Return the nearest images in 8 bits that are inside the box, as `attacks.round_into`."""
