@@ -38,3 +38,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("real images and trained weights are not here (set ADVJAX_TEST_DATA)")
     return SHARED
+
+
+@pytest.fixture
+def compiled_quickly():
+    """Compile without most of XLA's optimisations, which small programs do not repay.
+
+    For tests of what holds with and without them. Later tests get programs of their own.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
