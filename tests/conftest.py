@@ -40,8 +40,7 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture
-def compiled_quickly():
+def _quickly():
     """Compile without most of XLA's optimisations, which small programs do not repay.
 
     For tests of what holds with and without them. Later tests get programs of their own.
@@ -50,3 +49,7 @@ def compiled_quickly():
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
+
+
+compiled_quickly = pytest.fixture(_quickly, name="compiled_quickly")
+module_compiled_quickly = pytest.fixture(_quickly, scope="module", name="module_compiled_quickly")
