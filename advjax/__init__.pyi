@@ -31,6 +31,7 @@ from .attacks.inversion import Inversion as Inversion
 from .attacks.label import LabelFgrad as LabelFgrad
 from .attacks.label import LabelOpt as LabelOpt
 from .attacks.linear import FeatureLinear as FeatureLinear
+from .attacks.perceptual import Perceptual as Perceptual
 from .attacks.until import Until as Until
 from .data.imagenet import imagenet_classes as imagenet_classes
 from .data.images import Preprocessing as Preprocessing

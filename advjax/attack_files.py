@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from advjax import engine, files
+from advjax.attacks.base import Attack
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
 from advjax.results import write_pair
+from advjax.transforms import Transforms
 
 MAX_EVALUATIONS = 1_000_000  # for each of which a distance is kept
 
@@ -57,11 +59,12 @@ def attack_files(
     guide: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    attack: str = "feature-opt",
+    attack: str | Attack = "feature-opt",
     layer: str | None = None,
     delta: float = 10.0,
     solver: Any = None,
     smoothing: Any = "auto",
+    transforms: Transforms | None = None,
     start: Literal["source", "random"] = "source",
     seed: int = 0,
     settings: dict[str, Any] | None = None,
@@ -78,13 +81,14 @@ def attack_files(
         source: The image file to change.
         guide: The image file whose representation to take.
         out: A folder, made when missing.
-        attack: "feature-opt", "feature-linear", "feature-fgrad", "label-opt" or "label-fgrad".
+        attack: A name, or an attack with settings of its own (see `advjax.attack_stream`).
         layer: The layer to match, by attacks on labels only measured; the network's default layer
             when None.
         delta: Half-width of the box in levels of 255; label-opt has none.
         solver: The attack's own when None (see `advjax.attack_stream`); the fast gradients take
             none.
         smoothing: Of the gradient's kinks (see `advjax.attack_stream`).
+        transforms: Drawn at each evaluation (see `advjax.attack_stream`).
         start: "source" or "random" (see `advjax.attack_stream`).
         seed: For a random start.
         settings: What else result.json should say of the settings (weights, ...).
@@ -107,12 +111,13 @@ def attack_files(
         delta=delta,
         solver=solver,
         smoothing=smoothing,
+        transforms=transforms,
         start=start,
         seed=seed,
     )
     resolved, solver = engine.resolve(net, attack, layer, None, solver)
     smoothing = engine.choose_smoothing(resolved, solver, smoothing)
-    (layer,) = resolved.layers
+    layer = "+".join(resolved.layers)
     inputs = {"source": _file(source), "guide": _file(guide)}
     begin = time.perf_counter()
     result = engine.attack(
@@ -123,6 +128,7 @@ def attack_files(
         delta=delta,
         solver=solver,
         smoothing=smoothing,
+        transforms=transforms,
         trace=True,
         start=start,
         seed=seed,

@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from advjax.display import versions
 from advjax.engine import Pair, Progress, Stream, attack_stream, make_plan, resolve
 from advjax.errors import AdvjaxError
+from advjax.networks.convolutions import with_fast_convolutions
 from advjax.networks.network import Network, activations
 from advjax.smoothing import Smoothing
 
@@ -121,19 +122,20 @@ def step_times(
     stream = Stream(net, plan)
     images = photographs(2 * batch, net.input_shape)
     pairs = [(i, Pair(images[i], images[batch + i])) for i in range(batch)]
-    problems = stream.prepare(pairs)
+    problems = stream.complete(stream.begin(pairs))
     lanes = stream.empty_lanes(batch, problems[0])
-    for lane, problem in enumerate(problems):
-        lanes = stream.insert(lanes, lane, problem)
+    lanes = stream.insert(lanes, dict(enumerate(problems)))
 
     x = jnp.asarray(images[:batch].reshape(batch, -1), jnp.float32)
     target = jax.device_get(lanes.task.target)  # the lanes will be donated
+
+    function = with_fast_convolutions(net.function)  # as in the engine
 
     @jax.jit
     def evaluate(params, x, target):
         def loss(x):
             activate = lambda images: activations(  # noqa: E731
-                net.function, plan.with_params, params, images, attack.layers
+                function, plan.with_params, params, images, attack.layers
             )
             return jnp.sum(attack.loss(activate, x.reshape(-1, *net.input_shape), target)[0])
 

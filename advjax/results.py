@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from advjax import attacks, files
 from advjax.attacks.base import Attack
@@ -72,6 +72,10 @@ class PairResult(NamedTuple):
     cosine: float = math.nan  # of adversarial and guide in the layer; NaN for several layers
     cosine_uint8: float = math.nan  # of the image in 8 bits
     layer_ratios: Float[np.ndarray, "k"] | float = math.nan  # of each layer by itself
+    # Of the image in 8 bits, where the attack has a perceptual budget of it; else NaN and None.
+    ssim_uint8: float = math.nan
+    lpips_uint8: float = math.nan
+    keeps_perceptual: bool | None = None
 
     @property
     def ratio_uint8(self) -> float:
@@ -106,6 +110,8 @@ REALS = (
     "objective",
     "cosine",
     "cosine_uint8",
+    "ssim_uint8",
+    "lpips_uint8",
 )
 
 
@@ -135,6 +141,10 @@ class AttackResult:
             several layers, without a guide, or where one of them is zero.
         cosine_uint8: The same of the image in 8 bits.
         layer_ratios: The ratio in each layer by itself: of an ensemble each member's own.
+        ssim_uint8: The SSIM of the image in 8 bits with the source, where the attack's perceptual
+            budget (`advjax.Perceptual`) bounds it; else NaN.
+        lpips_uint8: Its LPIPS distance, likewise.
+        keeps_perceptual: The image in 8 bits keeps that budget; None without one.
         source: The sources, as the network takes them.
         guide: The guides: images [n, h, w, c], or [n, k, h, w, c]; None where they were
             activations, or where there were none.
@@ -171,6 +181,9 @@ class AttackResult:
     cosine: Float[np.ndarray, "n"]
     cosine_uint8: Float[np.ndarray, "n"]
     layer_ratios: Float[np.ndarray, "n k"]
+    ssim_uint8: Float[np.ndarray, "n"]
+    lpips_uint8: Float[np.ndarray, "n"]
+    keeps_perceptual: Bool[np.ndarray, "n"] | None
     source: Shaped[np.ndarray, "n h w c"] | None = None
     guide: Shaped[np.ndarray, "n ..."] | None = None
     delta: Float[np.ndarray, "n"] | None = None
@@ -243,6 +256,11 @@ class AttackResult:
         for name in ("cosine", "cosine_uint8", "objective", "delta"):
             if (column := getattr(self, name)) is not None:
                 table[name] = [_finite(value) for value in column]
+        if self.keeps_perceptual is not None:
+            table["keeps_perceptual"] = self.keeps_perceptual.tolist()
+            for name in ("ssim_uint8", "lpips_uint8"):
+                if not np.isnan(column := getattr(self, name)).all():
+                    table[name] = [_finite(value) for value in column]
         table["evaluations"] = self.evaluations.tolist()
         table["status"] = [Status(code).name for code in self.status]
         for name in ("source_label", "guide_label", "label", "label_uint8"):
@@ -511,6 +529,7 @@ def _figures(pair: PairResult, settings: Mapping[str, Any]) -> dict[str, Any]:
         "status_text": pair.status.text,
         **{name: _finite(getattr(pair, name)) for name in ("ratio_uint8", *REALS)},
         "layer_ratios": [_finite(value) for value in np.atleast_1d(pair.layer_ratios)],
+        "keeps_perceptual": pair.keeps_perceptual,
         "trace": [_finite(value) for value in trace],
     }
 

@@ -19,7 +19,7 @@ graduated optimisation.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from jax.extend import core
 from jaxtyping import Array, Float
 
 from advjax.errors import AdvjaxError
+from advjax.jaxprs import Interpreter, bind
 
 PROBE = 997  # a batch size that no other axis has: it tells which axis is the batch
 ELEMENTWISE = {
@@ -71,6 +72,23 @@ class Smoothing:
             progress: Evaluations so far over `max_evaluations`, 0..1.
         """
         return self.first * (self.last / self.first) ** progress
+
+    def within(self, max_evaluations: int) -> Self:
+        """Return the smoothing for a solve of this budget: a short one begins narrower.
+
+        Under 300 evaluations `first` is multiplied by the fourth root of their share of 300, and
+        is never below `last`. A wide start pays off late: it was measured, not derived
+        (docs/benchmarks.md).
+
+        Args:
+            max_evaluations: The budget.
+
+        Example:
+            >>> Smoothing().within(500).first, Smoothing().within(75).first
+            (0.7, 0.495)
+        """
+        share = min(1.0, max_evaluations / 300)
+        return dataclasses.replace(self, first=max(self.last, round(self.first * share**0.25, 3)))
 
 
 def smooth_kinks(
@@ -151,10 +169,10 @@ def find_kinks(closed: core.ClosedJaxpr) -> list[tuple[int, ...]]:
     return interpreter.kinks
 
 
-class _Interpreter:
+class _Interpreter(Interpreter):
     """Evaluates a jaxpr equation by equation, with smoothed kinks.
 
-    Calls (jit, relu's own custom_jvp) are entered in place, so that a value is the same object
+    relu's own custom_jvp is entered in place, as calls are, so that a value is the same object
     inside and outside: what is known of it (`constants`, `comparisons`, `multiples`) is kept by
     its identity.
     """
@@ -170,26 +188,12 @@ class _Interpreter:
         self.statistics: dict[int, bool] = {}  # sums and what is computed of them by elements
         self.alive: list[Any] = []  # an identity is good as long as its object lives
 
-    def run(self, closed: core.ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
-        jaxpr = closed.jaxpr
-        values: dict[Any, Any] = {}
+    def read(self, value: Any) -> Any:
+        if not isinstance(value, Tracer) and np.ndim(value) == 0:
+            self._know(self.constants, value, float(value) if _is_real(value) else None)
+        return value
 
-        def read(atom: Any) -> Any:
-            value = atom.val if isinstance(atom, core.Literal) else values[atom]
-            if not isinstance(value, Tracer) and np.ndim(value) == 0:
-                self._know(self.constants, value, float(value) if _is_real(value) else None)
-            return value
-
-        for variable, value in zip(
-            (*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *args), strict=True
-        ):
-            values[variable] = value
-        for equation in jaxpr.eqns:
-            results = self._evaluate(equation, [read(atom) for atom in equation.invars])
-            values.update(zip(equation.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
-    def _evaluate(self, equation: Any, inputs: list[Any]) -> Sequence[Any]:
+    def evaluate(self, equation: Any, inputs: list[Any]) -> Sequence[Any]:
         name, params = equation.primitive.name, equation.params
         if name in ("max", "min"):
             x, c = inputs if self._constant(inputs[1]) is not None else inputs[::-1]
@@ -204,33 +208,19 @@ class _Interpreter:
                 and _is_float(x)
             ):
                 ends = (level, None) if name == "max" else (None, level)
-                return [self._kink(_bind(equation, inputs)[0], x, *ends)]
+                return [self._kink(bind(equation, inputs)[0], x, *ends)]
         elif name == "clamp":
             low, x, high = inputs
             ends = self._constant(low), self._constant(high)
             if None not in ends and _is_float(x):
-                return [self._kink(_bind(equation, inputs)[0], x, *ends)]
+                return [self._kink(bind(equation, inputs)[0], x, *ends)]
         elif name == "select_n" and len(inputs) == 3:
             blended = self._select(equation, inputs)
             if blended is not None:
                 return [blended]
-        elif name in ("jit", "pjit", "closed_call"):
-            return self.run(params["jaxpr" if "jaxpr" in params else "call_jaxpr"], inputs)
         elif name == "custom_jvp_call" and _is_bare_kink(params["call_jaxpr"].jaxpr):
             return self.run(params["call_jaxpr"], inputs)
-        elif name in ("remat2", "checkpoint"):
-            body = jax.checkpoint(
-                self._within(core.ClosedJaxpr(params["jaxpr"], ())),
-                policy=params["policy"],
-                prevent_cse=params["prevent_cse"],
-            )
-            return body(*inputs)
-        elif name == "scan":
-            return self._scan(params, inputs)
-        elif name == "cond":
-            branches = [self._within(branch) for branch in params["branches"]]
-            return jax.lax.switch(inputs[0], branches, *inputs[1:])
-        results = _bind(equation, inputs)
+        results = super().evaluate(equation, inputs)
         self._learn(name, inputs, results)
         return results
 
@@ -267,7 +257,7 @@ class _Interpreter:
             continuous = is_multiple(below) and self._constant(above) == level != 0
         if not continuous:
             return None
-        (value,) = _bind(equation, inputs)
+        (value,) = bind(equation, inputs)
         self.kinks.append(tuple(x.shape))
         if self.width is not None:
             value = _with_blend(value, below, above, self._slope(x, level, None))
@@ -289,31 +279,7 @@ class _Interpreter:
         slope = 1 if low is None else ramp(low, x > low)
         return slope if high is None else slope - ramp(high, x >= high)
 
-    def _scan(self, params: Any, inputs: list[Any]) -> Sequence[Any]:
-        if "ft_in" in params:  # JAX 0.12 and later
-            consts, carried, _ = map(len, params["ft_in"].unpack())
-        else:
-            consts, carried = params["num_consts"], params["num_carry"]
-        fixed, begin, slices = np.split(np.arange(len(inputs)), [consts, consts + carried])
-        body = self._within(params["jaxpr"])
-
-        def step(carry: Any, x: Any) -> Any:
-            results = body(*(inputs[i] for i in fixed), *carry, *x)
-            return results[:carried], results[carried:]
-
-        last, stacked = jax.lax.scan(
-            step,
-            [inputs[i] for i in begin],
-            [inputs[i] for i in slices],
-            length=params["length"],
-            reverse=params["reverse"],
-            unroll=params["unroll"],
-        )
-        return [*last, *stacked]
-
-    def _within(self, closed: core.ClosedJaxpr) -> Callable[..., list[Any]]:
-        """Return a function of the body of a construct, whose values are others than outside."""
-
+    def within(self, closed: core.ClosedJaxpr) -> Callable[..., list[Any]]:
         def body(*args: Any) -> list[Any]:
             inner = _Interpreter(self.width)
             results = inner.run(closed, args)
@@ -346,18 +312,6 @@ class _Interpreter:
 
     def _constant(self, value: Any) -> float | None:
         return self.constants.get(id(value))
-
-
-def _bind(equation: Any, inputs: list[Any]) -> Sequence[Any]:
-    """Evaluate one equation as it is."""
-    primitive = equation.primitive
-    parameters = primitive.get_bind_params(equation.params)
-    if isinstance(parameters, tuple):  # JAX before 0.10: functions and parameters apart
-        functions, parameters = parameters
-        results = primitive.bind(*functions, *inputs, **parameters)
-    else:
-        results = primitive.bind(*inputs, **parameters)
-    return results if primitive.multiple_results else [results]
 
 
 def _is_bare_kink(jaxpr: Any) -> bool:

@@ -1,12 +1,15 @@
 """The engine alone, on any device: no peer, no data, nothing but the repository and JAX.
 
-    python benchmarks/engine.py [--only share scaling lanes memory compilation roofline stream]
+    python benchmarks/engine.py [--only share scaling lanes memory compilation roofline predicted
+                                        stream host]
 
 On a GPU: `python benchmarks/engine.py --pairs 1000 --batches 1 8 64 256 1024 --stream-batch auto`.
 Images are drawn from a seed with the spectrum of photographs, weights likewise.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import resource
@@ -14,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +28,15 @@ import numpy as np
 
 import advjax
 from advjax import bench
+from advjax.engine import programs
 
 NETWORKS = {"caffenet": "fc7", "squeezenet": "pool10"}
+# Operations a second by the dtype of matrix products, dense, and bytes a second: NVIDIA's data
+# sheets of the H100 SXM and the H200 SXM.
+DATA_SHEETS = {
+    "H100": ({"float32": 67e12, "tensorfloat32": 494e12}, 3.35e12),
+    "H200": ({"float32": 67e12, "tensorfloat32": 494e12}, 4.8e12),
+}
 COMPILE = """
 import json, sys, time
 import advjax
@@ -143,39 +155,70 @@ def compilation(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def _compiled(name: str, options: argparse.Namespace) -> tuple[Any, tuple[Any, Any]]:
+    """Value and gradient of a network on a batch, compiled, and what it takes."""
+    net = advjax.load(name, "random")
+    images = bench.photographs(options.batch, net.input_shape).astype(np.float32)
+
+    def value(x, params):
+        return (net.function(params, x)[NETWORKS[name]] ** 2).sum()
+
+    with jax.default_matmul_precision(options.precision):
+        compiled = jax.jit(jax.value_and_grad(value)).lower(images, net.params).compile()
+    return compiled, (images, net.params)
+
+
 def roofline(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What the compiler counts in value and gradient, against ceilings measured in this run."""
     matrix, stream = bench.matrix_ceiling(precision=options.precision), bench.memory_ceiling()
     rows = []
-    for name, layer in NETWORKS.items():
-        net = advjax.load(name, "random")
-        batch = options.batch
-        images = bench.photographs(batch, net.input_shape).astype(np.float32)
-
-        def value(x, params, net=net, layer=layer):
-            return (net.function(params, x)[layer] ** 2).sum()
-
-        with jax.default_matmul_precision(options.precision):
-            compiled = jax.jit(jax.value_and_grad(value)).lower(images, net.params).compile()
+    for name in NETWORKS:
+        compiled, arguments = _compiled(name, options)
         account = compiled.cost_analysis()
-        assert account is not None
-        seconds = bench.in_turn(
-            {"it": lambda c=compiled, i=images, n=net: jax.block_until_ready(c(i, n.params))},
-            options.rounds,
-        )["it"]
+        run = lambda c=compiled, a=arguments: jax.block_until_ready(c(*a))  # noqa: E731
+        seconds = bench.in_turn({"it": run}, options.rounds)["it"]
         flops, moved, spent = account["flops"], account["bytes accessed"], float(np.median(seconds))
         rows.append(
             {
                 "network": name,
-                "batch": batch,
-                "GFLOP/image": flops / batch / 1e9,
-                "GB moved/image": moved / batch / 1e9,
+                "batch": options.batch,
+                "GFLOP/image": flops / options.batch / 1e9,
+                "GB moved/image": moved / options.batch / 1e9,
                 "matrix ceiling GFLOP/s": matrix / 1e9,
                 "memory ceiling GB/s": stream / 1e9,
                 "reached GFLOP/s": flops / spent / 1e9,
                 "of the matrix ceiling": flops / spent / matrix,
             }
         )
+    return rows
+
+
+def predicted(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a GPU's data sheet allows: an upper limit, from the counts of this machine's compiler.
+
+    A GPU's compiler fuses otherwise and moves other bytes. The host's time is what is left beside
+    the device for each pair at that rate.
+    """
+    rows = []
+    for name, (gpu, (peaks, bandwidth)) in itertools.product(NETWORKS, DATA_SHEETS.items()):
+        account = _compiled(name, options)[0].cost_analysis()
+        flops, moved = (account[key] / options.batch for key in ("flops", "bytes accessed"))
+        for precision, peak in peaks.items():
+            compute, memory = flops / peak, moved / bandwidth
+            rate = 1 / max(compute, memory) / options.evaluations
+            rows.append(
+                {
+                    "network": name,
+                    "GPU": gpu,
+                    "products": precision,
+                    "compute us/evaluation": 1e6 * compute,
+                    "memory us/evaluation": 1e6 * memory,
+                    "limit": "memory" if memory > compute else "compute",
+                    "evaluations": options.evaluations,
+                    "pairs/s at most": rate,
+                    "host ms/pair": 1e3 / rate,
+                }
+            )
     return rows
 
 
@@ -204,7 +247,93 @@ def stream(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-SECTIONS = (share, scaling, lanes, memory, compilation, roofline, stream)
+def host(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the host adds to a pair, beside a simulated device that takes a set time for one.
+
+    The network is a chain of multiplications on one core, the host has another: pin the process to
+    two. The device's time is that of the same steps alone, so that the rest is the host's.
+    """
+    rows = []
+    for device_ms, evaluations, batch in itertools.product((0.0, 7.0), (1, 8), (32, 256)):
+        net = _simulated(1e-3 * device_ms / evaluations)
+        solver = advjax.SignMomentum(evaluations)
+        pairs = 512
+        images = bench.photographs(8, net.input_shape)
+        some = [(images[i % 8], images[(i + 1 + i // 8) % 8]) for i in range(pairs)]
+        calls = Counter()
+        with _counted(calls):
+            list(advjax.attack_stream(net, some[:batch], solver=solver, batch_size=batch))
+            calls.clear()
+            walls = []
+            for _ in range(options.rounds):
+                steps = 0
+
+                def count(at: Any) -> None:
+                    nonlocal steps
+                    steps = at.steps
+
+                begin = time.perf_counter()
+                for _ in advjax.attack_stream(
+                    net, iter(some), solver=solver, batch_size=batch, progress=count, ordered=False
+                ):
+                    pass
+                walls.append(time.perf_counter() - begin)
+        step = bench.step_times(net, solver, batch, rounds=options.rounds, steps=evaluations).step
+        busy, wall = steps / batch * step, min(walls)
+        rows.append(
+            {
+                "evaluations": evaluations,
+                "lanes": batch,
+                "pairs": pairs,
+                "device ms/pair": 1e3 * busy / pairs,
+                "wall ms/pair": 1e3 * wall / pairs,
+                "host ms/pair outside": 1e3 * (wall - busy) / pairs,
+                "idle share": 1 - busy / wall,
+                "calls/pair": calls["calls"] / options.rounds / pairs,
+                "MB from host/pair": calls["bytes"] / options.rounds / pairs / 1e6,
+            }
+        )
+    return rows
+
+
+def _simulated(seconds: float) -> advjax.Network:
+    """A network of photographs' size whose evaluation takes this time for an image, on one core."""
+
+    def spin(start, count):
+        return jax.lax.fori_loop(0, count, lambda _, x: x * 0.999 + 0.001, start)
+
+    count = 10**7
+    each = bench.in_turn({"it": lambda: jax.block_until_ready(jax.jit(spin)(1.0, count))}, 3)
+    turns = int(seconds * count / min(each["it"]))
+
+    def function(images):
+        out = images[:, :8, :8, 0].reshape(len(images), -1)
+        # A pixel's value, so that it can't be computed beforehand; nothing is left of it.
+        spun = spin(jax.lax.stop_gradient(images[0, 0, 0, 0]), turns * len(images))
+        return {"out": out + 1e-30 * spun}
+
+    return advjax.Network(function, (227, 227, 3), name="simulated")
+
+
+@contextlib.contextmanager
+def _counted(calls: Counter) -> Iterator[None]:
+    """Count the engine's calls of compiled programs, and the bytes that they take from the host."""
+    call = programs.Program.__call__
+
+    def counting(self, *args):
+        calls["calls"] += 1
+        arrays = [leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, np.ndarray)]
+        calls["bytes"] += sum(array.nbytes for array in arrays)
+        return call(self, *args)
+
+    programs.Program.__call__ = counting
+    try:
+        yield
+    finally:
+        programs.Program.__call__ = call
+
+
+SECTIONS = (share, scaling, lanes, memory, compilation, roofline, predicted, stream, host)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import advjax
+from advjax.networks.convolutions import with_fast_convolutions
 from advjax.networks.network import activations
 
 SIZE = (224, 224, 3)
@@ -64,16 +65,17 @@ def cpu_seconds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
     return seconds
 
 
-def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
-    torch.manual_seed(0)
-    module = build(*NETWORKS[name])
-    net = advjax.Network.from_torch(module, SIZE, transform=scaled, layers=("output",))
-    rng = np.random.default_rng(0)
-    images = rng.uniform(0, 255, (batch, *SIZE)).astype(np.float32)
-    target = rng.normal(size=(batch, *net.layers["output"])).astype(np.float32)
+def evaluations(
+    net: advjax.Network, images: np.ndarray, target: np.ndarray, *, as_written: bool = False
+) -> dict[str, Callable[[], Any]]:
+    """Value and input gradient of the squared distance of "output": once, and STEPS in a loop.
+
+    As in the engine, or with the convolutions as they are written.
+    """
+    function = net.function if as_written else with_fast_convolutions(net.function)
 
     def loss(x, params):
-        found = activations(net.function, True, params, x, ("output",))["output"]
+        found = activations(function, True, params, x, ("output",))["output"]
         return jnp.sum((found - target) ** 2)
 
     evaluate = jax.value_and_grad(loss)
@@ -87,26 +89,38 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
 
         return jax.lax.fori_loop(0, STEPS, step, (x, 0.0))
 
+    return {
+        "advjax": lambda: jax.block_until_ready(alone(images, net.params)),
+        "loop": lambda: jax.block_until_ready(loop(images, net.params)),
+    }
+
+
+def peer(module: torch.nn.Module, images: np.ndarray, target: np.ndarray) -> Callable[[], Any]:
+    """The same in PyTorch."""
     pixels = torch.tensor(images.transpose(0, 3, 1, 2).copy())
     goal = torch.tensor(target)
 
-    def peer(x=pixels):
-        x = x.detach().requires_grad_()
+    def evaluate():
+        x = pixels.detach().requires_grad_()
         value = ((module(scaled(x)) - goal) ** 2).sum()
         return value, torch.autograd.grad(value, x)[0]
 
-    gradient = np.asarray(alone(images, net.params)[1])
-    check = peer()[1].permute(0, 2, 3, 1).numpy()
+    return evaluate
+
+
+def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    module = build(*NETWORKS[name])
+    net = advjax.Network.from_torch(module, SIZE, transform=scaled, layers=("output",))
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (batch, *SIZE)).astype(np.float32)
+    target = rng.normal(size=(batch, *net.layers["output"])).astype(np.float32)
+    runs = evaluations(net, images, target) | {"torch": peer(module, images, target)}
+    gradient = np.asarray(runs["advjax"]()[1])
+    check = runs["torch"]()[1].permute(0, 2, 3, 1).numpy()
     error = np.linalg.norm(gradient - check) / np.linalg.norm(check)
     assert error < 1e-4, error
-    seconds = cpu_seconds(
-        {
-            "advjax": lambda: jax.block_until_ready(alone(images, net.params)),
-            "loop": lambda: jax.block_until_ready(loop(images, net.params)),
-            "torch": peer,
-        },
-        rounds,
-    )
+    seconds = cpu_seconds(runs, rounds)
     seconds["loop"] = [s / STEPS for s in seconds["loop"]]
     medians = {key: 1e3 * float(np.median(v)) / batch for key, v in seconds.items()}
     return {

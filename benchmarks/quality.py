@@ -216,7 +216,7 @@ def main() -> None:
                     guides,
                     layer=layer,
                     solver=solver,
-                    smoothing=advjax.Smoothing() if name.startswith("Smoothed") else None,
+                    smoothing="auto" if name.startswith("Smoothed") else None,
                     trace=True,
                     batch_size=5,
                 )

@@ -1,9 +1,10 @@
-"""The cost of a smoothed evaluation, the relative distances of pairs, a picture of the widths.
+"""The cost of a smoothed evaluation, relative distances, other attacks, a picture of the widths.
 
 The cost is CPU time against an exact evaluation's, taken in turns, minimum and median over rounds.
 
     python benchmarks/smoothing.py [--cases squeezenet-pool10 ...] [--batch 4] [--rounds 7]
     python benchmarks/smoothing.py --relative [--cases squeezenet-pool10 ...]
+    python benchmarks/smoothing.py --attacks [--cases squeezenet-pool10 ...] [--pairs 4]
     python benchmarks/smoothing.py --plot docs/smoothing.png
 """
 
@@ -79,6 +80,38 @@ def cost(case: str, batch: int, rounds: int) -> dict[str, object]:
     }
 
 
+def other_attacks(case: str, count: int) -> list[dict[str, object]]:
+    """What label-opt and inversion come to with exact and with smoothed gradients."""
+    net, layer = load(case)
+    sources, guides = (each[:count] for each in common.pairs(net, 10))
+    widths = advjax.Smoothing().within(100)
+    ways = {
+        "ProjectedLBFGS, exact": (advjax.ProjectedLBFGS(100), None),
+        "ProjectedLBFGS, smoothed": (advjax.ProjectedLBFGS(100), widths),
+        "no line search, smoothed": (advjax.ProjectedLBFGS(100, line_search=False), widths),
+        "SignMomentum, exact": (advjax.SignMomentum(100), None),
+        "SignMomentum, smoothed": (advjax.SignMomentum(100), widths),
+    }
+    rows = []
+    for name, (solver, smoothing) in ways.items():
+        settings = {"solver": solver, "smoothing": smoothing, "batch_size": count}
+        label = advjax.attack(net, sources, guides, attack=advjax.LabelOpt(attempts=4), **settings)
+        change = np.float64(label.adversarial) - sources
+        image = advjax.invert(net, sources, layer=layer, **settings)
+        row = {
+            "case": case,
+            "pairs": count,
+            "solver": name,
+            "labels taken": int((label.label_uint8 == label.guide_label).sum()),
+            "label-opt, rms change": float(np.sqrt((change**2).mean((1, 2, 3))).mean()),
+            "inversion, loss": float(np.exp(np.log(image.loss).mean())),
+            "inversion, objective": float(np.exp(np.log(image.objective).mean())),
+        }
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
 def plot(path: Path) -> None:
     """Draw the derivative of a ReLU at four widths, and the width over the budget."""
     import matplotlib
@@ -113,12 +146,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--relative", action="store_true")
+    parser.add_argument("--attacks", action="store_true")
+    parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     if options.plot:
         plot(options.plot)
     elif options.relative:
         common.save("smoothing-relative", [relative_distance(case) for case in options.cases])
+    elif options.attacks:
+        rows = [row for case in options.cases for row in other_attacks(case, options.pairs)]
+        common.save("smoothing-attacks", rows)
     else:
         rows = [cost(case, options.batch, options.rounds) for case in options.cases]
         common.save("smoothing-cost", rows)

@@ -463,7 +463,7 @@ def test_the_catalogue():
     assert set(rows) == {
         *("caffenet", "alexnet", "places205_alexnet", "places_hybrid", "flickr_style"),
         *("vgg_cnn_s", "googlenet", "squeezenet", "lenet", "cifar10_full", "cifar10_quick"),
-        *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+        *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "face_descriptor"),
     }
     for name, row in rows.items():
         assert row.network == name

@@ -2,7 +2,8 @@
 
 Blocks marked ```python no-run need something that is not here, such as a file of the reader's;
 they must still be Python. Those marked with packages, as ```python torch, run where these are
-installed. Each line of a block marked ```sh run is a command of advjax that succeeds.
+installed. A block ```python FILE.py is also written to that file. Each line of a block marked ```sh
+run is a command of advjax that succeeds.
 """
 
 import importlib.util
@@ -50,7 +51,10 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request):
         for info, code in blocks(page):
             if info.split()[:1] == ["python"]:
                 program = compile(code, str(page), "exec")
-                packages = info.split()[1:]  # or no-run, which is none
+                names = info.split()[1:]
+                for name in (name for name in names if name.endswith(".py")):
+                    Path(name).write_text(textwrap.dedent(code), encoding="utf-8")
+                packages = [name for name in names if not name.endswith(".py")]  # no-run is none
                 if all(importlib.util.find_spec(name) for name in packages):
                     exec(program, namespace)
             elif info == "sh run":

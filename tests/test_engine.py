@@ -15,6 +15,8 @@ from advjax.engine import loop, stream
 from advjax.errors import AdvjaxError, ImageError, UnknownName
 from advjax.solvers import OptaxProjected, SignMomentum
 
+pytestmark = pytest.mark.device
+
 SHAPE = (6, 6, 3)
 SHORT = advjax.ProjectedLBFGS(max_evaluations=12)
 
@@ -118,6 +120,48 @@ def test_results_do_not_depend_on_order_lane_or_neighbours(net, images):
     assert same(alone[0], first[3])
 
 
+def test_a_stream_gives_each_pair_what_it_gets_alone(images):
+    """Exactly, whatever is measured and prepared while the lanes are at work."""
+
+    def function(images):
+        bad = jnp.where(images[:, :1, :1, 0] > 250, jnp.nan, 0.0).reshape(-1, 1)
+        flat = images.reshape(len(images), -1) / 255
+        return {"out": flat + bad, "top": jnp.tanh(flat[:, :10] * 3)}
+
+    net = advjax.Network(function, SHAPE, layer="out", output="top")
+    images = images.copy()
+    images[..., 0, 0, 0] = 100
+    images[0, 4, 0, 0, 0] = 255  # its pair ends at once, with NON_FINITE
+    pairs = [
+        (source, guide, delta)
+        for delta in (20.0, 200.0)
+        for source, guide in zip(*images, strict=True)
+    ]
+    settings = {"solver": advjax.ProjectedLBFGS(9), "until_label": True, "batch_size": 3}
+    together = list(engine.attack_stream(net, iter(pairs), **settings))
+    for pair, result in zip(pairs, together, strict=True):
+        (alone,) = engine.attack_stream(net, iter([pair]), **settings)
+        for name, value in alone._replace(index=result.index)._asdict().items():
+            np.testing.assert_array_equal(getattr(result, name), value, err_msg=name)
+    statuses = {result.status for result in together}
+    assert {advjax.Status.LABEL, advjax.Status.NON_FINITE} < statuses  # and others
+
+
+def test_results_come_out_before_the_next_pair_has_been_read(net, images):
+    pairs = list(zip(*images, strict=True))
+    read = threading.Event()
+
+    def slow():
+        yield from pairs[:8]
+        assert read.wait(60)
+        yield pairs[8]
+
+    stream = engine.attack_stream(net, slow(), solver=SHORT, batch_size=2, ordered=False)
+    assert len({next(stream).index for _ in range(8)}) == 8
+    read.set()
+    assert [result.index for result in stream] == [8]
+
+
 def test_results_do_not_depend_on_batch_size(net, images):
     """To a tolerance: another batch size is another program, with other sums inside products."""
     pairs = list(zip(*images, strict=True))
@@ -218,29 +262,29 @@ def test_each_program_is_compiled_once(net, images):
             compiled.append(fun_name) if "backend_compile" in name else None
         )
     )
-    for _ in range(2):
+    for count in (2, 2, 9):  # with more pairs, the lanes are filled again
         before = len(compiled)
         settings = {"batch_size": 2, "devices": jax.devices()[:2]}
-        advjax.attack(net, *images[:, :4], solver=SignMomentum(3), **settings)
-    assert len(compiled) == before
+        advjax.attack(net, *images[:, :count], solver=SignMomentum(3), **settings)
+        assert (len(compiled) > before) == (before == 0)
     assert all(compiled.count(f"jit({name})") == 1 for name in ("chunk", "put", "take"))
 
 
 def test_guides_are_evaluated_once(net, images):
     evaluated = []
     source, guides = images[0, 0], images[1]
-    run_features = stream.Stream.features
+    send = stream.Stream.send
 
     def counting(run, batch):
         evaluated.extend(np.asarray(image).tobytes() for image in batch)
-        return run_features(run, batch)
+        return send(run, batch)
 
-    stream.Stream.features = counting
+    stream.Stream.send = counting
     try:
         pairs = [(source, guides[i % 3]) for i in range(20)]
         list(engine.attack_stream(net, pairs, solver=SHORT, batch_size=4))
     finally:
-        stream.Stream.features = run_features
+        stream.Stream.send = send
     assert all(evaluated.count(guide.tobytes()) == 1 for guide in guides[:3])
 
 
@@ -334,6 +378,8 @@ def test_interrupt_yields_what_is_finished_first(images, monkeypatch):
         drain()
     monkeypatch.undo()
     assert len({r.index for r in results}) == len(results) >= 2
+    whole = list(engine.attack_stream(net, pairs, solver=SHORT, batch_size=2))
+    assert all(same(result, whole[result.index]) for result in results)
 
 
 @pytest.mark.parametrize(

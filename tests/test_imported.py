@@ -8,6 +8,7 @@ import pytest
 
 import advjax
 from advjax import cli
+from advjax.cli.options import AttackOptions
 from advjax.data import write_png
 from advjax.errors import AdvjaxError
 from advjax.networks.identity import weights_hash
@@ -64,6 +65,18 @@ def needs(argument):
     return argument
 
 
+def matching():
+    return advjax.FeatureOpt(metric="cosine", perceptual=advjax.Perceptual(ssim=0.5))
+
+
+def noisy():
+    return advjax.Transforms(advjax.transforms.Noise(0.5))
+
+
+def noisier():
+    return advjax.Transforms(advjax.transforms.Noise(5.0))
+
+
 value = 3
 """
 
@@ -108,17 +121,27 @@ METRICS = ("--near", 6, "--reference", 5, "--far", 7, 9, "--components", 3, "--w
 def test_a_run_of_an_own_network_and_its_metrics_and_report(run, tmp_path):
     out = tmp_path / "run"
     words = ("run", "photos", "--pairing", "random", "--count", 3, "--delta", 20, "--out", out)
+    words += ("--attack", "nets/my_nets.py:matching", "--transforms")
+    words, others = (*words, "nets/my_nets.py:noisy"), (*words, "nets/my_nets.py:noisier")
     status, said, err = run(*words, *TINY)
     assert status == 0, err
     settings = advjax.open_run(out).settings
+    assert settings["attack"]["metric"] == "cosine"
+    assert settings["attack"]["perceptual"]["ssim"] == 0.5
+    assert settings["transforms"]["steps"] == ["Noise(deviation=0.5)"]
     net = import_network("nets/my_nets.py:tiny")
     assert (settings["network"], settings["weights"]) == ("tiny", weights_hash(net))
     table = advjax.open_run(out).table().to_pydict()
     assert all(5 < change <= 20 for change in table["max_change"])
     assert all(ratio < 1 for ratio in table["ratio"])
+    assert table["keeps_perceptual"] == [True] * 3
+    np.testing.assert_allclose(table["cosine_uint8"], table["cosine"], atol=0.05)
     # The same command again goes on; other parameters do not.
     status, said, _ = run(*words, *TINY)
     assert (status, said.splitlines()[0]) == (0, f"finished already: 3 pairs in {out}")
+    status, _, err = run(*others, *TINY)
+    assert status == 2
+    assert "['Noise(deviation=0.5)'] there, ['Noise(deviation=5.0)'] here" in err
     status, _, err = run(*words, "--network", "nets/my_nets.py:other", "--max-evaluations", 4)
     assert status == 2
     assert len(err.splitlines()) == 1
@@ -219,6 +242,30 @@ def test_mistakes_are_one_line(name, said, run, tmp_path):
     assert "\n" not in str(caught.value)
     status, out, err = run("attack", "a.png", "b.png", "--network", name, "--out", tmp_path / "o")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"attack": "nets/my_nets.py:tiny"}, "returned a Network; return an advjax.Attack"),
+        ({"attack": "nets/my_nets.py:value"}, "attack .* cannot be made .TypeError"),
+        ({"transforms": "nets/my_nets.py:matching"}, "returned a FeatureOpt; return an advjax.Tr"),
+        ({"transforms": "noisy"}, "transforms is 'noisy'; give FILE.py:FUNCTION"),
+        ({"attack": "nets/my_nets.py:matching", "metric": "cosine"}, "returns a whole attack"),
+        ({"attack": "nets/my_nets.py:matching", "ssim": 0.9}, "has a perceptual budget"),
+        ({"attack": "feature-fgrad", "ssim": 0.9}, "takes one step"),
+    ],
+)
+def test_attacks_and_transformations_that_are_none(options, said):
+    with pytest.raises(AdvjaxError, match=said) as caught:
+        AttackOptions(**options).settings()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_least_ssim_stands_beside_any_attack():
+    attack = AttackOptions("feature-away", metric="cosine", ssim=0.9).settings()["attack"]
+    budget = advjax.Perceptual(ssim=0.9)
+    assert attack == advjax.FeatureAway(metric="cosine", perceptual=budget)
 
 
 def test_an_own_network_brings_its_weights(tmp_path):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from advjax.networks import layers
 
+pytestmark = pytest.mark.device
+
 few = settings(max_examples=12, deadline=None)
 
 

@@ -19,10 +19,11 @@ from advjax.bank import build_bank
 from advjax.data import write_png
 from advjax.networks import zoo
 from advjax.networks.options import NetworkOptions
-from advjax.reproduce import fig5, published, table1, table2
+from advjax.reproduce import fig5, published, table1, table2, table_s2
 from advjax.reproduce.draw import draw_pairs
 from advjax.reproduce.experiments import Experiment, Experiments
 from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
+from advjax.reproduce.style import class_name
 from advjax.reproduce.targets import TARGETS
 from advjax.runs.pair_list import Images, read_list
 
@@ -360,6 +361,12 @@ def test_published_numbers_stand_beside_their_own_network_only():
         assert table2.paper(other, "fc7") is None
     assert table1.paper(experiment(weights="random"), 3) is None
     assert table1.paper(experiment(), 4) is None
+
+
+def test_a_network_without_an_output_layer_has_no_labels():
+    found = table_s2.labels({name: np.full(3, np.nan) for name in table_s2.LABELS})
+    assert found == {"labels_differ": 0, "takes_guide_label": None, "leaves_source_label": None}
+    assert class_name(None, np.nan) == class_name(["a"], np.nan) == ""
 
 
 @pytest.mark.parametrize("network", LAYERS)

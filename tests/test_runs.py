@@ -521,7 +521,7 @@ def test_other_settings_are_refused(net, pairs, folder, tmp_path):
         (job_of(net, batch_size=8), pairs, "batch_size 4 there, 8 here"),
         (job_of(net), few, "(pair 0 of the list has id '0001', of the run '0000')"),
         (job_of(other), pairs, "the network's weights, or its mean, are others"),
-        (Job(net, batch_size=4, shard_size=4), pairs, "(max_evaluations 12 there, 500 here)"),
+        (Job(net, batch_size=4, shard_size=4), pairs, "(max_evaluations 12 there, 500 here;"),
     ):
         with pytest.raises(RunError) as error:
             quiet(job, list_, tmp_path / "run")

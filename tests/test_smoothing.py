@@ -17,6 +17,8 @@ from advjax.errors import AdvjaxError
 from advjax.networks import zoo
 from advjax.smoothing import count_kinks, smooth_kinks
 
+pytestmark = pytest.mark.device
+
 X = jnp.asarray(3 * np.random.default_rng(0).normal(size=(4, 50)), jnp.float32)
 WEIGHTS = jnp.arange(1.0, 51.0)[None]
 
@@ -219,6 +221,7 @@ RELUS = {
     "efficientnet_lite0": 2 * 33,  # ReLU6 has two kinks
     "efficientnet_lite1": 2 * 43,
     "efficientnet_lite2": 2 * 43,
+    "face_descriptor": 29,
 }
 
 

@@ -18,6 +18,8 @@ from advjax.solvers import (
 )
 from advjax.solvers.base import freeze
 
+pytestmark = pytest.mark.device
+
 
 @pytest.mark.parametrize(
     "solver",

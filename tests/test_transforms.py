@@ -12,6 +12,8 @@ import advjax
 from advjax import transforms
 from advjax.errors import AdvjaxError
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(0)
 RAMP = np.stack(np.meshgrid(np.arange(24), np.arange(20)) * 2, -1)[..., :3].astype(np.float32) * 8
 BUILT_IN = (

@@ -71,9 +71,9 @@ def test_a_figure_that_differs_when_measured_again_lets_the_pair_go_on(monkeypat
 
     refused, holds = [], Stream.holds
 
-    def strict(stream, problem, result):
-        refused.append(result.evaluations)
-        return len(refused) > 2 and holds(stream, problem, result)
+    def strict(stream, answer):
+        refused.append(answer.evaluations)
+        return len(refused) > 2 and holds(stream, answer)
 
     pair = [(SOURCES[0], GUIDES[0])]
     settings = {"delta": 40, "solver": SIGN, "until": advjax.Until(ratio=0.8)}

@@ -172,6 +172,16 @@ EFFICIENTNET_LITE = {
     ),
 }
 
+# The sides by face-api's own paddings: 7x7 and 3x3 with stride 2 cut off what is left over, and a
+# block that halves keeps the larger side of its average pooling.
+FACE_DESCRIPTOR = (
+    {"data": (150, 150, 3), "conv32_down": (72, 72, 32), "pool": (35, 35, 32)}
+    | {f"conv32_{n}": (35, 35, 32) for n in (1, 2, 3)}
+    | {f"conv64_{n}": (17, 17, 64) for n in ("down", 1, 2, 3)}
+    | {f"conv128_{n}": (8, 8, 128) for n in ("down", 1, 2)}
+    | {f"conv256_{n}": (4, 4, 256) for n in ("down", 1, 2)}
+    | {"conv256_down_out": (2, 2, 256), "mean": (256,), "descriptor": (128,)}
+)
 
 SHAPES = {
     "caffenet": CAFFENET,
@@ -185,6 +195,7 @@ SHAPES = {
     "lenet": LENET,
     "cifar10_full": CIFAR10_FULL,
     "cifar10_quick": CIFAR10_QUICK,
+    "face_descriptor": FACE_DESCRIPTOR,
 } | EFFICIENTNET_LITE
 PARAMETERS = {
     "caffenet": 60_965_224,
@@ -202,6 +213,9 @@ PARAMETERS = {
     "efficientnet_lite0": 4_652_008 - 21_008,
     "efficientnet_lite1": 5_416_680 - 26_832,
     "efficientnet_lite2": 6_092_072 - 29_048,
+    # The numbers in the file, less those of the scales, which are folded in, and 128 zeros of a
+    # bias that its last layer does not have.
+    "face_descriptor": 5_614_592 - 7_104 + 128,
 }
 
 
@@ -241,20 +255,22 @@ def test_number_of_parameters(network):
 def test_the_row_of_each_network_fits_its_module(network):
     assert network.layer in network.layers
     classes = zoo.architecture(network.name).classes
-    assert network.layers[network.output] == (classes,)
+    if network.output is not None:
+        assert network.layers[network.output] == (classes,)
     assert network.classes is None or len(network.classes) == classes
     image = np.full((300, 400, network.input_shape[2]), 200, np.uint8)
     assert prepare(image, network.preprocessing).shape == network.input_shape
 
 
 SMALL = ("lenet", "cifar10_full", "cifar10_quick")
-# Their layers are those of caffenet, alexnet or efficientnet_lite0: an attack tells nothing more.
+# Their layers are those of others of the zoo: an attack tells nothing more.
 ALIKE = {
     "places205_alexnet",
     "places_hybrid",
     "flickr_style",
     "efficientnet_lite1",
     "efficientnet_lite2",
+    "face_descriptor",
 }
 
 
@@ -299,6 +315,8 @@ def test_pixels_become_what_the_recipe_says(network):
     images = np.random.default_rng(0).integers(0, 256, (1, *network.input_shape), np.uint8)
     if network.name in EFFICIENTNET_LITE:
         expected = (images.astype(float) - 127) / 128
+    elif network.name == "face_descriptor":
+        expected = (images - [122.782, 117.001, 104.298]) / 255
     elif network.name == "lenet":
         expected = images / 256
     elif network.name.startswith("cifar10"):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from advjax.attacks.box import PixelBox, pixel_box
+from advjax.attacks.perceptual import Perceptual
 from advjax.attacks.tokens import unit
 from advjax.errors import AdvjaxError
 from advjax.networks.network import Network
@@ -17,7 +18,7 @@ from advjax.smoothing import Smoothing
 from advjax.solvers import ProjectedLBFGS, ScipyLBFGSB, Solver
 
 Activate = Callable[[Float[Array, "b h w c"]], Mapping[str, Array]]
-"""Images to named activations."""
+"""Images to named activations; differentiable in reverse mode alone (`jax.grad`, `jax.vjp`)."""
 
 Features = dict[str, np.ndarray]
 """The activations of one image, [1, ...] each."""
@@ -54,6 +55,8 @@ class Attack(abc.ABC):
             when ().
         weights: One number above 0 for each layer; 1 when None.
         output: The layer whose largest value is the label; the network's `output` when None.
+        perceptual: How like its source an image must look, beside the box; the engine adds its
+            penalty to `loss`.
         name: The attack's name on the command line and in results.
         one_step: The gradient is taken once, at the start; the attack accepts no solver.
         to_label: The attack aims at a label: the pair's own or the guide's.
@@ -76,6 +79,7 @@ class Attack(abc.ABC):
     layers: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None
     output: str | None = None
+    perceptual: Perceptual | None = dataclasses.field(default=None, kw_only=True)
 
     name: ClassVar[str]
     one_step: ClassVar[bool] = False
@@ -87,6 +91,15 @@ class Attack(abc.ABC):
     def __post_init__(self):
         if self.layers:
             check_weights(self.layers, self.weights)
+        if self.perceptual is not None and not isinstance(self.perceptual, Perceptual):
+            raise AdvjaxError(
+                f"perceptual is {self.perceptual!r}; give advjax.Perceptual(ssim=0.95) or the like"
+            )
+        if self.perceptual is not None and self.one_step:
+            raise AdvjaxError(
+                f"perceptual is given, and {self.name} takes one step, whatever it looks like; "
+                "give none, or an attack of several steps"
+            )
 
     @abc.abstractmethod
     def loss(
@@ -112,6 +125,8 @@ class Attack(abc.ABC):
         output = self.output or net.output
         if output is not None:
             net.check_layers(output)
+        if self.perceptual is not None:
+            self.perceptual.check(net)
         return dataclasses.replace(self, layers=layers, output=output)
 
     @property

@@ -75,12 +75,19 @@ def pixel_box(source: np.ndarray, delta: float) -> PixelBox:
         >>> box.lower.tolist(), box.upper.tolist()
         ([0.0, 240.0], [13.0, 255.0])
     """
+    if source.dtype == np.uint8:  # its 256 levels have few bounds to compute
+        levels = _bounds(np.arange(256, dtype=np.float64), delta)
+        return PixelBox(*(np.take(bound, source) for bound in levels))
     exact = np.asarray(source, np.float64)
     if delta < 0.5 and np.any(exact != np.rint(exact)):
         raise AdvjaxError(
             f"delta is {delta} and the source has fractions of levels, so that no 8-bit image "
             "may be inside the box; give a uint8 source or a delta of at least 0.5"
         )
+    return _bounds(exact, delta)
+
+
+def _bounds(exact: np.ndarray, delta: float) -> PixelBox:
     low = np.maximum(exact - delta, 0).astype(np.float32)
     high = np.minimum(exact + delta, 255).astype(np.float32)
     # Not compared with source -+ delta, which float64 rounds: the difference of two float32 is

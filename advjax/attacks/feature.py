@@ -67,8 +67,8 @@ class FeatureOpt(Attack):
 
     @property
     def squared(self) -> bool:
-        """True with the metric "l2"."""
-        return self.metric == "l2"
+        """True with the metric "l2", and no penalty beside it."""
+        return self.metric == "l2" and self.perceptual is None
 
     @property
     def guides(self) -> int | None:

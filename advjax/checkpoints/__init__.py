@@ -12,6 +12,7 @@ from advjax.checkpoints.catalogue import load_catalogue as load_catalogue
 from advjax.checkpoints.content import sha1_file as sha1_file
 from advjax.checkpoints.content import sha256_file as sha256_file
 from advjax.checkpoints.content import sniff as sniff
+from advjax.checkpoints.tfjs import read_tfjs as read_tfjs
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict as read_legacy_state_dict
 from advjax.checkpoints.weights_file import Misfit as Misfit
 from advjax.checkpoints.weights_file import WeightsMetadata as WeightsMetadata

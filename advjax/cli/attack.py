@@ -117,6 +117,11 @@ def _print_figures(record: dict[str, Any], out: Path) -> None:
         f"distance {figures['initial_distance']:.4g} -> {figures['distance']:.4g}, "
         f"ratio {figures['ratio']:.3f} {ended} in {figures['seconds']:.1f} s{why}"
     )
+    if figures["keeps_perceptual"] is not None:
+        names = ("SSIM", "ssim_uint8"), ("LPIPS", "lpips_uint8")
+        shown = [f"{text} {figures[key]:.4f}" for text, key in names if figures[key] is not None]
+        kept = "keeps" if figures["keeps_perceptual"] else "misses"
+        print(f"{', '.join(shown)} in 8 bits, which {kept} the bound")
     if attack.startswith("label-"):
         answer = {True: "yes", False: "no"}
         print(

@@ -67,7 +67,7 @@ class Option(NamedTuple):
         listed = "|".join(self.choices)
         if self.choices and len(listed) > LISTED:
             listed = "NAME"
-        return "|".join(filter(None, [listed, *map(_value, named)]))
+        return "|".join(dict.fromkeys(filter(None, [listed, *map(_value, named)])))
 
 
 def options(command: type) -> Iterator[Option]:

@@ -18,6 +18,7 @@ from advjax.display import progress_bar
 from advjax.engine.attempts import solve_attempts
 from advjax.engine.inputs import (
     CheckedPairs,
+    check_pairs,
     guide_batch,
     image_batch,
     one_or_each,
@@ -25,9 +26,10 @@ from advjax.engine.inputs import (
     to_units,
 )
 from advjax.engine.loop import solve, solve_on_host
+from advjax.engine.problems import Problems
 from advjax.engine.programs import Plan, home
 from advjax.engine.results import Pair, Progress, ProgressCallback
-from advjax.engine.stream import BLOCK, Stream, read_ahead
+from advjax.engine.stream import BLOCK, Stream
 from advjax.errors import AdvjaxError, UnknownName, whole
 from advjax.networks.network import Network
 from advjax.results import AttackResult, PairResult, stack
@@ -83,14 +85,18 @@ def resolve(
 def choose_smoothing(
     attack: Attack, solver: Any, smoothing: Smoothing | Literal["auto"] | None
 ) -> Smoothing | None:
-    """Return the smoothing of a solve; "auto" is the attack's if the solver accepts it.
+    """Return the smoothing of a solve; "auto" is the attack's within the solver's budget.
+
+    It is None where the solver does not accept one.
 
     Raises:
         AdvjaxError: `smoothing` is no smoothing, or the attack or the solver allows none.
     """
     if smoothing == "auto":
-        accepts = getattr(solver, "accepts_smoothing", False)
-        return attack.default_smoothing if accepts else None
+        smoothing = attack.default_smoothing
+        if smoothing is None or not getattr(solver, "accepts_smoothing", False):
+            return None
+        return smoothing.within(solver.max_evaluations)
     if smoothing is None:
         return None
     if not isinstance(smoothing, Smoothing):
@@ -317,26 +323,29 @@ def attack_stream(
     total = len(pairs) if isinstance(pairs, Sized) else None
     if total is not None and total < (lanes or BLOCK):
         lanes = max(1, total)
-    source = read_ahead(net, plan, pairs, 2 * max(lanes or BLOCK, BLOCK))
+    source = check_pairs(net, plan, pairs)
     given: dict[int, Any] = {}  # the pairs under way, in the network's units
     if net.bounds != LEVELS:
         source = to_levels(net, source, given)
+    problems = Problems(stream, source, 2 * max(lanes or BLOCK, BLOCK))
     callback, close = _progress(chosen.max_evaluations * spec.attempts, total, progress)
     run_pairs = solve_on_host if isinstance(chosen, ScipyLBFGSB) else solve
     if spec.attempts > 1:
-        results = solve_attempts(stream, source, lanes, callback, run_pairs)
+        solved = solve_attempts(stream, problems, lanes, callback, run_pairs)
     else:
-        results = run_pairs(stream, source, lanes, callback)
+        solved = run_pairs(stream, problems, lanes, callback)
+    results = (result for _, result in solved)
     if net.bounds != LEVELS:
         results = to_units(net, results, given, delta)
-    return _finally(close, _in_order(results) if ordered else results)
+    return _finally(_in_order(results) if ordered else results, close, problems.close)
 
 
-def _finally(close: Callable[[], None], results: Iterator[PairResult]) -> Iterator[PairResult]:
+def _finally(results: Iterator[PairResult], *ends: Callable[[], None]) -> Iterator[PairResult]:
     try:
         yield from results
     finally:
-        close()
+        for end in ends:
+            end()
 
 
 def _in_order(results: Iterator[PairResult]) -> Iterator[PairResult]:

@@ -72,6 +72,13 @@ def check_pair(net: Network, plan: Plan, name: str, pair: Any, *, dark: bool = F
     return pair
 
 
+def check_pairs(net: Network, plan: Plan, pairs: Iterable[Any]) -> Iterator[Pair]:
+    """Yield the pairs, each checked when it is wanted."""
+    dark = isinstance(pairs, CheckedPairs)
+    for index, pair in enumerate(pairs):
+        yield check_pair(net, plan, f"pair {index}", pair, dark=dark)
+
+
 def to_levels(net: Network, pairs: Iterable[Pair], given: dict[int, Given]) -> Iterator[Pair]:
     """Yield checked pairs in levels of 255, and note each one's source and delta in units."""
     for index, pair in enumerate(pairs):

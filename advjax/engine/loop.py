@@ -1,19 +1,24 @@
-"""Continuous batching: the lanes are filled, advance together, and are emptied one by one."""
+"""Continuous batching: the lanes are filled, advance together, and are emptied one by one.
 
-import itertools
+The device is never waited for but at one place. While it is at work on a chunk of steps, the host
+measures the pairs that ended in the chunk before, and prepares the next ones.
+"""
+
 import math
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advjax.engine.programs import Lanes
-from advjax.engine.results import Pair, Progress, ProgressCallback
-from advjax.engine.stream import Problem, Stream, prepared
+from advjax.engine.problems import Problems
+from advjax.engine.programs import Lanes, Look
+from advjax.engine.results import Progress, ProgressCallback
+from advjax.engine.stream import Answer, Problem, Stream
 from advjax.results import PairResult
 from advjax.solvers import Box, Status
 
@@ -24,51 +29,66 @@ MAX_LANES, MAX_LANES_CPU = 1024, 16  # that batch_size="auto" chooses
 Occupants = list[Problem | None]
 """The problem in each lane."""
 
+Solved = tuple[Problem, PairResult]
+
 
 def solve(
-    stream: Stream, pairs: Iterator[Pair], batch_size: int | None, callback: ProgressCallback
-) -> Iterator[PairResult]:
-    """Solve all pairs: fill free lanes, advance, take out finished pairs, report, and repeat."""
-    problems = prepared(stream, pairs)
-    waiting = list(itertools.islice(problems, 1))
-    if not waiting:
-        return
+    stream: Stream, problems: Problems, batch_size: int | None, callback: ProgressCallback
+) -> Iterator[Solved]:
+    """Solve all problems: fill free lanes, advance, take out those that have ended, and repeat."""
     devices = len(stream.plan.devices)
-    if batch_size is None:
-        per_device = _lanes_that_fit(stream, waiting[0])
-    else:
-        per_device = -(-batch_size // devices)
+    per_device = -(-(batch_size or 0) // devices)
     lanes: Lanes | None = None
     occupants: Occupants = []
-    exhausted, done, steps = False, 0, 0
-    chunk = 1  # the first step says how many fit
+    answers: deque[Answer] = deque()  # of pairs that have ended, not measured yet
+    done, steps = 0, 0
+    chunk = 1  # the first step says how long one takes
     while True:
         interrupted = None
         try:
-            # 1. Fill the free lanes.
+            # 1. Fill the free lanes. A pair that has not been read is waited for when all are free.
+            idle = not answers and not any(occupants)
             if lanes is None:
-                lanes = stream.empty_lanes(per_device * devices, waiting[0])
+                first = problems.take()
+                if first is None:
+                    return
+                problems.again.appendleft(first)
+                per_device = per_device or _lanes_that_fit(stream, first)
+                lanes = stream.empty_lanes(per_device * devices, first)
                 occupants = [None] * (per_device * devices)
+            chosen = {}
             for lane, occupant in enumerate(occupants):
-                if occupant is None and not exhausted:
-                    problem = waiting.pop() if waiting else next(problems, None)
-                    exhausted = problem is None
-                    if problem is not None:
-                        occupants[lane] = problem
-                        lanes = stream.insert(lanes, lane, problem)
-            if not any(occupants):
-                return
-            # 2. Advance all lanes by a chunk of steps.
-            begin = time.perf_counter()
-            lanes, taken = stream.advance(lanes, chunk, _enough(occupants, devices, exhausted))
-            status, taken = np.asarray(lanes.state.status), np.asarray(taken)
-            each = (time.perf_counter() - begin) / max(1, int(taken.max()))
+                if occupant is None:
+                    problem = problems.take(wait=idle and not chosen)
+                    if problem is None:
+                        break
+                    chosen[lane] = problem
+                    occupants[lane] = problem._replace(placed=None)
+            lanes = stream.insert(lanes, chosen)
+            # 2. Let the device advance all lanes by a chunk of steps.
+            look, begin = None, time.perf_counter()
+            if any(occupants):
+                enough = _enough(occupants, devices, problems.exhausted)
+                lanes, look = stream.advance(lanes, chunk, enough)
+            # 3. Meanwhile, measure what ended before, and prepare what comes next.
+            while answers:
+                result = stream.measure(answers[0])
+                yield answers.popleft().problem, result
+            if look is None:
+                if idle:
+                    return
+                continue
+            problems.prefetch(len(occupants), lambda running=look.steps: not running.is_ready())
+            # 4. Wait.
+            look = Look(*(np.asarray(leaf) for leaf in look))
+            each = (time.perf_counter() - begin) / max(1, int(look.steps.max()))
             chunk = min(CHUNK, max(1, int(LOOK / each)))
-            steps += int(taken.sum()) * per_device
+            steps += int(look.steps.sum()) * per_device
         except KeyboardInterrupt as error:
             if lanes is None:
                 raise
-            interrupted, status = error, np.asarray(lanes.state.status)
+            state, interrupted = lanes.state, error
+            look = Look(np.asarray(state.status), np.asarray(state.evaluations), np.zeros(0))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or per_device == 1:
                 raise
@@ -79,37 +99,36 @@ def solve(
                 stacklevel=2,
             )
             per_device //= 2
-            waiting += [occupant for occupant in reversed(occupants) if occupant is not None]
-            lanes, occupants, exhausted = None, [], False
+            lost = [answer.problem for answer in answers] + [o for o in occupants if o is not None]
+            problems.again.extend(map(stream.place, lost))
+            answers.clear()
+            lanes, occupants = None, []
             continue
-        # 3. Take out the finished lanes.
-        finished = [
+        # 5. Take out the lanes that have ended.
+        active = sum(occupant is not None for occupant in occupants)
+        ended = [
             (lane, problem)
             for lane, problem in enumerate(occupants)
-            if problem is not None and status[lane] != Status.RUNNING
+            if problem is not None and look.status[lane] != Status.RUNNING
         ]
-        done += len(finished)
-        active = sum(occupant is not None for occupant in occupants)
-        for lane, _ in finished:
-            occupants[lane] = None
-        # 4. Report, and yield the results.
-        running = np.asarray(lanes.state.evaluations)[[o is not None for o in occupants]]
-        stop = callback(Progress(done, int(running.sum()), active, len(occupants), steps))
-        refused = []
-        for (lane, problem), result in zip(finished, stream.harvest(lanes, finished), strict=True):
-            if result.status in (Status.TARGET, Status.LABEL) and not stream.holds(problem, result):
+        for (lane, _), answer in zip(ended, stream.answers(lanes, ended, look), strict=True):
+            if answer.status in (Status.TARGET, Status.LABEL) and not stream.holds(answer):
                 # Measured again, it is not at its goal by the last bits of a figure.
-                if result.evaluations < stream.plan.solver.max_evaluations:
-                    refused.append((lane, problem))
+                if answer.evaluations < stream.plan.solver.max_evaluations:
+                    lanes = stream.resume(lanes, lane)
                     continue
-                result = result._replace(status=Status.MAX_EVALUATIONS)
-            yield result
-        for lane, problem in refused:
-            lanes, occupants[lane] = stream.resume(lanes, lane), problem
-        done -= len(refused)
-        if interrupted:
-            raise interrupted
-        if stop:
+                answer = answer._replace(status=Status.MAX_EVALUATIONS)
+            occupants[lane] = None
+            answers.append(answer)
+            done += 1
+        # 6. Report.
+        running = look.evaluations[[o is not None for o in occupants]]
+        stop = callback(Progress(done, int(running.sum()), active, len(occupants), steps))
+        if interrupted or stop:
+            for answer in answers:
+                yield answer.problem, stream.measure(answer)
+            if interrupted:
+                raise interrupted
             return
 
 
@@ -149,48 +168,43 @@ def _lanes_that_fit(stream: Stream, problem: Problem) -> int:
     if account is None:
         return probe
     lane = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(lanes)) / devices
-    each = (lane + account.temp_size_in_bytes) / probe
+    ready = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.placed))  # as many are prefetched
+    each = (lane + account.temp_size_in_bytes) / probe + ready
     fit = max(1.0, 0.8 * free / each)
     return int(min(maximum, 2 ** math.floor(math.log2(fit))))
 
 
 def solve_on_host(
-    stream: Stream, pairs: Iterator[Pair], batch_size: int | None, callback: ProgressCallback
-) -> Iterator[PairResult]:
+    stream: Stream, problems: Problems, batch_size: int | None, callback: ProgressCallback
+) -> Iterator[Solved]:
     """Solve one pair after the other with SciPy; objective and gradient are compiled."""
     solver = stream.plan.solver
-    steps = 0
-    for done, problem in enumerate(prepared(stream, pairs)):
+    done, steps = 0, 0
+    while (problem := problems.take()) is not None:
         task = stream.task(problem)
         ends: list[Status] = []
-        best = np.float32(np.inf)
+        values: list[float] = []
 
-        def evaluate(x, task=task, ends=ends):
-            nonlocal best
+        def evaluate(x, task=task, ends=ends, values=values):
+            best = np.float32(np.fmin.reduce(values, initial=np.inf))
             value, gradient, status = stream.programs.evaluation(
                 stream.first_params, x, task, np.int32(len(ends)), best
             )
             ends.append(Status(int(status)))
-            best = np.fmin(best, np.float32(value))
+            values.append(float(value))
             return value, gradient
 
-        def stop(count, value, point, done=done, ends=ends, steps=steps, problem=problem):
-            callback(Progress(done, count, 1, 1, steps + count))
+        def stop(count, value, point, before=(done, steps), ends=ends, values=values, at=problem):
+            callback(Progress(before[0], count, 1, 1, before[1] + count))
             if ends[-1] == Status.RUNNING:
                 return None
-            answer = np.array([count]), np.array([ends[-1]]), np.full((1, count), value)
-            (result,) = stream.measure([problem], point[None], *answer)
-            return ends[-1] if stream.holds(problem, result) else None
+            answer = stream.answer(at, ends[-1], point, values)
+            return ends[-1] if stream.holds(answer) else None
 
         bounds = Box(*(bound.reshape(-1) for bound in problem.box))
-        answer = solver.minimize(evaluate, problem.start.reshape(-1), bounds, stop)
-        yield from stream.measure(
-            [problem],
-            answer.x[None],
-            np.array([answer.evaluations]),
-            np.array([answer.status]),
-            (answer.values / task.scale).astype(np.float32)[None],
-        )
-        steps += answer.evaluations
-        if callback(Progress(done + 1, 0, 1, 1, steps)):
+        found = solver.minimize(evaluate, problem.start.reshape(-1), bounds, stop)
+        answer = stream.answer(problem, found.status, found.x, found.values)
+        yield problem, stream.measure(answer)
+        done, steps = done + 1, steps + found.evaluations
+        if callback(Progress(done, 0, 1, 1, steps)):
             return

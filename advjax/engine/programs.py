@@ -6,7 +6,7 @@ devices has its part of the lanes (`jax.shard_map`) and a loop of its own, witho
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from advjax.attacks.base import Attack, cosine_distance
+from advjax.attacks.perceptual import MARGIN, farthest
 from advjax.attacks.until import NO_LABEL, Goal, judge
 from advjax.errors import AdvjaxError
+from advjax.networks.convolutions import with_fast_convolutions
 from advjax.networks.network import activations
 from advjax.smoothing import Smoothing, smooth_kinks
 from advjax.solvers import Best, Box, Status
 from advjax.solvers.base import freeze
 from advjax.transforms import Transforms
+
+# What every pair's objective is scaled to at the source: its value in the authors' own run on
+# CaffeNet's fc7. The solvers' tolerances are absolute, as SciPy's are, and made for such values; a
+# network with small activations would else be stopped at once.
+INITIAL = 154.67**2
 
 
 class Task(NamedTuple):
@@ -35,6 +42,7 @@ class Task(NamedTuple):
     relative: Any  # distance of the pair, by which the widths of kinks are scaled
     key: Any  # of the pair's random transformations, uint32[2]
     goal: Goal
+    seen: Any  # of the source, by the attack's perceptual budget; () without one
 
 
 class Lanes(NamedTuple):
@@ -43,6 +51,25 @@ class Lanes(NamedTuple):
     state: Any
     task: Task
     trace: Float[Array, "b e"]
+
+
+class Look(NamedTuple):
+    """What the host looks at after a chunk, in arrays of its own: the lanes go on without it."""
+
+    status: Any  # int32[b]
+    evaluations: Any  # int32[b]
+    steps: Any  # int32[d], of each device
+
+
+class Taken(NamedTuple):
+    """The answers of some lanes that have ended, on a device or on the host."""
+
+    best: Any  # float32[k, n]
+    rounded: Any  # uint8[k, n]
+    trace: Any  # float32[k, e]
+    value: Any  # float32[k], the scaled objective at `best`, before it was moved
+    moved: Any  # bool[k], to keep the perceptual budget
+    figures: Any  # float32[k] each, of what the perceptual budget bounds, in 8 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,23 +117,35 @@ class Program:
 
 
 class Programs(NamedTuple):
-    """The compiled functions of a plan; the last two run on its first device alone."""
+    """The compiled functions of a plan; the last four run on its first device alone."""
 
     empty: Program  # -> Lanes
-    advance: Program  # -> Lanes, steps of each device
+    advance: Program  # -> Lanes, Look
     insert: Program  # -> Lanes
     resume: Program  # -> Lanes
-    take: Program  # -> the answers of some lanes
+    take: Program  # -> Taken, and its images in two blocks for `activations`
+    floats: Program  # -> images in float32
     evaluation: Program  # -> value, gradient and Status of one image
     activations: Program  # -> named activations, labels of a batch
+    settle: Program  # -> images within the perceptual budget, in 8 bits, if moved, figures
 
-    def everywhere(self, params: Any) -> Any:
-        """Return a network's parameters on all devices of the lanes."""
-        return _placed(params, self.insert.mesh)
+    def everywhere(self, arrays: Any) -> Any:
+        """Return arrays, such as a network's parameters, on all devices of the lanes."""
+        return _placed(arrays, self.insert.mesh)
 
-    def first(self, params: Any) -> Any:
-        """Return a network's parameters on the first of them."""
-        return _placed(params, self.activations.mesh)
+    def first(self, arrays: Any) -> Any:
+        """Return arrays on the first of them."""
+        return _placed(arrays, self.activations.mesh)
+
+    def of_each_device(self, trees: Sequence[Any]) -> Any:
+        """Join trees of arrays [1, ...], one on each device, to arrays with the device as axis."""
+        sharding = NamedSharding(self.insert.mesh, P("lanes"))
+
+        def join(*leaves: Array) -> Array:
+            shape = (len(leaves), *leaves[0].shape[1:])
+            return jax.make_array_from_single_device_arrays(shape, sharding, list(leaves))
+
+        return jax.tree.map(join, *trees)
 
 
 def _placed(params: Any, mesh: Mesh) -> Any:
@@ -146,20 +185,54 @@ def programs_of(plan: Plan) -> Programs:
         for devices in (plan.devices, plan.devices[:1])
     )
     extra = (attack.output,) if attack.output and "label" in plan.until else ()
-    names = attack.needs + extra
+    perceptual = attack.perceptual
+    needs = attack.needs + (perceptual.layers if perceptual else ())
+    names = needs + extra
+
+    function = with_fast_convolutions(plan.function)
 
     def activate(params, images, names):
-        return activations(plan.function, plan.with_params, params, images, names)
+        return activations(function, plan.with_params, params, images, names)
 
-    def judged(features, goal: Goal):
+    def in_8_bits(x, box: Box):
+        """Return the nearest images in 8 bits that are inside the box, as `attacks.round_into`."""
+        return jnp.clip(jnp.rint(x), jnp.ceil(box.lower), jnp.floor(box.upper))
+
+    def judged(images, features, task: Task):
         """Return the status of each row whose image has these activations."""
+        goal = task.goal
         distance, cosine = jnp.nan, jnp.nan
         if "distance" in plan.until:
             distance = attack.distance(features, goal.guide)
             if len(attack.layers) == 1:
                 cosine = 1 - cosine_distance(attack.layers, None, features, goal.guide)
         label = jnp.argmax(features[extra[0]], -1) if extra else NO_LABEL
-        return judge(goal, attack.direction, distance, cosine, label)
+        status = judge(goal, attack.direction, distance, cosine, label)
+        if perceptual is None:
+            return status
+        kept = perceptual.keeps(perceptual.figures(images, features, task.seen))
+        return jnp.where(kept, status, Status.RUNNING)
+
+    def settled(params, x, box: Box, seen):
+        """Return points moved to their sources until they keep the budget, and what they are."""
+        if perceptual is None:
+            return x, in_8_bits(x, box), jnp.zeros(len(x), bool), {}
+        budget, source = perceptual, seen["source"].reshape(x.shape)
+
+        def at(parts):
+            parts = parts[:, None]
+            moved = jnp.where(parts == 1, x, source + parts * (x - source))
+            moved = jnp.clip(moved, box.lower, box.upper)
+            rounded = in_8_bits(moved, box)
+            images = rounded.reshape(-1, *shape)
+            features = activate(params, images, budget.layers) if budget.layers else {}
+            return moved, rounded, parts[:, 0] < 1, budget.figures(images, features, seen)
+
+        def keeps(parts):
+            # Twice the margin, so that the figures are within the budget when computed anew.
+            return budget.keeps(at(parts)[3], 2 * MARGIN)
+
+        return at(farthest(keeps, len(x)) if budget.hard else jnp.ones(len(x)))
 
     def ended(params, x, features, task: Task, better):
         """Return the status of each row: of its image in 8 bits, if it is `better` than before.
@@ -168,13 +241,12 @@ def programs_of(plan: Plan) -> Programs:
         """
         near = better
         if not plan.transforms:
-            near &= judged(features, task.goal) != Status.RUNNING
+            near &= judged(x.reshape(-1, *shape), features, task) != Status.RUNNING
 
         def of_rounded():
-            low, high = jnp.ceil(task.box.lower), jnp.floor(task.box.upper)
-            images = jnp.clip(jnp.rint(x), low, high).reshape(-1, *shape)
+            images = in_8_bits(x, task.box).reshape(-1, *shape)
             with jax.default_matmul_precision("highest"):
-                return judged(activate(params, images, names), task.goal)
+                return judged(images, activate(params, images, names), task)
 
         none = jnp.full(len(x), Status.RUNNING)
         return jnp.where(near, jax.lax.cond(jnp.any(near), of_rounded, lambda: none), none)
@@ -203,6 +275,11 @@ def programs_of(plan: Plan) -> Programs:
 
             values, features = attack.loss(activate_smoothly, images, task.target)
             values = values.astype(jnp.float32) * task.scale
+            if perceptual is not None:
+                # Of the image itself, whatever the network sees of it.
+                own = activate(params, images, names) if transforms is not None else features
+                excess = perceptual.excess(perceptual.figures(images, own, task.seen))
+                values += INITIAL * perceptual.weight * excess
             # The rows are independent: the gradient of the sum is each one's own.
             return jnp.sum(values), (values, features if plan.until else None)
 
@@ -271,7 +348,7 @@ def programs_of(plan: Plan) -> Programs:
         evaluated = evaluations(params, state.trial, lanes.task, state.evaluations, best)
         return jax.vmap(lambda lane, here: step(lane, lambda x: here))(lanes, evaluated)
 
-    def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Int[Array, "1"]]:
+    def chunk(params, lanes: Lanes, limit, enough) -> tuple[Lanes, Look]:
         """Take up to `limit` steps, fewer as soon as `enough` lanes of this device have ended."""
 
         def unfinished(carry):
@@ -284,7 +361,7 @@ def programs_of(plan: Plan) -> Programs:
             return done + 1, steps(params, lanes)
 
         done, lanes = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), lanes))
-        return lanes, done[None]
+        return lanes, Look(lanes.state.status, lanes.state.evaluations, done[None])
 
     def empty(count: int, task: Task) -> Lanes:
         """Make `count` lanes with nothing to do; `task` is that of any pair."""
@@ -295,44 +372,48 @@ def programs_of(plan: Plan) -> Programs:
             trace=jnp.zeros(solver.max_evaluations if plan.trace else 0, jnp.float32),
         )
         lanes = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), lane)
-        # JAX takes an enum for a weakly typed number: the second chunk would be compiled anew.
-        idle = jnp.full((count,), int(Status.MAX_EVALUATIONS), lanes.state.status.dtype)
+        # Of a Status itself JAX makes a weak type, and every program would be compiled twice.
+        idle = jnp.full(count, jnp.int32(Status.MAX_EVALUATIONS))
         return lanes._replace(state=lanes.state._replace(status=idle))
 
     def put(lanes: Lanes, lane, x0, task: Task) -> Lanes:
-        """Put a new problem into lane `lane`, counted over all devices."""
-        count = lanes.state.status.shape[0]
-        local = lane - jax.lax.axis_index("lanes") * count
-        mine = (local >= 0) & (local < count)
+        """Put new problems, one for each device, into these lanes of theirs; drop it at -1."""
+        x0, task = x0[0], jax.tree.map(lambda leaf: leaf[0], task)
         trace = jnp.zeros(lanes.trace.shape[1:], jnp.float32)
         new = Lanes(solver.init(x0, task.box), task, trace)
-
-        def write(old, new):
-            # The old value again on the other devices, instead of a select over every lane.
-            slot = jnp.clip(local, 0, count - 1)
-            return old.at[slot].set(jnp.where(mine, new, old[slot]))
-
-        return jax.tree.map(write, lanes, new)
+        slot = jnp.where(lane[0] < 0, lanes.trace.shape[0], lane[0])
+        return jax.tree.map(lambda old, new: old.at[slot].set(new, mode="drop"), lanes, new)
 
     def resume(lanes: Lanes, lane) -> Lanes:
         """Let a lane go on that had ended."""
         status = lanes.state.status.at[lane].set(Status.RUNNING)
         return lanes._replace(state=lanes.state._replace(status=status))
 
-    def take(lanes: Lanes, rows):
-        state = lanes.state
-        ends = state.evaluations[rows], state.status[rows], lanes.trace[rows]
-        return state.best.x[rows], *ends, state.best.value[rows]
+    def take(params, lanes: Lanes, rows, order) -> tuple[Taken, list[Float[Array, "k h w c"]]]:
+        """Take the answers of these lanes, and make two blocks of images of them.
+
+        `order` says which: it counts the exact images first, and then those in 8 bits.
+        """
+        best, box, seen, trace = jax.tree.map(
+            lambda leaf: leaf[rows],
+            (lanes.state.best, lanes.task.box, lanes.task.seen, lanes.trace),
+        )
+        x, rounded, moved, figures = settled(params, best.x, box, seen)
+        images = jnp.concatenate([x, rounded])[order].reshape(2, -1, *shape)
+        taken = Taken(x, rounded.astype(jnp.uint8), trace, best.value, moved, figures)
+        return taken, list(images)
 
     def evaluate(params, images):
         output = attack.output
-        names = attack.needs + ((output,) if output else ())
-        features = activate(params, images.astype(jnp.float32), names)
+        names = needs + ((output,) if output else ())
+        features = activate(params, images, names)
         label = jnp.argmax(features[output], -1) if output else None
-        return {name: features[name] for name in attack.needs}, label
+        return {name: features[name] for name in needs}, label
 
     lanes, everywhere = P("lanes"), P()
-    sharded = NamedSharding(mesh, lanes)  # said of every output: an array without elements loses it
+    # Said of every program that returns lanes: for one device JAX would say it in another way, and
+    # the others would be compiled again.
+    sharded = NamedSharding(mesh, lanes)
     shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     advance = jax.jit(
         shard(
@@ -340,23 +421,27 @@ def programs_of(plan: Plan) -> Programs:
             in_specs=(everywhere, lanes, everywhere, lanes),
             out_specs=(lanes, lanes),
         ),
-        donate_argnums=1,
         out_shardings=sharded,
+        donate_argnums=1,
     )
     insert = jax.jit(
-        shard(put, in_specs=(lanes, *(everywhere,) * 3), out_specs=lanes),
-        donate_argnums=0,
-        out_shardings=sharded,
+        shard(put, in_specs=(lanes,) * 4, out_specs=lanes), out_shardings=sharded, donate_argnums=0
     )
     return Programs(
         empty=Program(jax.jit(empty, static_argnums=0, out_shardings=sharded), mesh),
         advance=Program(advance, mesh),
         insert=Program(insert, mesh),
         resume=Program(jax.jit(resume, donate_argnums=0, out_shardings=sharded), mesh),
-        take=Program(jax.jit(take), mesh),
+        take=Program(jax.jit(_at_precision("highest", take)), mesh),
+        floats=Program(jax.jit(_floats, out_shardings=NamedSharding(first, P())), first),
         evaluation=Program(jax.jit(_at_precision(plan.precision, evaluation)), first),
         activations=Program(jax.jit(_at_precision("highest", evaluate)), first),
+        settle=Program(jax.jit(_at_precision("highest", settled)), first),
     )
+
+
+def _floats(images: Any) -> Array:
+    return images.astype(jnp.float32)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,8 +19,8 @@ class Architecture:
             parameters are in `module.layers`, keyed by Caffe's layer names.
         input_shape: (height, width, channels).
         layer: The layer that the paper attacks, or the one that plays its part.
-        output: The layer with the class probabilities.
-        classes: The number of classes.
+        output: The layer with the class probabilities; None of a network that names no classes.
+        classes: The number of classes, likewise.
         vocabulary: The source of the classes' names: "imagenet", "cifar10", "digits", or
             None where only the weights' own list has them.
         order: "BGR", "RGB" or "grey": the channels that the weights expect.
@@ -33,9 +33,9 @@ class Architecture:
     build: Callable[[Generator], nnx.Module]
     input_shape: tuple[int, int, int]
     layer: str
-    classes: int
+    classes: int | None
     preprocessing: Preprocessing
-    output: str = "prob"
+    output: str | None = "prob"
     vocabulary: str | None = "imagenet"
     order: str = "BGR"
     mean: tuple[float, ...] = (104.00698793, 116.66876762, 122.67891434)

@@ -1,4 +1,4 @@
-"""A network of the user's own by the name of a function that returns it: MODULE:FUNCTION."""
+"""Objects of the user's own by the name of a function that returns one: MODULE:FUNCTION."""
 
 import dataclasses
 import hashlib
@@ -8,14 +8,16 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from advjax.errors import AdvjaxError, UnknownName
 from advjax.networks.network import Network
 
+T = TypeVar("T")
+
 
 def is_imported(name: str | None) -> bool:
-    """Return True if a network's name is MODULE:FUNCTION or FILE.py:FUNCTION."""
+    """Return True if a name is MODULE:FUNCTION or FILE.py:FUNCTION."""
     return name is not None and ":" in name
 
 
@@ -31,40 +33,47 @@ def short_name(name: str) -> str:
 
 
 def import_network(name: str) -> Network:
-    """Import a function, call it, and return its network.
+    """Return the network of `import_made`; without a name of its own it gets the function's."""
+    net = import_made(name, "network", Network)
+    function = name.rpartition(":")[2]
+    return dataclasses.replace(net, name=function) if net.name == Network.name else net
+
+
+def import_made(name: str, what: str, kind: type[T]) -> T:
+    """Import a function, call it, and return what it returns.
 
     Modules are found as by `python -m`, the working directory first; a file's own folder is
-    searched for what it imports. A network without a name of its own gets that of the function.
+    searched for what it imports.
 
     Args:
         name: MODULE:FUNCTION or FILE.py:FUNCTION.
+        what: What it returns, for messages: "network".
+        kind: The class of that.
 
     Raises:
-        AdvjaxError: The module cannot be imported, or the function returns no network.
+        AdvjaxError: The module cannot be imported, or the function returns something else.
         UnknownName: The module has no such function.
     """
     where, _, function = name.rpartition(":")
-    module = _module(where, name)
+    module = _module(where, f"{what} {name!r}")
     if not hasattr(module, function):
         known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         raise UnknownName(f"function of {where!r}", function, known)
     try:
-        net: Any = getattr(module, function)()
+        made: Any = getattr(module, function)()
     except Exception as error:
-        raise AdvjaxError(f"network {name!r} cannot be made ({_line(error)}); mend it") from error
-    if not isinstance(net, Network):
+        raise AdvjaxError(f"{what} {name!r} cannot be made ({_line(error)}); mend it") from error
+    if not isinstance(made, kind):
         raise AdvjaxError(
-            f"network {name!r} returned a {type(net).__name__}; return an advjax.Network"
+            f"{what} {name!r} returned a {type(made).__name__}; return an advjax.{kind.__name__}"
         )
-    return dataclasses.replace(net, name=function) if net.name == Network.name else net
+    return made
 
 
-def _module(where: str, name: str) -> ModuleType:
+def _module(where: str, what: str) -> ModuleType:
     file = Path(where).absolute() if where.endswith(".py") else None
     if file is not None and not file.is_file():
-        raise AdvjaxError(
-            f"network {name!r} names {where!r}, which is no file; give FILE.py:FUNCTION"
-        )
+        raise AdvjaxError(f"{what} names {where!r}, which is no file; give FILE.py:FUNCTION")
     folder = os.getcwd() if file is None else str(file.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -86,7 +95,7 @@ def _module(where: str, name: str) -> ModuleType:
         return sys.modules[unique]
     except Exception as error:
         raise AdvjaxError(
-            f"network {name!r} cannot be imported ({_line(error)}); give MODULE:FUNCTION or "
+            f"{what} cannot be imported ({_line(error)}); give MODULE:FUNCTION or "
             "FILE.py:FUNCTION that Python can import"
         ) from error
 

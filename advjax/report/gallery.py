@@ -244,7 +244,7 @@ def _numbers(view: View, row: int, mixed: bool) -> str:
     ]
     numbers += [
         f"{text} {shown(name)}"
-        for name, text in (("ssim", "SSIM"), ("cosine", "cosine"))
+        for name, text in (("ssim", "SSIM"), ("cosine", "cosine"), ("cosine_uint8", "in 8 bits"))
         if np.isfinite(view.rows[name][row])
     ]
     if mixed:

@@ -190,10 +190,10 @@ def _choices(views: Sequence[View]) -> dict[str, list[tuple[str, str]]]:
 def _rows(data: RunData) -> Rows:
     """Return the columns from which figures are made."""
     names = ["index", "id", "source", "guide", "layer", "delta", "status", "error", "evaluations"]
-    names += ["initial_distance", "distance", "cosine", "source_label", "guide_label"]
+    names += ["initial_distance", "distance", "source_label", "guide_label", "keeps_perceptual"]
     for end in ("", "_uint8"):
-        names += [f"{n}{end}" for n in ("ratio", "mean_change", "max_change", "psnr", "ssim")]
-        names.append(f"adversarial{end}_label")
+        names += [f"{name}{end}" for name in ("ratio", "cosine", "mean_change", "max_change")]
+        names += [f"psnr{end}", f"ssim{end}", f"adversarial{end}_label"]
     table = data.table(names)
 
     def column(name: str) -> np.ndarray:
@@ -202,7 +202,7 @@ def _rows(data: RunData) -> Rows:
             return np.array(values.to_pylist(), object)
         if name.endswith("_label") or name == "index":
             return values.fill_null(-1).to_numpy().astype(np.int64)
-        return values.to_numpy(zero_copy_only=False).astype(np.float64)
+        return values.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
     return {name: column(name) for name in names}
 
@@ -264,6 +264,9 @@ def _about_run(part: Part) -> dict[str, Any]:
         ("attack success", _percent(_taken(part.rows, part.good))),
         ("unreadable", number(count - len(part.good))),
     ]
+    kept = part.rows["keeps_perceptual"][part.good]
+    if np.isfinite(kept).any():
+        tiles.insert(-1, ("keep the perceptual bound", _percent(kept)))
     solver = settings["solver"]
     how = _attack_name(settings)
     if solver is not None:  # runs of earlier versions may have none
@@ -344,6 +347,7 @@ def _text(value: Any) -> str:
 HEADS = (
     *("layer, δ", "pairs", "mean ratio", "median", "10 %", "90 %"),
     *(f"under {ratio:g}" for ratio in RATIOS),
+    "cosine",
     *("attack success", "leaves the source's label", "mean change", "largest", "PSNR", "SSIM"),
     "evaluations",
 )
@@ -369,6 +373,7 @@ def _figures(rows: Rows, at: Int[np.ndarray, "g"], end: str) -> list[str]:
         _mean(ratio),
         *(number(quantile(ratio, fraction)) for fraction in (0.5, 0.1, 0.9)),
         *(_percent(ratio < limit) for limit in RATIOS),
+        _mean(rows[f"cosine{end}"][at]),
         _percent(_taken(rows, at, end)),
         _percent(left),
         _mean(rows[f"mean_change{end}"][at]),

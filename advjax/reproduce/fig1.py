@@ -45,7 +45,7 @@ def make(experiments: Experiments) -> Made:
             shown += [rounded, difference(rounded, source, k)]
             ratio, ssim = float(results["ratio"][here][0]), float(results["ssim"][here][0])
             of_source, of_guide, of_adversarial = (
-                class_name(classes, int(results[name][here][0])) for name in LABELS
+                class_name(classes, results[name][here][0]) for name in LABELS
             )
             below[:2] = of_source, of_guide
             below += [f"ratio {ratio:.2f}\n{of_adversarial}".strip(), ""]

@@ -51,7 +51,7 @@ def make(experiments: Experiments) -> Made:
         inversions = {layer: inverted(experiments, experiment, images, layer) for layer in layers}
         for k, name in enumerate(NAMES):
             pictures.append([images[k], *(inversions[layer][0][k] for layer in layers)])
-            label = int(results[LABELS[k]][results["index"] == i][0])
+            label = results[LABELS[k]][results["index"] == i][0]
             below = f"{name}\n{class_name(classes, label)}".strip()
             captions.append([below, *("" for _ in layers)])
         for layer, (seen, loss) in inversions.items():

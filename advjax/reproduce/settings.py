@@ -41,6 +41,10 @@ LAYERS = {
     "efficientnet_lite0": Layers(("block4", "block9", "block15", "pool"), ("stem", "head")),
     "efficientnet_lite1": Layers(("block6", "block14", "block20", "pool"), ("stem", "head")),
     "efficientnet_lite2": Layers(("block6", "block14", "block20", "pool"), ("stem", "head")),
+    "face_descriptor": Layers(
+        ("conv32_3", "conv64_3", "conv128_2", "descriptor"),
+        ("conv32_down", "conv32_3", "conv64_3", "conv128_2", "conv256_down_out"),
+    ),
     "lenet": Layers(("pool1", "pool2", "ip1"), ("ip1",)),
     "cifar10_full": _CIFAR10,
     "cifar10_quick": _CIFAR10,

@@ -120,8 +120,10 @@ def gallery(
     return figure
 
 
-def class_name(classes: Sequence[str] | None, label: int) -> str:
-    r"""Return a class's first name in lines of a small picture's width; "" where there are none.
+def class_name(classes: Sequence[str] | None, label: float) -> str:
+    r"""Return a class's first name in lines of a small picture's width; "" where there is none.
+
+    A network without an output layer has NaN for labels.
 
     Example:
         >>> class_name(["tabby, tabby cat", "great white shark, white shark"], 1)
@@ -129,7 +131,7 @@ def class_name(classes: Sequence[str] | None, label: int) -> str:
     """
     if classes is None or not 0 <= label < len(classes):
         return ""
-    lines = textwrap.wrap(classes[label].split(",")[0], 15, max_lines=2, placeholder="…")
+    lines = textwrap.wrap(classes[int(label)].split(",")[0], 15, max_lines=2, placeholder="…")
     return "\n".join(lines)
 
 

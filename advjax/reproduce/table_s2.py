@@ -57,7 +57,8 @@ HEADINGS = {
 
 def labels(results: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return percentages that take and leave a label, of pairs whose labels differ."""
-    apart = results["source_label"] != results["guide_label"]
+    named = results["source_label"] >= 0  # NaN where the network has no output layer
+    apart = named & (results["source_label"] != results["guide_label"])
     took = results["adversarial_label"] == results["guide_label"]
     left = results["adversarial_label"] != results["source_label"]
     return {

@@ -58,10 +58,13 @@ def result_row(item: Item, result: PairResult, keep_float32: bool, squared: bool
         "ratio": result.ratio,
         "ratio_uint8": result.ratio_uint8,
         "cosine": result.cosine,
+        "cosine_uint8": result.cosine_uint8,
         "source_label": result.source_label,
         "guide_label": result.guide_label,
         "adversarial_label": result.label,
         "adversarial_uint8_label": result.label_uint8,
+        "lpips_uint8": None if np.isnan(result.lpips_uint8) else result.lpips_uint8,
+        "keeps_perceptual": result.keeps_perceptual,
         "trace": np.sqrt(result.trace) if squared and result.trace is not None else result.trace,
         "adversarial_png": encode_png(result.adversarial_uint8),
     }

@@ -32,6 +32,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "ratio": (pa.float64(), "distance / initial_distance"),
     "ratio_uint8": (pa.float64(), "distance_uint8 / initial_distance"),
     "cosine": (pa.float64(), "of adversarial and guide at the layer; NaN for several layers"),
+    "cosine_uint8": (pa.float64(), "the same after rounding to 8 bits"),
     "source_label": (pa.int32(), "the network's label of the source; null without an output layer"),
     "guide_label": (pa.int32(), "of the guide"),
     "adversarial_label": (pa.int32(), "of the float32 adversarial"),
@@ -44,6 +45,11 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "mean_change_uint8": (pa.float64(), ""),
     "psnr_uint8": (pa.float64(), ""),
     "ssim_uint8": (pa.float64(), ""),
+    "lpips_uint8": (pa.float64(), "LPIPS distance of the rounded adversarial; null unless bounded"),
+    "keeps_perceptual": (
+        pa.bool_(),
+        "the rounded adversarial keeps the attack's perceptual budget; null without one",
+    ),
     "trace": (
         pa.list_(pa.float32()),
         "distance (or objective, if that is no square) at each evaluation; null unless asked for",

@@ -60,28 +60,19 @@ def convolution(
     kernel = weight.laid(KERNEL)
     strides, dilations = _pair(stride), _pair(dilation)
     if padding == "same":
-        whole = [d * (k - 1) for d, k in zip(dilations, kernel.shape, strict=False)]
-        pads = tuple((n // 2, n - n // 2) for n in whole)
+        down, across = (d * (k - 1) for d, k in zip(dilations, kernel.shape, strict=False))
+        pads = (down // 2, down - down // 2), (across // 2, across - across // 2)
     else:
         pads = _sides(0 if padding == "valid" else padding)
-    y = _convolution(x.laid(CHANNELS_LAST), kernel, strides, pads, dilations, groups)
+    y = layers.general_convolution(
+        x.laid(CHANNELS_LAST),
+        kernel,
+        strides=strides,
+        padding=pads,
+        dilations=dilations,
+        groups=groups,
+    )
     return tensor(y if bias is None else y + bias.plain.reshape(1, 1, 1, -1), CHANNELS_LAST)
-
-
-def _convolution(x, kernel, strides, pads, dilations, groups):
-    if strides[0] != strides[1] or dilations != (1, 1):
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            pads,
-            rhs_dilation=dilations,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-        )
-    if groups == x.shape[-1] > 1 and kernel.shape[-1] == groups:
-        return layers.depthwise_convolution(x, kernel, stride=strides[0], padding=pads)
-    return layers.convolution(x, kernel, stride=strides[0], padding=pads, groups=groups)
 
 
 def _conv_transpose(

@@ -1,0 +1,105 @@
+"""Pairs on their way to the lanes: read in a thread, sent to the network, and made problems."""
+
+import contextlib
+import itertools
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from advjax.engine.results import Pair
+from advjax.engine.stream import BLOCK, Begun, Problem, Stream
+
+
+class Problems:
+    """The problems of pairs in their order, prepared by blocks, a little ahead.
+
+    Pairs are taken from their iterator in a thread, which starts when the first one is wanted.
+
+    Attributes:
+        again: Problems that go into the lanes before all others.
+    """
+
+    def __init__(self, stream: Stream, pairs: Iterator[Pair], limit: int):
+        self.again: deque[Problem] = deque()
+        self._stream, self._pairs = stream, pairs
+        self._begun: deque[Begun] = deque()
+        self._ready: deque[Problem] = deque()
+        self._read: queue.Queue[Any] = queue.Queue(-(-limit // BLOCK))
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._ended = False
+
+    @property
+    def exhausted(self) -> bool:
+        """True if nothing is left of all that is known so far."""
+        return self._ended and not (self.again or self._ready or self._begun)
+
+    def take(self, *, wait: bool = True) -> Problem | None:
+        """Return the next problem; None after the last one.
+
+        Without `wait`, None, too, if the next pairs have not been read yet.
+        """
+        if self.again:
+            return self.again.popleft()
+        if not self._ready:
+            if not self._begun and not self._begin(wait):
+                return None
+            self._complete()
+        return self._ready.popleft()
+
+    def prefetch(self, count: int, busy: Callable[[], bool]) -> None:
+        """Make up to `count` problems ready while the device is busy, and wait for nothing.
+
+        The network's work for as many is sent to the device in any case.
+        """
+        while (missing := count - len(self._ready)) > 0:
+            while BLOCK * len(self._begun) < missing and self._begin(wait=False):
+                pass
+            if not (self._begun and self._begun[0].is_ready() and busy()):
+                return
+            self._complete()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._stop.set()
+
+    def _begin(self, wait: bool) -> bool:
+        """Send the next block of pairs to the network, if there is one."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="advjax-reader", daemon=True)
+            self._thread.start()
+        if self._ended:
+            return False
+        try:
+            block = self._read.get(wait)
+        except queue.Empty:
+            return False
+        if isinstance(block, BaseException):
+            raise block
+        if not block:
+            self._ended = True
+            return False
+        self._begun.append(self._stream.begin(block))
+        return True
+
+    def _complete(self) -> None:
+        self._ready.extend(self._stream.complete(self._begun.popleft()))
+
+    def _run(self) -> None:
+        """Read blocks, and an empty one at the end."""
+        numbered = enumerate(self._pairs)
+        try:
+            while not self._stop.is_set():
+                block = list(itertools.islice(numbered, BLOCK))
+                self._put(block)
+                if not block:
+                    return
+        except BaseException as error:  # whatever it is, it belongs to the consumer
+            self._put(error)
+
+    def _put(self, item: Any) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return self._read.put(item, timeout=0.1)
