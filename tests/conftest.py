@@ -38,3 +38,18 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("real images and trained weights are not here (set ADVJAX_TEST_DATA)")
     return SHARED
+
+
+def _quickly():
+    """Compile without most of XLA's optimisations, which small programs do not repay.
+
+    For tests of what holds with and without them. Later tests get programs of their own.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+
+
+compiled_quickly = pytest.fixture(_quickly, name="compiled_quickly")
+module_compiled_quickly = pytest.fixture(_quickly, scope="module", name="module_compiled_quickly")

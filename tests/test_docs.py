@@ -41,23 +41,10 @@ def test_blocks_are_found():
     assert "sh run" in [info for info, _ in blocks(ROOT / "docs" / "tutorial.md")]
 
 
-@pytest.fixture
-def compiled_quickly(page):
-    """Compile without most of XLA's optimisations, which small networks do not repay.
-
-    What a page shows holds with and without them. Later tests get programs of their own.
-    """
-    small = "efficientnet" not in page.read_text(encoding="utf-8")
-    jax.config.update("jax_disable_most_optimizations", small)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    if small:
-        jax.clear_caches()
-
-
-@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request):
+    if "efficientnet" not in page.read_text(encoding="utf-8"):
+        request.getfixturevalue("compiled_quickly")
     monkeypatch.chdir(tmp_path)  # what a page writes
     namespace: dict = {"__name__": "__main__"}
     with jax.numpy_rank_promotion("allow"):  # JAX's default, that readers have
