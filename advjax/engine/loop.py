@@ -46,7 +46,7 @@ def solve(
     while True:
         interrupted = None
         try:
-            # 1. Fill the free lanes. A pair that has not been read is waited for when all are free.
+            # 1. Fill the free lanes. Pairs that have not been read are waited for when all are free.
             idle = not answers and not any(occupants)
             if lanes is None:
                 first = problems.take()
@@ -59,7 +59,7 @@ def solve(
             chosen = {}
             for lane, occupant in enumerate(occupants):
                 if occupant is None:
-                    problem = problems.take(wait=idle and not chosen)
+                    problem = problems.take(wait=idle)
                     if problem is None:
                         break
                     chosen[lane] = problem

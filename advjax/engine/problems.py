@@ -52,13 +52,12 @@ class Problems:
     def prefetch(self, count: int, busy: Callable[[], bool]) -> None:
         """Make up to `count` problems ready while the device is busy, and wait for nothing.
 
-        The network's work for as many is sent to the device in any case.
+        As many more are sent to the network. A device comes to them after what it is busy with, so
+        that they can be made ready the next time.
         """
-        while (missing := count - len(self._ready)) > 0:
-            while BLOCK * len(self._begun) < missing and self._begin(wait=False):
-                pass
-            if not (self._begun and self._begun[0].is_ready() and busy()):
-                return
+        while len(self._ready) + BLOCK * len(self._begun) < 2 * count and self._begin(wait=False):
+            pass
+        while len(self._ready) < count and self._begun and self._begun[0].is_ready() and busy():
             self._complete()
 
     def close(self) -> None:

@@ -139,6 +139,8 @@ class Programs(NamedTuple):
 
     def of_each_device(self, trees: Sequence[Any]) -> Any:
         """Join trees of arrays [1, ...], one on each device, to arrays with the device as axis."""
+        if len(trees) == 1:
+            return trees[0]
         sharding = NamedSharding(self.insert.mesh, P("lanes"))
 
         def join(*leaves: Array) -> Array:
