@@ -46,7 +46,7 @@ def solve(
     while True:
         interrupted = None
         try:
-            # 1. Fill the free lanes. Pairs that have not been read are waited for when all are free.
+            # 1. Fill the free lanes. Pairs that are not read yet are waited for when all are free.
             idle = not answers and not any(occupants)
             if lanes is None:
                 first = problems.take()
