@@ -19,7 +19,6 @@ from typing import Any
 import common
 import engine
 import jax
-import numpy as np
 
 import advjax
 from advjax import bench, files
@@ -97,8 +96,6 @@ def main() -> None:
     record: dict[str, Any] = {
         "machine": common.machine(),
         "devices": [device.device_kind for device in jax.local_devices()],
-        "jax": jax.__version__,
-        "numpy": np.__version__,
     }
     for name, part in parts.items():
         print(f"{name} ...", flush=True)
