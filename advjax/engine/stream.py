@@ -146,7 +146,7 @@ class Stream:
         return [Sent(values, labels, row) for row in range(len(block))]
 
     def begin(self, pairs: Sequence[tuple[int, Pair]]) -> Begun:
-        """Send up to BLOCK pairs to the network; the latest guides are not evaluated again."""
+        """Send pairs to the network; the latest guides are not evaluated again."""
         sources = self.send([pair.source for _, pair in pairs])
         keys = [
             hashlib.blake2b(guide.tobytes(), digest_size=16).digest()
@@ -302,13 +302,12 @@ class Stream:
 
     def task(self, problem: Problem) -> Task:
         """Return what a lane must know of the pair, as arrays without a batch axis."""
-        initial = problem.initial
         needed = problem.guide if "distance" in self.plan.until else None
         guide = () if needed is None else {name: needed[name] for name in self.attack.layers}
         return Task(
             box=Box(*(bound.reshape(-1) for bound in problem.box)),
             target=without_batch(problem.target),
-            scale=np.float32(INITIAL / initial if initial and np.isfinite(initial) else 1.0),
+            scale=_scale(problem),
             relative=np.float32(problem.relative),
             key=np.random.SeedSequence((self.seed, problem.seed)).generate_state(2),
             goal=goal(
@@ -362,7 +361,7 @@ class Stream:
         settled, rounded, moved, figures = jax.device_get(settled)
         images = [each.reshape(self.net.input_shape) for each in (settled, rounded)]
         exact, eight_bit = self.send(images)
-        trace = (np.asarray(values) / self.task(problem).scale).astype(np.float32)
+        trace = (np.asarray(values) / _scale(problem)).astype(np.float32)
         taken = Taken(
             best=settled,
             rounded=rounded.astype(np.uint8),
@@ -409,7 +408,7 @@ class Stream:
             label=label,
             label_uint8=label8,
             trace=trace[: answer.evaluations].copy() if self.plan.trace else None,
-            objective=float("nan") if moved else float(value) / float(self.task(problem).scale),
+            objective=float("nan") if moved else float(value) / float(_scale(problem)),
             cosine=self.cosine(exact, problem.guide),
             cosine_uint8=self.cosine(eight_bit, problem.guide),
             layer_ratios=self.layer_ratios(problem, exact),
@@ -428,6 +427,12 @@ class Stream:
         lengths = np.linalg.norm(a) * np.linalg.norm(b)
         with np.errstate(invalid="ignore"):  # activations may overflow
             return float(np.clip(a @ b / lengths, -1, 1)) if lengths > 0 else float("nan")
+
+
+def _scale(problem: Problem) -> np.float32:
+    """Return what the solver sees of the objective, as a factor."""
+    initial = problem.initial
+    return np.float32(INITIAL / initial if initial and np.isfinite(initial) else 1.0)
 
 
 def _distance(attack: Attack, features: Features, guide: Features) -> float:
