@@ -5,11 +5,15 @@ The peer attacks first; advjax then attacks the same pairs, each until it has th
 OpenBLAS must be the machine's own (unset OPENBLAS_CORETYPE where it is set).
 
     python benchmarks/throughput.py [--pairs 8] [--network caffenet] [--weights random]
-        [--peers art scipy-torch scipy-jax jaxopt]
+        [--peers art scipy-torch scipy-jax jaxopt] [--budgets 20 50 150]
+
+`--weights ""` takes those that come with a network's package. Gradients are those of the solver's
+default: smoothed with SignMomentum, exact with ProjectedLBFGS.
 """
 
 import argparse
 import time
+from pathlib import Path
 
 import common
 import numpy as np
@@ -130,7 +134,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--evaluations", type=int, default=500)
     options = parser.parse_args()
-    net = advjax.load(options.network, options.weights)
+    net = advjax.load(options.network, options.weights or None)
     forward = getattr(torch_networks, options.network)(net)
     sources, guides = common.pairs(net, options.pairs)
     few = options.scipy_pairs
@@ -185,7 +189,8 @@ def main() -> None:
                 }
             )
             common.table(rows[-1:])
-    common.save(f"throughput-{options.network}-{options.weights}", rows, pairs=options.pairs)
+    weights = Path(options.weights).stem or "trained"
+    common.save(f"throughput-{options.network}-{weights}", rows, pairs=options.pairs)
 
 
 if __name__ == "__main__":

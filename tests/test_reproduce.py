@@ -77,6 +77,8 @@ def column(rows, name, **where):
     return np.array([float(row[name]) for row in mine])
 
 
+RATIO_AND_LABELS = "pairs ratio minimum maximum labels_differ takes_guide_label leaves_source_label"
+ERRORS = "ratio_error takes_guide_label_error leaves_source_label_error"
 COLUMNS = {
     "fig1": "pair layer ratio ssim source guide",
     "fig2": "pair layer like_source like_guide loss_source loss_guide loss_adversarial",
@@ -85,15 +87,14 @@ COLUMNS = {
     "fig5": "attack layer delta pairs evaluations ratio ratio_error ratio_uint8 paper",
     "label-vs-feature": "attack pair delta_rank rank_adversarial common delta_l omega ratio",
     "table1": "network layer pairs all_common paper_all all_but_one_common paper_all_but_one "
-    "delta_rank_median paper_delta_rank ratio takes_guide_label",
-    "table2": "attack layer evaluations active_change paper_active_change active_overlap "
-    "paper_active_overlap",
+    "delta_rank_median paper_delta_rank ratio takes_guide_label all_common_error "
+    "all_but_one_common_error delta_rank_median_error ratio_error takes_guide_label_error",
+    "table2": "attack layer evaluations active_change active_change_error paper_active_change "
+    "active_overlap active_overlap_error paper_active_overlap",
     "tableS1": "layer shape units paper",
-    "tableS2": "weights layer pairs ratio minimum maximum labels_differ takes_guide_label "
-    "leaves_source_label",
+    "tableS2": f"weights layer {RATIO_AND_LABELS} {ERRORS}",
     "figS3": "attack layer pair ratio",
-    "failures": "network layer delta pairs ratio labels_differ takes_guide_label "
-    "leaves_source_label mean_change psnr",
+    "failures": f"network layer delta {RATIO_AND_LABELS} mean_change psnr {ERRORS}",
 }
 
 
@@ -364,8 +365,12 @@ def test_published_numbers_stand_beside_their_own_network_only():
 
 
 def test_a_network_without_an_output_layer_has_no_labels():
-    found = table_s2.labels({name: np.full(3, np.nan) for name in table_s2.LABELS})
-    assert found == {"labels_differ": 0, "takes_guide_label": None, "leaves_source_label": None}
+    results = {name: np.full(3, np.nan) for name in table_s2.LABELS} | {"ratio": np.ones(3)}
+    row, errors = table_s2.ratio_and_labels(results)
+    assert row["labels_differ"] == 0
+    for name in ("takes_guide_label", "leaves_source_label"):
+        assert row[name] is None
+        assert errors[name] is None
     assert class_name(None, np.nan) == class_name(["a"], np.nan) == ""
 
 

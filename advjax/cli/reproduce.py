@@ -23,7 +23,7 @@ class Reproduce(Settings, Command):
         "network": (),
         "networks": ("networks", "layers", "counted_layers", "failures"),
         "attacks": (
-            *("delta", "deltas", "failure_deltas", "solver", "max_evaluations"),
+            *("delta", "deltas", "failure_deltas", "solver", "smoothing", "max_evaluations"),
             *("linear_evaluations", "label_evaluations", "invert_evaluations"),
         ),
         "protocol": (),

@@ -246,7 +246,7 @@ class Experiments:
             layer=experiment.layer,
             delta=experiment.delta,
             solver=solver,
-            smoothing=None,  # the paper's method has exact gradients
+            smoothing="auto" if s.smoothing == "auto" else None,
             # Lanes that no pair needs would be computed all the same.
             batch_size=min(s.batch_size, s.pairs),
             seed=s.seed,

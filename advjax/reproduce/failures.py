@@ -6,10 +6,10 @@ from typing import Any
 from advjax.display import mean
 from advjax.errors import AdvjaxError
 from advjax.reproduce.experiments import Experiment, Experiments, failure_pools
-from advjax.reproduce.output import Made, columns, headed
+from advjax.reproduce.output import Made, columns, headed, with_errors
 from advjax.reproduce.settings import TrainedNetwork
 from advjax.reproduce.style import CYCLE, MARKERS, PAGE, panels
-from advjax.reproduce.table_s2 import HEADINGS, LABELS, labels
+from advjax.reproduce.table_s2 import HEADINGS, LABELS, ratio_and_labels
 
 WANTED = (
     "failures is not given; name the networks as NETWORK=WEIGHTS=FOLDER: lenet with MNIST, "
@@ -39,23 +39,19 @@ def layers(experiments: Experiments, model: TrainedNetwork) -> tuple[str, ...]:
 
 def make(experiments: Experiments) -> Made:
     """Make a row for each network, layer and delta."""
-    rows = []
+    rows, beside = [], []
     for experiment in needs(experiments):
         results = experiments.column(experiment, "ratio", "mean_change", "psnr", *LABELS)
-        rows.append(
-            {
-                "network": experiment.model.name,
-                "layer": experiment.layer,
-                "delta": experiment.delta,
-                "pairs": len(results["ratio"]),
-                "ratio": float(results["ratio"].mean()),
-                **labels(results),
-                "mean_change": float(results["mean_change"].mean()),
-                "psnr": mean(results["psnr"]),
-            }
-        )
+        of = {"network": experiment.model.name, "layer": experiment.layer}
+        of |= {"delta": experiment.delta, "pairs": len(results["ratio"])}
+        row, errors = ratio_and_labels(results)
+        row["mean_change"] = float(results["mean_change"].mean())
+        row["psnr"] = mean(results["psnr"])
+        kept, printed = with_errors(of | row, errors)
+        rows.append(kept)
+        beside.append(printed)
     words = "The paper reports these as failures; its own numbers are not among those kept here."
-    return Made({"": columns(rows)}, headed(rows, HEADINGS), figure(rows), words)
+    return Made({"": columns(rows)}, headed(beside, HEADINGS), figure(rows), words)
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:

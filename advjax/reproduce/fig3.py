@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+
 from advjax.analysis import Analysis
 from advjax.display import mean, median
 from advjax.reproduce import published
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made
+from advjax.reproduce.output import Made, plus_minus, standard_error
 from advjax.reproduce.style import BLUE, GREEN, PAGE, RED, histogram, panels
 
 RATIOS = {
@@ -34,8 +36,8 @@ def make(experiments: Experiments) -> Made:
             {
                 "ratio": what,
                 "layer": experiment.layer,
-                "mean": mean(table[name]),
-                "median": median(table[name]),
+                "mean": plus_minus(mean(table[name]), standard_error(table[name])),
+                "median": plus_minus(median(table[name]), standard_error(table[name], np.median)),
                 "paper, mean": paper if name == "ratio" else None,
             }
         )

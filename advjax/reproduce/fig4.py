@@ -10,7 +10,7 @@ import numpy as np
 
 from advjax.display import median
 from advjax.reproduce.experiments import TRAIN, VALIDATION, Experiment, Experiments
-from advjax.reproduce.output import Made, columns
+from advjax.reproduce.output import Made, columns, headed, standard_error, with_errors
 from advjax.reproduce.style import BLUE, GREY, ORANGE, PAGE, RED, panels
 
 POINTS = {"far": (GREY, "."), "near": (BLUE, "."), "adversarial": (RED, "x")}
@@ -28,21 +28,26 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """Make all points, their medians, and a panel for each layer and kind of guides."""
-    tables, beside = {}, []
+    tables, rows, beside = {}, [], []
     for experiment in needs(experiments):
         tables[experiment.layer, experiment.pool] = table = points(experiments, experiment)
         for name in reversed(POINTS):
             mine = table["set"] == name
-            beside.append(
-                {
-                    "layer": experiment.layer,
-                    "guides": experiment.pool,
-                    "points": name,
-                    "number": int(mine.sum()),
-                    "median delta L": median(table["delta_l"][mine]),
-                    "median Omega": median(table["omega"][mine]),
-                }
-            )
+            pair = table["pair"][mine]  # neighbours of one guide depend on each other
+            row = {
+                "layer": experiment.layer,
+                "guides": experiment.pool,
+                "points": name,
+                "number": int(mine.sum()),
+            }
+            errors = {}
+            for quantity in ("delta_l", "omega"):
+                values = table[quantity][mine]
+                row[quantity] = median(values)
+                errors[quantity] = standard_error(values, np.median, pair)
+            kept, printed = with_errors(row, errors)
+            rows.append(kept)
+            beside.append(printed)
     parts = [
         {"layer": np.full(len(t["pair"]), layer, object)}
         | {"guides": np.full(len(t["pair"]), pool, object)}
@@ -51,8 +56,8 @@ def make(experiments: Experiments) -> Made:
     ]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Made(
-        {"": whole, "medians": columns(beside)},
-        beside,
+        {"": whole, "medians": columns(rows)},
+        headed(beside, {"delta_l": "median delta L", "omega": "median Omega"}),
         figure(tables),
         "The paper shows clouds of points, without numbers.",
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from advjax.reproduce import published
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made, columns
+from advjax.reproduce.output import Made, columns, plus_minus, standard_error
 from advjax.reproduce.style import BLACK, COLUMN, CYCLE, GREY, MARKERS, panels
 
 ATTACKS = ("feature-opt", "feature-linear")
@@ -46,11 +46,6 @@ def make(experiments: Experiments) -> Made:
     return Made({"": columns(rows)}, beside(rows), figure(rows))
 
 
-def standard_error(values: np.ndarray) -> float | None:
-    """Return the standard error of the mean; None for a single value."""
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-
-
 def paper(experiment: Experiment) -> float | None:
     """Return the published mean ratio of this experiment, or None."""
     known = {"feature-opt": published.RATIO, "feature-linear": published.LINEAR_RATIO}
@@ -65,7 +60,7 @@ def beside(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             (row["attack"], row["layer"]),
             {name: row[name] for name in ("attack", "layer", "evaluations")},
         )
-        line[f"delta {row['delta']:g}"] = row["ratio"]
+        line[f"delta {row['delta']:g}"] = plus_minus(row["ratio"], row["ratio_error"])
         line["paper, delta 10"] = line.pop("paper, delta 10", None) or row["paper"]
     return list(results.values())
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made, columns, headed
+from advjax.reproduce.output import Made, columns, headed, with_errors
 from advjax.reproduce.style import BLUE, COLUMN, RED, panels
-from advjax.reproduce.table_s2 import HEADINGS, LABELS, labels
+from advjax.reproduce.table_s2 import HEADINGS, LABELS, ratio_and_labels
 
 ATTACKS = {"feature-fgrad": RED, "label-fgrad": BLUE}
 
@@ -25,23 +25,17 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """Make the ratios of each pair, their means and extremes."""
-    rows, pairs, shown = [], [], {}
+    rows, beside, pairs, shown = [], [], [], {}
     last = needs(experiments)[-1].layer
     for experiment in needs(experiments):
         results = experiments.column(experiment, "ratio", "max_change", *LABELS)
         ratio = results["ratio"]
-        rows.append(
-            {
-                "attack": experiment.attack,
-                "layer": experiment.layer,
-                "pairs": len(ratio),
-                "ratio": float(ratio.mean()),
-                "minimum": float(ratio.min()),
-                "maximum": float(ratio.max()),
-                **labels(results),
-                "max_change": float(results["max_change"].max()),
-            }
-        )
+        of = {"attack": experiment.attack, "layer": experiment.layer, "pairs": len(ratio)}
+        row, errors = ratio_and_labels(results)
+        row["max_change"] = float(results["max_change"].max())
+        kept, printed = with_errors(of | row, errors)
+        rows.append(kept)
+        beside.append(printed)
         if experiment.layer == last:
             shown[experiment.attack] = ratio
         for i, value in zip(results["index"], ratio, strict=True):
@@ -55,7 +49,7 @@ def make(experiments: Experiments) -> Made:
     words = "The paper's own numbers of this figure are not among those kept here."
     return Made(
         {"": columns(pairs), "summary": columns(rows)},
-        headed(rows, HEADINGS),
+        headed(beside, HEADINGS),
         figure(shown, last),
         words,
     )

@@ -7,11 +7,20 @@ import numpy as np
 from advjax.display import mean, median
 from advjax.reproduce import fig4
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made, columns, percent
+from advjax.reproduce.output import Made, columns, headed, percent, standard_error, with_errors
 from advjax.reproduce.style import BLUE, GREY, PAGE, RED, panels
 
 ATTACKS = ("feature-opt", "label-opt")
 LOOKS = {"near": (GREY, "."), "label-opt": (BLUE, "+"), "feature-opt": (RED, "x")}
+HEADINGS = {
+    "delta_rank": "median delta r",
+    "delta_l": "median delta L",
+    "omega": "median Omega",
+    "ratio": "mean ratio",
+    "mean_change": "mean change",
+    "all_common": "all neighbours in common %",
+    "takes_guide_label": "takes guide's label %",
+}
 KEPT = ("pair", "delta_rank", "rank_adversarial", "common", "delta_l", "omega", "ratio")
 
 
@@ -26,30 +35,34 @@ def make(experiments: Experiments) -> Made:
     analyses = {
         experiment.attack: experiments.measured(experiment) for experiment in needs(experiments)
     }
-    rows, parts, budgets = [], [], experiments.budgets(needs(experiments))
+    rows, beside, parts = [], [], []
+    k, budgets = experiments.settings.protocol.neighbours, experiments.budgets(needs(experiments))
     for attack, measured in analyses.items():
         t = measured.table
-        rows.append(
-            {
-                "attack": attack,
-                "layer": measured.layer,
-                "evaluations": budgets[attack],
-                "median delta r": median(t["delta_rank"]),
-                "all neighbours in common %": measured.summary["table_1"]["all_common"],
-                "median delta L": median(t["delta_l"]),
-                "median Omega": median(t["omega"]),
-                "mean ratio": mean(t["ratio"]),
-                "takes guide's label %": percent(t["takes_guide_label"]),
-                "mean change": mean(t["mean_change"]),
-            }
-        )
+        row = {"attack": attack, "layer": measured.layer, "evaluations": budgets[attack]}
+        errors = {}
+        for name in ("delta_rank", "delta_l", "omega"):
+            row[name] = median(t[name])
+            errors[name] = standard_error(t[name], np.median)
+        for name in ("ratio", "mean_change"):
+            row[name] = mean(t[name])
+            errors[name] = standard_error(t[name])
+        for name, values in (
+            ("all_common", t["common"] == k),
+            ("takes_guide_label", t["takes_guide_label"]),
+        ):
+            row[name] = percent(values)
+            errors[name] = standard_error(100 * np.asarray(values))
+        kept, printed = with_errors(row, errors)
+        rows.append(kept)
+        beside.append(printed)
         parts.append(
             {"attack": np.full(len(measured), attack, object)} | {name: t[name] for name in KEPT}
         )
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Made(
         {"": table, "medians": columns(rows)},
-        rows,
+        headed(beside, HEADINGS),
         figure(analyses),
         "The paper shows histograms and clouds of points, without numbers, but for feature-opt's "
         "median delta r of Table 1.",

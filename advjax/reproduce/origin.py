@@ -74,13 +74,14 @@ def _of_networks(experiments: Experiments, chosen: Sequence[Experiment]) -> list
 
 
 def _of_attacks(experiments: Experiments, chosen: Sequence[Experiment]) -> list[str]:
-    texts, solver = [], experiments.settings.solver
+    texts, s = [], experiments.settings
+    solver = s.solver + (" with smoothed gradients" if s.smoothing == "auto" else "")
     budgets = experiments.budgets(chosen)
     for attack in dict.fromkeys(experiment.attack for experiment in chosen):
         if attack not in budgets:
             texts.append(f"{attack}, one signed step")
         else:
-            count = experiments.settings.evaluations(attack)
+            count = s.evaluations(attack)
             some = "" if budgets[attack] == count else f" for each of {budgets[attack] // count} c"
             texts.append(f"{attack} by {solver}, at most {count:,} evaluations of a pair{some}")
     return texts

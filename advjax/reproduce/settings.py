@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from advjax import solvers
 from advjax.analysis import Protocol
@@ -110,6 +110,8 @@ class Settings:
         delta: The maximum change of a pixel, in levels of 255.
         deltas: The maximum changes of a pixel that fig5 compares.
         solver: The minimiser; the paper's is 'lbfgs'.
+        smoothing: 'off': exact gradients, as the paper's; 'auto': smoothed ones, where the attack
+            and the solver allow them.
         max_evaluations: The number of evaluations of the network and its gradient, for each pair.
         linear_evaluations: The evaluations of feature-linear; max_evaluations when not given.
         label_evaluations: The evaluations of label-opt for each of the 8 c that it tries;
@@ -141,6 +143,7 @@ class Settings:
     delta: float = 10.0
     deltas: tuple[float, ...] = (5.0, 10.0, 15.0, 20.0, 25.0)
     solver: solvers.SolverName = "lbfgs"
+    smoothing: Literal["off", "auto"] = "off"
     max_evaluations: int = 500
     linear_evaluations: int | None = None
     label_evaluations: int | None = None
@@ -159,6 +162,8 @@ class Settings:
             raise UnknownName("network", self.model.network, LAYERS)
         if self.solver not in solvers.BY_NAME:
             raise UnknownName("solver", self.solver, solvers.BY_NAME)
+        if self.smoothing not in ("off", "auto"):
+            raise UnknownName("smoothing", self.smoothing, ("off", "auto"))
         for name in (
             "pairs",
             "source_count",

@@ -1,9 +1,11 @@
 """Table 1: common neighbours of adversarial and guide, and their ranks in the guide's class."""
 
+import numpy as np
+
 from advjax.display import mean
 from advjax.reproduce import published
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made, columns, headed, percent
+from advjax.reproduce.output import Made, columns, headed, percent, standard_error, with_errors
 from advjax.reproduce.settings import trained_network
 
 
@@ -18,25 +20,35 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """Make a row for each network."""
-    k, rows = experiments.settings.protocol.neighbours, []
+    k, rows, beside = experiments.settings.protocol.neighbours, [], []
     for experiment in needs(experiments):
         analysis = experiments.measured(experiment)
-        first, same = analysis.summary["table_1"], paper(experiment, k) or (None, None, None)
-        rows.append(
-            {
-                "network": experiment.model.name,
-                "layer": experiment.layer,
-                "pairs": len(analysis),
-                "all_common": first["all_common"],
-                "paper_all": same[0],
-                "all_but_one_common": first["all_but_one_common"],
-                "paper_all_but_one": same[1],
-                "delta_rank_median": first["delta_rank_median"],
-                "paper_delta_rank": same[2],
-                "ratio": mean(analysis.table["ratio"]),
-                "takes_guide_label": percent(analysis.table["takes_guide_label"]),
-            }
-        )
+        t, same = analysis.table, paper(experiment, k) or (None, None, None)
+        first = analysis.summary["table_1"]
+        taken = t.get("takes_guide_label", np.full(len(analysis), np.nan))  # no output layer
+        row = {
+            "network": experiment.model.name,
+            "layer": experiment.layer,
+            "pairs": len(analysis),
+            "all_common": first["all_common"],
+            "paper_all": same[0],
+            "all_but_one_common": first["all_but_one_common"],
+            "paper_all_but_one": same[1],
+            "delta_rank_median": first["delta_rank_median"],
+            "paper_delta_rank": same[2],
+            "ratio": mean(t["ratio"]),
+            "takes_guide_label": percent(taken),
+        }
+        errors = {
+            "all_common": standard_error(100 * (t["common"] == k)),
+            "all_but_one_common": standard_error(100 * (t["common"] >= k - 1)),
+            "delta_rank_median": standard_error(t["delta_rank"], np.median),
+            "ratio": standard_error(t["ratio"]),
+            "takes_guide_label": standard_error(100 * taken),
+        }
+        kept, printed = with_errors(row, errors)
+        rows.append(kept)
+        beside.append(printed)
     headings = {
         "all_common": f"{k}-NN all equal %",
         "paper_all": "paper",
@@ -52,7 +64,7 @@ def make(experiments: Experiments) -> Made:
         f"The paper's trained CaffeNet: {', '.join(map(str, caffenet))}; Places205, its best: "
         f"{', '.join(map(str, places))}."
     )
-    return Made({"": columns(rows)}, headed(rows, headings), words=words)
+    return Made({"": columns(rows)}, headed(beside, headings), words=words)
 
 
 def paper(experiment: Experiment, neighbours: int) -> tuple[float, float, float] | None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from advjax.reproduce.experiments import Experiment, Experiments
-from advjax.reproduce.output import Made, columns, headed, percent
+from advjax.reproduce.output import Made, columns, headed, percent, standard_error, with_errors
 from advjax.reproduce.settings import DRAWN, TrainedNetwork
 
 
@@ -22,25 +22,18 @@ def needs(experiments: Experiments) -> list[Experiment]:
 
 def make(experiments: Experiments) -> Made:
     """Make the mean ratios and labels."""
-    rows = []
+    rows, beside = [], []
     for experiment in needs(experiments):
         results = experiments.column(experiment, "ratio", *LABELS)
-        rows.append(
-            {
-                "weights": experiment.model.weights,
-                "layer": experiment.layer,
-                "pairs": len(results["ratio"]),
-                "ratio": float(results["ratio"].mean()),
-                "minimum": float(results["ratio"].min()),
-                "maximum": float(results["ratio"].max()),
-                **labels(results),
-            }
-        )
+        of = {"weights": experiment.model.weights, "layer": experiment.layer}
+        row, errors = ratio_and_labels(results)
+        kept, printed = with_errors(of | {"pairs": len(results["ratio"])} | row, errors)
+        rows.append(kept)
+        beside.append(printed | {"paper": None})
     words = (
         "takes and leaves: of the pairs whose source and guide differ in label. The paper's own "
         "numbers of this table are not among those kept here."
     )
-    beside = [row | {"paper": None} for row in rows]
     return Made({"": columns(rows)}, headed(beside, HEADINGS), words=words)
 
 
@@ -55,14 +48,24 @@ HEADINGS = {
 }
 
 
-def labels(results: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return percentages that take and leave a label, of pairs whose labels differ."""
+def ratio_and_labels(results: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the ratio and percentages that take and leave a label, and their standard errors.
+
+    The percentages are of the pairs whose source and guide differ in label.
+    """
+    ratio = results["ratio"]
     named = results["source_label"] >= 0  # NaN where the network has no output layer
     apart = named & (results["source_label"] != results["guide_label"])
     took = results["adversarial_label"] == results["guide_label"]
     left = results["adversarial_label"] != results["source_label"]
-    return {
+    row: dict[str, Any] = {
+        "ratio": float(ratio.mean()),
+        "minimum": float(ratio.min()),
+        "maximum": float(ratio.max()),
         "labels_differ": int(apart.sum()),
-        "takes_guide_label": percent(took[apart]) if apart.any() else None,
-        "leaves_source_label": percent(left[apart]) if apart.any() else None,
     }
+    errors = {"ratio": standard_error(ratio)}
+    for name, values in (("takes_guide_label", took), ("leaves_source_label", left)):
+        row[name] = percent(values[apart]) if apart.any() else None
+        errors[name] = standard_error(100 * values[apart])
+    return row, errors
