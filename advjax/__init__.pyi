@@ -10,6 +10,7 @@ from . import (
     display as display,
     engine as engine,
     errors as errors,
+    memory as memory,
     metrics as metrics,
     networks as networks,
     results as results,
@@ -47,6 +48,7 @@ from .engine import attack_stream as attack_stream
 from .engine.invert import InversionResult as InversionResult
 from .engine.invert import invert as invert
 from .errors import AdvjaxError as AdvjaxError
+from .memory import keep_freed_memory as keep_freed_memory
 from .networks.ensemble import ensemble as ensemble
 from .networks.network import Network as Network
 from .networks.zoo import load as load

@@ -1,7 +1,7 @@
 """The engine alone, on any device: no peer, no data, nothing but the repository and JAX.
 
-    python benchmarks/engine.py [--only share scaling lanes memory compilation roofline predicted
-                                        stream host]
+    python benchmarks/engine.py [--only share scaling lanes memory heap compilation roofline
+                                        predicted stream host]
 
 On a GPU: `python benchmarks/engine.py --pairs 1000 --batches 1 8 64 256 1024 --stream-batch auto`.
 Images are drawn from a seed with the spectrum of photographs, weights likewise.
@@ -46,6 +46,25 @@ images = bench.photographs(2, net.input_shape)
 begin = time.perf_counter()
 advjax.attack(net, images[:1], images[1:], solver=advjax.ProjectedLBFGS(2), progress=False)
 print(json.dumps(time.perf_counter() - begin))
+"""
+HEAP = """
+import json, resource, sys, time
+import advjax
+from advjax import bench
+if sys.argv[2] == "kept":
+    advjax.keep_freed_memory()
+net = advjax.load(sys.argv[1], None if sys.argv[1].startswith("efficientnet") else "random")
+images = bench.photographs(16, net.input_shape)
+for _ in range(2):
+    before, begin = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    advjax.attack(net, images[:8], images[8:], max_evaluations=20, progress=False)
+    seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({
+    "wall ms": 1e3 * seconds / 160,
+    "user ms": 1e3 * (after.ru_utime - before.ru_utime) / 160,
+    "system ms": 1e3 * (after.ru_stime - before.ru_stime) / 160,
+    "page faults": (after.ru_minflt - before.ru_minflt) / 160,
+}))
 """
 
 
@@ -134,6 +153,21 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
                     "pairs/s": done / (time.perf_counter() - begin),
                 }
             )
+    return rows
+
+
+def heap(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """An evaluation of one image, 8 at a time, with freed memory returned or kept; medians."""
+    rows = []
+    for name in (*NETWORKS, "efficientnet_lite0"):
+        runs: dict[str, list[dict[str, float]]] = {"returned": [], "kept": []}
+        for _, (how, found) in itertools.product(range(options.rounds), runs.items()):
+            command = [sys.executable, "-c", HEAP, name, how]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found.append(json.loads(done.stdout))
+        for how, found in runs.items():
+            figures = {each: float(np.median([run[each] for run in found])) for each in found[0]}
+            rows.append({"network": name, "freed memory": how, **figures})
     return rows
 
 
@@ -345,7 +379,7 @@ def _counted(calls: Counter) -> Iterator[None]:
         programs.Program.__call__ = call
 
 
-SECTIONS = (share, scaling, lanes, memory, compilation, roofline, predicted, stream, host)
+SECTIONS = (share, scaling, lanes, memory, heap, compilation, roofline, predicted, stream, host)
 
 
 def main() -> None:

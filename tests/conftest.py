@@ -12,6 +12,9 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 
+import advjax
+
+advjax.keep_freed_memory()  # as on the command line
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 PROGRAMS = "ADVJAX_TEST_PROGRAMS"  # the variable by which xdist's workers know the folder

@@ -173,6 +173,20 @@ def test_convolution_with_a_kernel_that_is_not_square(channels, groups, stride):
     )
 
 
+@pytest.mark.parametrize("padding", [0, ((2, 1), (0, 3))])
+@pytest.mark.parametrize(("window", "size"), [((3, 3), (6, 7)), ((4, 5), (5, 5))])
+@pytest.mark.parametrize(("inputs", "outputs"), [(17, 3), (12, 16)])
+def test_convolution_of_few_channels(inputs, outputs, window, size, padding):
+    """Few outputs, or few inputs, which are the outputs of the gradient."""
+    kernel = normal(*window, inputs, outputs, seed=2)
+    pads = padding or ((0, 0), (0, 0))
+    check(
+        lambda x: layers.convolution(x, kernel, padding=padding),
+        lambda x: plain_convolution(x, kernel, 1, pads),
+        normal(1, *size, inputs),
+    )
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (1, 1)])
 def test_convolution_with_a_kernel_of_one_pixel(stride, padding, groups):

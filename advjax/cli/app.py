@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import advjax
 from advjax.cli import parser
 from advjax.errors import AdvjaxError, AdvjaxWarning, UnknownName
+from advjax.memory import keep_freed_memory
 
 
 class Place(NamedTuple):
@@ -149,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         point = int(os.environ.get("COMP_POINT", len(os.environ["COMP_LINE"])))
         print("\n".join(candidates(os.environ["COMP_LINE"][:point])))
         return 0
+    if arguments is None:  # the process is ours
+        keep_freed_memory()
     try:
         with warnings.catch_warnings():  # threads show theirs in the same way
             warnings.showwarning = _show_warning

@@ -90,8 +90,37 @@ def _plain(x, kernel, pads, stride):
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_NHWC)
 
 
+def _unit_stride_value(x, kernel, pads):
+    kh, kw, inputs, outputs = kernel.shape
+    few = outputs <= 12 and inputs >= 16 and min(kh, kw) > 2
+    if few and jax.default_backend() == "cpu":
+        return _squares_at_once(x, kernel, pads)
+    return _plain(x, kernel, pads, 1)
+
+
+def _squares_at_once(x, kernel, pads, side=2):
+    """Convolve with a kernel that gives squares of side x side pixels of the output as channels.
+
+    Few output channels, such as an image's in the input gradient of the first layer, leave most of
+    a vector register empty: 13.0 ms where this takes 7.7 (96 to 12 channels, window 4), and 5.1
+    where it takes 1.3 (64 to 3, window 3).
+    """
+    kh, kw, inputs, outputs = kernel.shape
+    out = [n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], pads, (kh, kw), strict=True)]
+    squares = [-(-n // side) for n in out]
+    shifts = itertools.product(range(side), repeat=2)
+    placed = [
+        jnp.pad(kernel, ((i, side - 1 - i), (j, side - 1 - j), (0, 0), (0, 0))) for i, j in shifts
+    ]
+    kernel = jnp.stack(placed, 3).reshape(kh + side - 1, kw + side - 1, inputs, -1)
+    sides = [(lo, hi + n * side - m) for (lo, hi), n, m in zip(pads, squares, out, strict=True)]
+    y = _plain(x, kernel, sides, side).reshape(len(x), *squares, side, side, outputs)
+    y = y.swapaxes(2, 3).reshape(len(x), squares[0] * side, squares[1] * side, outputs)
+    return y[:, : out[0], : out[1]]
+
+
 def _unit_stride_forward(x, kernel, pads):
-    return _plain(x, kernel, pads, 1), (x, kernel)
+    return _unit_stride_value(x, kernel, pads), (x, kernel)
 
 
 def _unit_stride_backward(pads, saved, ct):
@@ -108,7 +137,7 @@ def _unit_stride_backward(pads, saved, ct):
     return _unit_stride(ct, turned, sides), *pull(ct)
 
 
-_unit_stride: Any = jax.custom_vjp(functools.partial(_plain, stride=1), nondiff_argnums=(2,))
+_unit_stride: Any = jax.custom_vjp(_unit_stride_value, nondiff_argnums=(2,))
 _unit_stride.defvjp(_unit_stride_forward, _unit_stride_backward)
 
 
@@ -312,8 +341,46 @@ def _pool(
         pads = [(0, 0, 0)] * 4
         pads[axis] = (before, after, 0)
         x = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
-        x = reduce(combine, (_window(x, axis, i * apart, count, s) for i in range(k)))
+        offsets = tuple(i * apart for i in range(k))
+        x = reduce(combine, _windows(x, axis, offsets, count, s, x.shape[axis]))
     return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _windows(x, axis, offsets, count, stride, size):
+    """Return `_window` of x, whose axis has this size, at each of the offsets."""
+    return tuple(_window(x, axis, offset, count, stride) for offset in offsets)
+
+
+def _windows_forward(x, axis, offsets, count, stride, size):
+    return _windows(x, axis, offsets, count, stride, size), None
+
+
+def _windows_backward(axis, offsets, count, stride, size, _, cts):
+    """Return the sum of what each window gets, entry by entry of a step, laid side by side.
+
+    Autodiff spreads each gradient over every `stride`-th entry of full size, one entry at a time:
+    9.9 ms where this takes 5.7 (pooling 111 x 111 x 96, window 3, stride 2).
+    """
+    steps = -(-size // stride)
+    entries = []
+    for entry in range(stride):
+        entries.append(jnp.zeros_like(cts[0], shape=_resized(cts[0].shape, axis, steps)))
+        for offset, ct in zip(offsets, cts, strict=True):
+            if offset % stride == entry:
+                sides = [(0, 0, 0)] * ct.ndim
+                sides[axis] = (offset // stride, steps - count - offset // stride, 0)
+                entries[-1] += lax.pad(ct, jnp.zeros((), ct.dtype), sides)
+    whole = jnp.stack(entries, axis + 1)
+    whole = whole.reshape(_resized(cts[0].shape, axis, steps * stride))
+    return (lax.slice_in_dim(whole, 0, size, axis=axis),)
+
+
+_windows.defvjp(_windows_forward, _windows_backward)
+
+
+def _resized(shape, axis, size):
+    return (*shape[:axis], size, *shape[axis + 1 :])
 
 
 def max_pool(

@@ -110,8 +110,8 @@ class Settings:
         delta: The maximum change of a pixel, in levels of 255.
         deltas: The maximum changes of a pixel that fig5 compares.
         solver: The minimiser; the paper's is 'lbfgs'.
-        smoothing: 'off': exact gradients, as the paper's; 'auto': smoothed ones, where the attack
-            and the solver allow them.
+        smoothing: Exact gradients, as the paper's, when 'off'; smoothed ones, where the attack and
+            the solver allow them, when 'auto'.
         max_evaluations: The number of evaluations of the network and its gradient, for each pair.
         linear_evaluations: The evaluations of feature-linear; max_evaluations when not given.
         label_evaluations: The evaluations of label-opt for each of the 8 c that it tries;
