@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
+    advjax.keep_freed_memory()  # for both
     rows = []
     for name, weights in NETWORKS:
         net = advjax.load(name, weights)

@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--evaluations", type=int, default=500)
     options = parser.parse_args()
+    advjax.keep_freed_memory()  # for the peers, too
     net = advjax.load(options.network, options.weights or None)
     forward = getattr(torch_networks, options.network)(net)
     sources, guides = common.pairs(net, options.pairs)

@@ -187,6 +187,32 @@ def test_convolution_of_few_channels(inputs, outputs, window, size, padding):
     )
 
 
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 2), (3, 0))])
+def test_convolution_by_winograd(pads, monkeypatch):
+    """Tiles of 2 x 2 here at any size; many channels would make the test slow, not sharper."""
+    monkeypatch.setattr(
+        layers, "_plain", lambda x, kernel, pads, _: layers._winograd(x, kernel, pads)
+    )
+    kernel = normal(3, 3, 3, 2, seed=2)
+    check(
+        lambda x: layers.convolution(x, kernel, padding=pads),
+        lambda x: plain_convolution(x, kernel, 1, pads),
+        normal(2, 6, 7, 3),
+    )
+
+
+def test_winograd_is_for_whole_precision_alone():
+    """In 16 bits the sums of its tiles would lose what they are to keep."""
+
+    def products(dtype):
+        x, kernel = jnp.zeros((1, 8, 8, 96), dtype), jnp.zeros((3, 3, 96, 96), dtype)
+        jaxpr = jax.make_jaxpr(lambda x: layers.convolution(x, kernel, padding=1))(x)
+        return str(jaxpr).count("dot_general")
+
+    assert products(jnp.float32) == 1
+    assert products(jnp.bfloat16) == 0
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (1, 1)])
 def test_convolution_with_a_kernel_of_one_pixel(stride, padding, groups):
