@@ -34,7 +34,6 @@ DRAWN = ("fig3", "fig4", "fig5", "label-vs-feature", "failures")  # figures of n
 SMALL = 20_000  # bytes of a table that is kept whole
 
 PHOTOGRAPHS = "--images D/imagenette/train --validation D/imagenette/val --sources D/imagenet-1000"
-DEFAULT = "--solver sign --smoothing auto --max-evaluations 150"
 NETWORKS = {
     "squeezenet": "--network squeezenet --weights D/caffemodels/squeezenet_v1.0.caffemodel",
     "efficientnet_lite0": "--network efficientnet_lite0",
@@ -67,31 +66,38 @@ class Step(NamedTuple):
 
 def steps() -> list[Step]:
     """All steps, the most telling first."""
-    many = "--pairs 100 --batch-size 20 --label-evaluations 30"
-    few = "--pairs 50 --batch-size 25 --linear-evaluations 25"
-    main = {name: f"{words} {PHOTOGRAPHS} {many}" for name, words in NETWORKS.items()}
-    wide = {name: f"{words} {PHOTOGRAPHS} {few}" for name, words in NETWORKS.items()}
-
-    def both(name: str) -> list[Step]:
-        return [
-            Step(name, "table1 fig3 figS3", main[name]),
-            Step(f"{name}-default", "table1 fig3", f"{main[name]} {DEFAULT}"),
-        ]
-
+    main = {
+        name: f"{words} {PHOTOGRAPHS} --pairs 100 --batch-size 20"
+        for name, words in NETWORKS.items()
+    }
+    wide = {
+        name: f"{words} {PHOTOGRAPHS} --pairs 50 --batch-size 25"
+        for name, words in NETWORKS.items()
+    }
     shown = ("squeezenet", "efficientnet_lite0", "caffenet-orthonormal", "caffenet-random")
+
+    def tables(suffix: str, options: str) -> list[Step]:
+        return [Step(name + suffix, "table1 fig3", f"{main[name]} {options}") for name in shown]
+
+    def labels(name: str, suffix: str, options: str) -> Step:
+        return Step(name + suffix, "label-vs-feature table2", f"{main[name]} {options}")
+
+    short, long = "--max-evaluations 150", "--max-evaluations 500"
     return [
-        *both("squeezenet"),
-        *both("efficientnet_lite0"),
-        Step("squeezenet", "label-vs-feature table2", main["squeezenet"]),
-        *both("caffenet-orthonormal"),
-        Step("squeezenet", "fig4", main["squeezenet"]),
-        *both("caffenet-random"),
+        *tables("-150", short),
+        *tables("-default", f"{short} --solver sign --smoothing auto"),
+        labels("squeezenet", "-150", f"{short} --label-evaluations 15"),
         Step("small", "failures", f"--failures {SMALL_NETWORKS} --pairs 200 --batch-size 100"),
-        *(Step(name, "label-vs-feature table2", main[name]) for name in shown[1:3]),
-        *(Step(name, "fig4", main[name]) for name in shown[1:3]),
-        *(Step(f"{name}-fig5", "fig5", wide[name]) for name in shown),
-        Step("caffenet-untrained", "tableS2", wide["caffenet-random"]),
-        *both("efficientnet_lite2"),
+        *tables("", long),
+        *(labels(name, "", f"{long} --label-evaluations 60") for name in shown[:3]),
+        *(Step(name, "fig4", f"{main[name]} {long}") for name in shown[:3]),
+        *(Step(name, "figS3", f"{main[name]} {long}") for name in shown[:3]),
+        *(
+            Step(f"{name}-fig5", "fig5", f"{wide[name]} {long} --linear-evaluations 25")
+            for name in shown
+        ),
+        Step("caffenet-untrained", "tableS2", f"{wide['caffenet-random']} {long}"),
+        Step("efficientnet_lite2", "table1 fig3", f"{main['efficientnet_lite2']} {long}"),
     ]
 
 
