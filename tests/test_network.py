@@ -133,7 +133,7 @@ def test_work_above_the_deepest_layer_is_not_done():
         return program.cost_analysis()["flops"]
 
     deep = flops("fc7")
-    assert deep > 2 * 700e6
+    assert deep > 1.1e9  # on a CPU some convolutions are Winograd's, with fewer products
     assert flops("pool1") < 0.2 * deep
     assert flops("pool1", "fc7") < 1.01 * deep
 
