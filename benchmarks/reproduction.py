@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,14 +175,22 @@ class Kept:
         """Whether a target of a folder is kept."""
         return target in self.records.get(folder, {}).get("targets", {})
 
-    def table(self, folder: str, target: str) -> str:
-        """A target's table, and how it was made."""
-        made = self.records[folder]["targets"][target]
-        said = ["network", "attacks", "pairs", "delta", "seed", "date"]
-        lines = "; ".join(
-            f"{name} {made['origin'][name]}" for name in said if name in made["origin"]
-        )
-        return f"{markdown(self.rows(folder, target))}\n\n{lines[0].upper()}{lines[1:]}."
+    def table(self, target: str, folders: Sequence[str]) -> str:
+        """A target's rows of all folders that have it, in one table."""
+        there = [folder for folder in folders if self.has(folder, target)]
+        return markdown([{"run": f} | row for f in there for row in self.rows(f, target)])
+
+    def made(self, target: str, folders: Sequence[str]) -> str:
+        """How a target was made in each of the folders that have it, as a list."""
+        said = ("attacks", "pairs", "delta", "seed", "date")
+        lines = []
+        for folder in folders:
+            if self.has(folder, target):
+                origin = self.records[folder]["targets"][target]["origin"]
+                words = "; ".join(f"{name} {origin[name]}" for name in said if name in origin)
+                minutes = self.records[folder]["seconds of attacks"] / 60
+                lines.append(f"* {folder}: {words}; all attacks of the run took {minutes:,.0f} min")
+        return "\n".join(lines)
 
     def rows(self, folder: str, target: str) -> list[dict[str, Any]]:
         """The rows of a target's table as they are printed."""
@@ -195,10 +204,6 @@ class Kept:
         rows = self.rows(folder, target)
         (row,) = [r for r in rows if all(r[name] == value for name, value in where.items())]
         return shown(row[column])
-
-    def minutes(self, folder: str) -> str:
-        """How long the attacks of a folder took."""
-        return f"{self.records[folder]['seconds of attacks'] / 60:,.0f}"
 
 
 def page() -> str:

@@ -76,3 +76,12 @@ def test_the_commands_of_a_page_are_commands(page):
                 words = shlex.split(Template(line).safe_substitute(variables), comments=True)
                 if words[:1] == ["advjax"]:
                     cli.parse(words[1:])  # raises AdvjaxError for what it does not know
+
+
+def test_the_page_of_the_reproduction_is_made_of_what_is_kept(monkeypatch):
+    """`python benchmarks/reproduction.py --page` would change nothing."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import reproduction
+
+    page = ROOT / "docs" / "reproduction.md"
+    assert page.read_text(encoding="utf-8") == reproduction.page()
