@@ -218,7 +218,7 @@ def page() -> str:
         keep_trailing_newline=True,
     )
     template = environment.get_template(TEMPLATE)
-    return template.render(kept=Kept(), published=published, networks=NETWORKS, steps=steps())
+    return template.render(kept=Kept(), published=published)
 
 
 def main() -> None:

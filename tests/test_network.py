@@ -134,7 +134,7 @@ def test_work_above_the_deepest_layer_is_not_done():
 
     deep = flops("fc7")
     assert deep > 1.1e9  # on a CPU some convolutions are Winograd's, with fewer products
-    assert flops("pool1") < 0.2 * deep
+    assert flops("pool1") < 0.25 * deep
     assert flops("pool1", "fc7") < 1.01 * deep
 
 

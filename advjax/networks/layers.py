@@ -118,7 +118,7 @@ def _winograd(x, kernel, pads):
     def from_tile(m):
         return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
 
-    inputs, outputs = kernel.shape[2:]
+    batch, (inputs, outputs) = len(x), kernel.shape[2:]
     out = [n + sum(pad) - 2 for n, pad in zip(x.shape[1:3], pads, strict=True)]
     tiles = [-(-n // 2) for n in out]
     sides = [(lo, hi + 2 * t - n) for (lo, hi), t, n in zip(pads, tiles, out, strict=True)]
@@ -128,9 +128,9 @@ def _winograd(x, kernel, pads):
     x = [to_tile([_window(row, 2, j, tiles[1], 2) for j in range(4)]) for row in rows]
     x = jnp.stack([entry.reshape(-1, inputs) for row in x for entry in row])
     kernel = jnp.stack([entry for row in spread(kernel) for entry in spread(row)])
-    y = (x @ kernel).reshape(4, 4, -1, *tiles, outputs)
+    y = (x @ kernel).reshape(4, 4, batch, *tiles, outputs)
     y = jnp.stack([jnp.stack(from_tile(row), 3) for row in from_tile(y)], 2)
-    y = y.reshape(-1, 2 * tiles[0], 2 * tiles[1], outputs)
+    y = y.reshape(batch, 2 * tiles[0], 2 * tiles[1], outputs)
     return y[:, : out[0], : out[1]]
 
 
