@@ -64,6 +64,11 @@ class Step(NamedTuple):
         """What a step is called on the command line."""
         return f"{self.folder}:{self.targets.replace(' ', '+')}"
 
+    @property
+    def command(self) -> str:
+        """The command of a step."""
+        return f"advjax reproduce {self.targets} {self.options} --out {self.folder}"
+
 
 def steps() -> list[Step]:
     """All steps, the most telling first."""
@@ -116,7 +121,7 @@ def attack(step: Step, out: Path) -> None:
     del record["machine"]["command"]
     for name in step.targets.split():
         record["targets"][name] = {
-            "command": f"advjax reproduce {step.targets} {step.options} --out {step.folder}",
+            "command": step.command,
             **{each: made[name][each] for each in ("what", "origin", "beside", "words")},
         }
         for table in made[name]["tables"]:
@@ -140,8 +145,9 @@ def kept(folder: str) -> dict[str, Any]:
 def is_kept(step: Step) -> bool:
     """Whether all targets of a step are kept, made with these options."""
     targets = kept(step.folder).get("targets", {})
-    command = f"advjax reproduce {step.targets} {step.options} --out {step.folder}"
-    return all(targets.get(name, {}).get("command") == command for name in step.targets.split())
+    return all(
+        targets.get(name, {}).get("command") == step.command for name in step.targets.split()
+    )
 
 
 def _sessions(folder: Path) -> list[tuple[datetime, datetime]]:

@@ -122,8 +122,12 @@ def test_a_network_that_is_called_can_be_forgotten():
     assert kernel() is None
 
 
-def test_work_above_the_deepest_layer_is_not_done():
-    """conv1 is 105 of the 724 million multiplications that CaffeNet does to fc7."""
+def test_work_above_the_deepest_layer_is_not_done(monkeypatch):
+    """conv1 is 105 of the 724 million multiplications that CaffeNet does to fc7.
+
+    They are counted in the form for a GPU: on a CPU some of them are saved (Winograd).
+    """
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     net = advjax.load("caffenet", "random")
     images = jax.ShapeDtypeStruct((1, *net.input_shape), jnp.float32)
     run = jax.jit(activations, static_argnums=(0, 1, 4))
@@ -133,8 +137,8 @@ def test_work_above_the_deepest_layer_is_not_done():
         return program.cost_analysis()["flops"]
 
     deep = flops("fc7")
-    assert deep > 1.1e9  # on a CPU some convolutions are Winograd's, with fewer products
-    assert flops("pool1") < 0.25 * deep
+    assert deep > 2 * 700e6
+    assert flops("pool1") < 0.2 * deep
     assert flops("pool1", "fc7") < 1.01 * deep
 
 

@@ -126,8 +126,8 @@ def standard_error(
     Example:
         >>> round(standard_error([1.0, 2.0, 3.0, 4.0]), 4)
         0.6455
-        >>> round(standard_error(np.arange(100.0), np.median))
-        5
+        >>> round(standard_error(np.arange(100.0), np.median), 1)
+        4.7
     """
     values = np.asarray(values, np.float64)
     known = ~np.isnan(values)
