@@ -93,7 +93,9 @@ def _plain(x, kernel, pads, stride):
 def _unit_stride_value(x, kernel, pads):
     kh, kw, inputs, outputs = kernel.shape
     if jax.default_backend() == "cpu":
-        if outputs <= 12 and inputs >= 16 and min(kh, kw) > 2:
+        # XLA is slow where the output is larger than the input, and fast with the same size.
+        larger = all(sum(pad) >= k for pad, k in zip(pads, (kh, kw), strict=True))
+        if outputs <= 12 and inputs >= 16 and min(kh, kw) > 2 and larger:
             return _squares_at_once(x, kernel, pads)
         # Its transforms grow with the sum of the channels, what it saves with their product.
         worth = inputs * outputs >= 48 * (inputs + outputs) and min(x.shape[1:3]) > 5
@@ -138,8 +140,7 @@ def _squares_at_once(x, kernel, pads, side=2):
     """Convolve with a kernel that gives squares of side x side pixels of the output as channels.
 
     Few output channels, such as an image's in the input gradient of the first layer, leave most of
-    a vector register empty: 13.0 ms where this takes 7.7 (96 to 12 channels, window 4), and 5.1
-    where it takes 1.3 (64 to 3, window 3).
+    a vector register empty (benchmarks/forms.py).
     """
     kh, kw, inputs, outputs = kernel.shape
     out = [n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], pads, (kh, kw), strict=True)]
@@ -395,8 +396,8 @@ def _windows_forward(x, axis, offsets, count, stride, size):
 def _windows_backward(axis, offsets, count, stride, size, _, cts):
     """Return the sum of what each window gets, entry by entry of a step, laid side by side.
 
-    Autodiff spreads each gradient over every `stride`-th entry of full size, one entry at a time:
-    9.9 ms where this takes 5.7 (pooling 111 x 111 x 96, window 3, stride 2).
+    Autodiff spreads each gradient over every `stride`-th entry of full size, one entry at a time,
+    which takes up to twice as long (benchmarks/forms.py).
     """
     steps = -(-size // stride)
     entries = []
