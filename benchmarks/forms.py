@@ -1,4 +1,4 @@
-"""The forms of convolutions and pooling that layers.py takes on a CPU, against the plain ones.
+"""The forms of convolutions and pooling that a CPU gets, against the plain ones.
 
     taskset -c 1 python benchmarks/forms.py [--rounds 7]
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import advjax
+from advjax.networks import convolution_forms as conv
 from advjax.networks import layers
 from advjax.networks.network import activations
 
@@ -25,7 +26,7 @@ CONVOLUTIONS = {  # side, window, inputs, outputs
     "squares": [(111, 4, 96, 12), (112, 4, 64, 12), (111, 3, 64, 3)],
     "winograd": [(13, 3, 256, 384), (13, 3, 192, 128), (27, 3, 64, 256), (55, 3, 32, 128)],
 }
-FORMS = {"squares": layers._squares_at_once, "winograd": layers._winograd}
+FORMS = {"squares": conv._squares_at_once, "winograd": conv._winograd}
 POOLS = [(111, 96), (55, 256), (27, 512)]
 
 
@@ -61,7 +62,7 @@ def forms(rounds: int) -> list[dict[str, Any]]:
             edge = k - 1 if name == "squares" else k // 2  # as in a gradient; as in a layer
             pads = ((edge, edge),) * 2
             functions = {
-                "plain": lambda x, kernel, pads=pads: layers._plain(x, kernel, pads, 1),
+                "plain": lambda x, kernel, pads=pads: conv._plain(x, kernel, pads, 1),
                 "form": lambda x, kernel, pads=pads, name=name: FORMS[name](x, kernel, pads),
             }
             ms = {n: milliseconds(f, x, kernel, rounds=rounds) for n, f in functions.items()}
@@ -86,13 +87,13 @@ def pools(rounds: int) -> list[dict[str, Any]]:
 
 def networks(rounds: int) -> list[dict[str, Any]]:
     """Value and input gradient with Winograd's convolutions and without."""
-    rows, form = [], layers._winograd
+    rows, form = [], conv._winograd
     for name in ("caffenet", "squeezenet"):
         net = advjax.load(name, "random")
         ms = {}
         for kind in ("plain", "form"):
             if kind == "plain":
-                layers._winograd = lambda x, kernel, pads: layers._plain(x, kernel, pads, 1)
+                conv._winograd = lambda x, kernel, pads: conv._plain(x, kernel, pads, 1)
 
             def loss(x, params, net=net):
                 found = activations(net.function, True, params, x, (net.layer,))[net.layer]
@@ -100,7 +101,7 @@ def networks(rounds: int) -> list[dict[str, Any]]:
 
             images = 50 * drawn(BATCH, *net.input_shape)
             ms[kind] = milliseconds(jax.grad(loss), images, net.params, rounds=rounds)
-            layers._winograd = form
+            conv._winograd = form
         rows.append({"what": "winograd", "shape": name, **ms})
     return rows
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from advjax.networks import convolution_forms as forms
 from advjax.networks import layers
 
 pytestmark = pytest.mark.device
@@ -130,7 +131,7 @@ def test_convolution(size, window, stride, padding, groups, inputs, outputs):
     x = normal(2, *(n + more for n, more in zip(size, short, strict=True)), groups * inputs)
     kernel = normal(window, window, inputs, groups * outputs, seed=2)
     check(
-        lambda x: layers.convolution(x, kernel, stride=stride, padding=padding, groups=groups),
+        lambda x: forms.convolution(x, kernel, stride=stride, padding=padding, groups=groups),
         lambda x: plain_convolution(x, kernel, stride, padding, groups),
         x,
     )
@@ -155,7 +156,7 @@ def test_strided_convolution_of_few_channels(window, stride, size, padding, back
     pads = ((padding,) * 2,) * 2 if isinstance(padding, int) else padding
     kernel = normal(window, window, 3, 2, seed=2)
     check(
-        lambda x: layers.convolution(x, kernel, stride=stride, padding=padding),
+        lambda x: forms.convolution(x, kernel, stride=stride, padding=padding),
         lambda x: plain_convolution(x, kernel, stride, pads),
         normal(1, *size, 3),
     )
@@ -167,7 +168,7 @@ def test_strided_convolution_of_few_channels(window, stride, size, padding, back
 def test_convolution_with_a_kernel_that_is_not_square(channels, groups, stride):
     kernel = normal(3, 5, channels, 2 * groups, seed=2)
     check(
-        lambda x: layers.convolution(x, kernel, stride=stride, padding=1, groups=groups),
+        lambda x: forms.convolution(x, kernel, stride=stride, padding=1, groups=groups),
         lambda x: plain_convolution(x, kernel, stride, ((1, 1), (1, 1)), groups),
         normal(1, 5, 4, channels * groups),
     )
@@ -181,7 +182,7 @@ def test_convolution_of_few_channels(inputs, outputs, window, size, padding):
     kernel = normal(*window, inputs, outputs, seed=2)
     pads = padding or ((0, 0), (0, 0))
     check(
-        lambda x: layers.convolution(x, kernel, padding=padding),
+        lambda x: forms.convolution(x, kernel, padding=padding),
         lambda x: plain_convolution(x, kernel, 1, pads),
         normal(1, *size, inputs),
     )
@@ -191,11 +192,13 @@ def test_convolution_of_few_channels(inputs, outputs, window, size, padding):
 def test_convolution_by_winograd(pads, monkeypatch):
     """Tiles of 2 x 2 here at any size; many channels would make the test slow, not sharper."""
     monkeypatch.setattr(
-        layers, "_plain", lambda x, kernel, pads, _: layers._winograd(x, kernel, pads)
+        convolution_forms,
+        "_plain",
+        lambda x, kernel, pads, _: forms._winograd(x, kernel, pads),
     )
     kernel = normal(3, 3, 3, 2, seed=2)
     check(
-        lambda x: layers.convolution(x, kernel, padding=pads),
+        lambda x: forms.convolution(x, kernel, padding=pads),
         lambda x: plain_convolution(x, kernel, 1, pads),
         normal(2, 6, 7, 3),
     )
@@ -206,7 +209,7 @@ def test_winograd_is_for_whole_precision_alone():
 
     def products(dtype):
         x, kernel = jnp.zeros((1, 8, 8, 96), dtype), jnp.zeros((3, 3, 96, 96), dtype)
-        jaxpr = jax.make_jaxpr(lambda x: layers.convolution(x, kernel, padding=1))(x)
+        jaxpr = jax.make_jaxpr(lambda x: forms.convolution(x, kernel, padding=1))(x)
         return str(jaxpr).count("dot_general")
 
     assert products(jnp.float32) == 1
@@ -218,7 +221,7 @@ def test_winograd_is_for_whole_precision_alone():
 def test_convolution_with_a_kernel_of_one_pixel(stride, padding, groups):
     kernel = normal(1, 1, 3, 2 * groups, seed=2)
     check(
-        lambda x: layers.convolution(x, kernel, stride=stride, padding=padding, groups=groups),
+        lambda x: forms.convolution(x, kernel, stride=stride, padding=padding, groups=groups),
         lambda x: plain_convolution(x, kernel, stride, ((padding,) * 2,) * 2, groups),
         normal(2, 4, 5, 3 * groups),
     )
@@ -229,7 +232,7 @@ def test_convolution_with_a_kernel_of_one_pixel(stride, padding, groups):
 def test_convolution_of_patches_drops_what_is_left_over(window, groups):
     kernel = normal(window, window, 2, 2 * groups, seed=2)
     check(
-        lambda x: layers.convolution(x, kernel, stride=window, groups=groups),
+        lambda x: forms.convolution(x, kernel, stride=window, groups=groups),
         lambda x: plain_convolution(x, kernel, window, groups=groups),
         normal(2, 7, 5, 2 * groups),
     )
@@ -248,9 +251,9 @@ def test_convolution_of_patches_drops_what_is_left_over(window, groups):
 )
 def test_gradient_for_the_kernel(shape, stride, groups):
     x, kernel, pads = normal(2, 7, 6, 4), normal(*shape, seed=2), ((0, 1), (2, 1))
-    layer = layers.convolution
+    layer = forms.convolution
     if shape[2] == 1 and groups == shape[3]:
-        layer, rest = layers.depthwise_convolution, {}
+        layer, rest = forms.depthwise_convolution, {}
     else:
         rest = {"groups": groups}
     y, pullback = jax.vjp(lambda k: layer(x, k, stride=stride, padding=pads, **rest), kernel)
@@ -269,7 +272,7 @@ def test_the_gradient_of_a_convolution_has_a_gradient(groups, stride):
     x, kernel, pads = normal(1, 6, 5, 4), normal(3, 3, 4 // groups, 2, seed=2), ((0, 1), (2, 1))
 
     def layer(x):
-        return layers.convolution(x, kernel, stride=stride, padding=pads, groups=groups)
+        return forms.convolution(x, kernel, stride=stride, padding=pads, groups=groups)
 
     y, pullback = jax.vjp(layer, x)
     direction = normal(*x.shape, seed=3)
@@ -285,7 +288,7 @@ def test_in_a_loop_the_gradient_is_a_convolution_of_the_usual_layout(stride):
     kernel = np.ones((3, 3, 3, 3), np.float32)
 
     def energy(x):
-        return (layers.convolution(x, kernel, stride=stride, padding=1) ** 2).sum()
+        return (forms.convolution(x, kernel, stride=stride, padding=1) ** 2).sum()
 
     def descent(x):
         return jax.lax.fori_loop(0, 3, lambda _, x: x - jax.grad(energy)(x), x)
@@ -309,7 +312,7 @@ def test_depthwise_convolution(size, window, stride, padding, channels):
     x = normal(2, *(n + more for n, more in zip(size, short, strict=True)), channels)
     kernel = normal(*window, 1, channels, seed=2)
     check(
-        lambda x: layers.depthwise_convolution(x, kernel, stride=stride, padding=padding),
+        lambda x: forms.depthwise_convolution(x, kernel, stride=stride, padding=padding),
         lambda x: plain_convolution(x, kernel, stride, padding, channels),
         x,
     )
@@ -492,9 +495,9 @@ KERNEL, SMALL, DEPTHWISE = normal(3, 3, 2, 4), normal(5, 5, 4, 3), normal(3, 3, 
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda x: layers.convolution(x, KERNEL, padding=1, groups=2),
-        lambda x: layers.convolution(x, SMALL, stride=2, padding=2),
-        lambda x: layers.depthwise_convolution(x, DEPTHWISE, stride=2, padding=1),
+        lambda x: forms.convolution(x, KERNEL, padding=1, groups=2),
+        lambda x: forms.convolution(x, SMALL, stride=2, padding=2),
+        lambda x: forms.depthwise_convolution(x, DEPTHWISE, stride=2, padding=1),
         lambda x: layers.max_pool(x, 3, 2, 1),
         lambda x: layers.average_pool(x, 3, 2),
         layers.lrn_across_channels,
@@ -525,8 +528,8 @@ def test_float32_stays_float32():
     x = jax.ShapeDtypeStruct((1, 6, 6, 4), jnp.float32)
     kernel, filters = np.ones((3, 3, 4, 2), np.float32), np.ones((3, 3, 1, 4), np.float32)
     for layer in (
-        lambda x: layers.convolution(x, jnp.asarray(kernel), stride=2),
-        lambda x: layers.depthwise_convolution(x, jnp.asarray(filters)),
+        lambda x: forms.convolution(x, jnp.asarray(kernel), stride=2),
+        lambda x: forms.depthwise_convolution(x, jnp.asarray(filters)),
         lambda x: layers.max_pool(x, 3, 2),
         lambda x: layers.average_pool(x, 3, 2, 1),
         layers.lrn_across_channels,

@@ -9,7 +9,7 @@ from scipy.optimize import lsq_linear
 import advjax
 from advjax.attacks.base import PairData
 from advjax.attacks.linear import FeatureLinear
-from advjax.networks.layers import depthwise_convolution
+from advjax.networks.convolution_forms import depthwise_convolution
 
 SHAPE = (3, 4, 2)
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from advjax.jaxprs import Interpreter, bind, bodies
-from advjax.networks.layers import general_convolution
+from advjax.networks.convolution_forms import general_convolution
 
 
 def with_fast_convolutions(function: Callable[..., Any]) -> Callable[..., Any]:

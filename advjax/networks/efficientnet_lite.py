@@ -18,12 +18,12 @@ from jaxtyping import Array, Float
 from advjax.data.images import Preprocessing
 from advjax.errors import WeightsError
 from advjax.networks.architecture import Architecture
+from advjax.networks.convolution_forms import depthwise_convolution
 from advjax.networks.layers import (
     Conv,
     Generator,
     InnerProduct,
     Padding,
-    depthwise_convolution,
     fill,
 )
 

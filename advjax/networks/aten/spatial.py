@@ -18,6 +18,7 @@ from advjax.networks.aten.tensors import (
     unsqueeze,
     wide,
 )
+from advjax.networks.convolution_forms import general_convolution
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -64,7 +65,7 @@ def convolution(
         pads = (down // 2, down - down // 2), (across // 2, across - across // 2)
     else:
         pads = _sides(0 if padding == "valid" else padding)
-    y = layers.general_convolution(
+    y = general_convolution(
         x.laid(CHANNELS_LAST),
         kernel,
         strides=strides,
