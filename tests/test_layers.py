@@ -192,7 +192,7 @@ def test_convolution_of_few_channels(inputs, outputs, window, size, padding):
 def test_convolution_by_winograd(pads, monkeypatch):
     """Tiles of 2 x 2 here at any size; many channels would make the test slow, not sharper."""
     monkeypatch.setattr(
-        convolution_forms,
+        forms,
         "_plain",
         lambda x, kernel, pads, _: forms._winograd(x, kernel, pads),
     )
