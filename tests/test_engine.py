@@ -11,7 +11,7 @@ import pytest
 
 import advjax
 from advjax import engine
-from advjax.engine import loop, stream
+from advjax.engine import loop, problems, stream
 from advjax.errors import AdvjaxError, ImageError, UnknownName
 from advjax.solvers import OptaxProjected, SignMomentum
 
@@ -338,10 +338,47 @@ def test_stream_takes_pairs_lazily_and_leaves_no_thread(net, images):
     assert [next(stream).index for _ in range(5)] == list(range(5))
     assert len(taken) < 60
     stream.close()
-    for thread in threading.enumerate():
-        if thread.name == "advjax-reader":
-            thread.join(5)
-            assert not thread.is_alive()
+    assert readers() == []
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "advjax-reader"]
+
+
+def test_a_stream_that_is_closed_has_left_its_source(net, images):
+    """The reader, in the midst of a pair, is waited for: it must not end while Python does."""
+    more = threading.Event()
+
+    def slow():
+        yield from zip(images[0, :8], images[1, :8], strict=True)
+        more.wait(60)
+        yield images[0, 8], images[1, 8]
+
+    source = slow()
+    stream = engine.attack_stream(net, source, solver=SHORT, batch_size=2)
+    assert next(stream).index == 0
+    threading.Timer(0.3, more.set).start()
+    stream.close()
+    assert more.is_set()
+    assert readers() == []
+    source.close()  # ValueError if a thread is still in it
+
+
+def test_a_source_that_gives_nothing_does_not_hold_the_end(net, images, monkeypatch):
+    monkeypatch.setattr(problems, "PATIENCE", 0.1)
+    more = threading.Event()
+
+    def waiting():
+        yield from zip(images[0, :8], images[1, :8], strict=True)
+        more.wait(60)
+
+    stream = engine.attack_stream(net, waiting(), solver=SHORT, batch_size=2)
+    assert next(stream).index == 0
+    stream.close()
+    assert len(readers()) == 1
+    more.set()
+    readers()[0].join(60)
+    assert readers() == []
 
 
 def test_an_error_of_the_users_iterator_comes_through(net, images):

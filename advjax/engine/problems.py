@@ -11,6 +11,8 @@ from typing import Any
 from advjax.engine.results import Pair
 from advjax.engine.stream import BLOCK, Begun, Problem, Stream
 
+PATIENCE = 5.0  # seconds that the end of a stream waits for a source that is giving its next pair
+
 
 class Problems:
     """The problems of pairs in their order, prepared by blocks, a little ahead.
@@ -61,13 +63,26 @@ class Problems:
             self._complete()
 
     def close(self) -> None:
-        """Let the thread end."""
+        """End the thread, and wait for it: the source is not used any more after that.
+
+        A source that gives nothing within `PATIENCE` is left alone with its thread.
+        """
         self._stop.set()
+        with contextlib.suppress(queue.Empty):
+            self._read.get_nowait()  # the thread may be waiting for room
+        # Garbage is collected in any thread: an abandoned stream can be closed in the reader's own.
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join(PATIENCE)
 
     def _begin(self, wait: bool) -> bool:
         """Send the next block of pairs to the network, if there is one."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="advjax-reader", daemon=True)
+            # The thread is not given the stream: the last reference to a network's arrays, dropped
+            # in a thread while Python ends, aborts the process (in JAX's C++ code).
+            arguments = self._pairs, self._read, self._stop
+            self._thread = threading.Thread(
+                target=_read, args=arguments, name="advjax-reader", daemon=True
+            )
             self._thread.start()
         if self._ended:
             return False
@@ -86,19 +101,15 @@ class Problems:
     def _complete(self) -> None:
         self._ready.extend(self._stream.complete(self._begun.popleft()))
 
-    def _run(self) -> None:
-        """Read blocks, and an empty one at the end."""
-        numbered = enumerate(self._pairs)
-        try:
-            while not self._stop.is_set():
-                block = list(itertools.islice(numbered, BLOCK))
-                self._put(block)
-                if not block:
-                    return
-        except BaseException as error:  # whatever it is, it belongs to the consumer
-            self._put(error)
 
-    def _put(self, item: Any) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Full):
-                return self._read.put(item, timeout=0.1)
+def _read(pairs: Iterator[Pair], blocks: queue.Queue[Any], stop: threading.Event) -> None:
+    """Read pairs by blocks, and an empty block at their end, until it is to stop."""
+    numbered = enumerate(pairs)
+    try:
+        while not stop.is_set():
+            block = list(itertools.islice(numbered, BLOCK))
+            blocks.put(block)
+            if not block:
+                return
+    except BaseException as error:  # whatever it is, it belongs to the consumer
+        blocks.put(error)
