@@ -1,6 +1,7 @@
 """Value and input gradient of PyTorch modules: `Network.from_torch` against PyTorch itself.
 
-By CPU time, which other work on the machine changes little; on one core:
+By CPU time, which other work on the machine changes little; on one core. The share that PyTorch
+spends in its own matrix products is a floor: below it nothing comes that does them no faster.
 
 taskset -c 0 python benchmarks/from_torch.py [--batch 2] [--rounds 5] [NAME ...]
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import advjax
 from advjax.networks.convolutions import with_fast_convolutions
@@ -32,6 +34,14 @@ NETWORKS = {
     "CLIP ViT-B/32": ("open_clip", "ViT-B-32"),
     "ConvNeXt-T": ("timm", "convnext_tiny"),
     "MobileNetV3-L": ("timm", "mobilenetv3_large_100"),
+}
+PRODUCTS = {
+    torch.ops.aten.mm,
+    torch.ops.aten.addmm,
+    torch.ops.aten.bmm,
+    torch.ops.aten.baddbmm,
+    torch.ops.aten.convolution,
+    torch.ops.aten.convolution_backward,
 }
 
 
@@ -108,6 +118,26 @@ def peer(module: torch.nn.Module, images: np.ndarray, target: np.ndarray) -> Cal
     return evaluate
 
 
+class Products(TorchDispatchMode):
+    """Count the CPU seconds of matrix products; with their copies, where PyTorch makes some."""
+
+    seconds = 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        start = time.process_time()
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in PRODUCTS:
+            self.seconds += time.process_time() - start
+        return result
+
+
+def product_seconds(run: Callable[[], Any]) -> float:
+    """CPU seconds of the matrix products of a run."""
+    with Products() as counted:
+        run()
+    return counted.seconds
+
+
 def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     module = build(*NETWORKS[name])
@@ -122,6 +152,7 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
     assert error < 1e-4, error
     seconds = cpu_seconds(runs, rounds)
     seconds["loop"] = [s / STEPS for s in seconds["loop"]]
+    products = np.median([product_seconds(runs["torch"]) for _ in range(rounds)])
     medians = {key: 1e3 * float(np.median(v)) / batch for key, v in seconds.items()}
     return {
         "network": name,
@@ -132,6 +163,7 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
         "in a loop": medians["loop"],
         "ratio": common.ratio(seconds, "advjax", "torch"),
         "ratio in a loop": common.ratio(seconds, "loop", "torch"),
+        "products": float(products / np.median(seconds["torch"])),
     }
 
 

@@ -35,6 +35,7 @@ DRAWN = ("fig3", "fig4", "fig5", "label-vs-feature", "failures")  # figures of n
 SMALL = 20_000  # bytes of a table that is kept whole
 
 PHOTOGRAPHS = "--images D/imagenette/train --validation D/imagenette/val --sources D/imagenet-1000"
+TRAINING = "--images D/imagenette/train --sources D/imagenet-1000"
 NETWORKS = {
     "squeezenet": "--network squeezenet --weights D/caffemodels/squeezenet_v1.0.caffemodel",
     "efficientnet_lite0": "--network efficientnet_lite0",
@@ -72,36 +73,50 @@ class Step(NamedTuple):
 
 def steps() -> list[Step]:
     """All steps, the most telling first."""
-    main = {
-        name: f"{words} {PHOTOGRAPHS} --pairs 100 --batch-size 20"
-        for name, words in NETWORKS.items()
-    }
-    wide = {
-        name: f"{words} {PHOTOGRAPHS} --pairs 50 --batch-size 25"
-        for name, words in NETWORKS.items()
-    }
+    main, trained, wide, few = (
+        {name: f"{words} {photographs} {size}" for name, words in NETWORKS.items()}
+        for photographs, size in (
+            (PHOTOGRAPHS, "--pairs 100 --batch-size 20"),
+            (TRAINING, "--pairs 100 --batch-size 20"),
+            (PHOTOGRAPHS, "--pairs 50 --batch-size 25"),
+            (TRAINING, "--pairs 20 --batch-size 20"),
+        )
+    )
     shown = ("squeezenet", "efficientnet_lite0", "caffenet-orthonormal", "caffenet-random")
+    short, long = "--max-evaluations 150", "--max-evaluations 500"
 
     def tables(suffix: str, options: str) -> list[Step]:
         return [Step(name + suffix, "table1 fig3", f"{main[name]} {options}") for name in shown]
 
-    def labels(name: str, suffix: str, options: str) -> Step:
-        return Step(name + suffix, "label-vs-feature table2", f"{main[name]} {options}")
+    def labels(suffix: str, options: str) -> list[Step]:
+        return [
+            Step(name + suffix, "label-vs-feature table2", f"{main[name]} {options}")
+            for name in shown[:3]
+        ]
 
-    short, long = "--max-evaluations 150", "--max-evaluations 500"
+    def figure_5(suffix: str, options: dict[str, str], evaluations: str) -> list[Step]:
+        return [
+            Step(
+                f"{name}-fig5{suffix}",
+                "fig5",
+                f"{options[name]} {evaluations} --linear-evaluations 25",
+            )
+            for name in shown
+        ]
+
     return [
         *tables("-150", short),
         *tables("-default", f"{short} --solver sign --smoothing auto"),
-        labels("squeezenet", "-150", f"{short} --label-evaluations 15"),
         Step("small", "failures", f"--failures {SMALL_NETWORKS} --pairs 200 --batch-size 100"),
+        *labels("-150", f"{short} --label-evaluations 15"),
+        *(Step(f"{name}-150", "fig4", f"{trained[name]} {short}") for name in shown[:3]),
+        Step("caffenet-untrained-150", "tableS2", f"{wide['caffenet-random']} {short}"),
+        *figure_5("-150", few, short),
         *tables("", long),
-        *(labels(name, "", f"{long} --label-evaluations 60") for name in shown[:3]),
+        *labels("", f"{long} --label-evaluations 60"),
         *(Step(name, "fig4", f"{main[name]} {long}") for name in shown[:3]),
         *(Step(name, "figS3", f"{main[name]} {long}") for name in shown[:3]),
-        *(
-            Step(f"{name}-fig5", "fig5", f"{wide[name]} {long} --linear-evaluations 25")
-            for name in shown
-        ),
+        *figure_5("", wide, long),
         Step("caffenet-untrained", "tableS2", f"{wide['caffenet-random']} {long}"),
         Step("efficientnet_lite2", "table1 fig3", f"{main['efficientnet_lite2']} {long}"),
     ]

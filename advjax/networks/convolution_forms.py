@@ -90,8 +90,9 @@ def _unit_stride_value(x, kernel, pads):
         larger = all(sum(pad) >= k for pad, k in zip(pads, (kh, kw), strict=True))
         if outputs <= 12 and inputs >= 16 and min(kh, kw) > 2 and larger:
             return _squares_at_once(x, kernel, pads)
-        # Its transforms grow with the sum of the channels, what it saves with their product.
-        worth = inputs * outputs >= 48 * (inputs + outputs) and min(x.shape[1:3]) > 5
+        # What it saves grows with the product of the channels and with the pixels; its transforms
+        # of pixels grow with the channels' sum, and that of the kernel comes once a call.
+        worth = inputs * outputs >= 48 * (inputs + outputs) and min(x.shape[1:3]) > 7
         if (kh, kw) == (3, 3) and worth and x.dtype.itemsize > 2:
             return _winograd(x, kernel, pads)
     return _plain(x, kernel, pads, 1)
