@@ -188,7 +188,10 @@ def _orthonormal(kernel: np.ndarray) -> np.ndarray:
 
 
 def _q_factor(matrix: np.ndarray) -> np.ndarray:
-    """Return the Q of A = Q R with a positive diagonal of R; A has no fewer rows than columns."""
+    """Return the Q of A = Q R with a positive diagonal of R; A has no fewer rows than columns.
+
+    A is overwritten: fc6's takes 300 MB, and the pages of a second one a tenth of the time.
+    """
     from scipy.linalg import solve_triangular
 
     gram = matrix.T @ matrix
@@ -199,7 +202,7 @@ def _q_factor(matrix: np.ndarray) -> np.ndarray:
     if lower is None or np.diag(lower).min() < NEARLY_SINGULAR * np.diag(lower).max():
         q, r = np.linalg.qr(matrix)
         return q * np.where(np.diag(r) < 0, -1, 1)
-    return solve_triangular(lower, matrix.T, lower=True, check_finite=False).T
+    return solve_triangular(lower, matrix.T, lower=True, check_finite=False, overwrite_b=True).T
 
 
 def count(arrays: Mapping[str, Any]) -> int:
