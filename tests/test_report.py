@@ -489,6 +489,17 @@ def test_two_runs_have_the_pairs_that_both_attacked(few, both):
     assert page.count("<b>Adversarial A</b>") == page.count("<b>Adversarial B</b>") == 10
 
 
+def test_runs_of_one_name_are_told_apart(few, tmp_path):
+    """As the runs of two reproductions are: by the nearest folders that differ."""
+    for name in ("lbfgs", "default"):
+        shutil.copytree(few, tmp_path / name / "runs" / "fc7")
+    first, second = (tmp_path / name / "runs" / "fc7" for name in ("lbfgs", "default"))
+    path = write_report(first, beside=second)
+    assert path == first / "report-default.html"
+    assert "<title>lbfgs beside default" in path.read_text()
+    assert "fc7 beside" not in path.read_text()
+
+
 def test_two_runs_without_a_common_pair_say_so(few, tmp_path, capsys):
     other = make_run(tmp_path, 1, failures=1)
     assert cli.main(["report", str(few), str(other), "-o", str(tmp_path / "both.html")]) == 0

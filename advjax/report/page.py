@@ -55,6 +55,7 @@ class Part(NamedTuple):
     """One run of the page."""
 
     mark: str  # "A" and "B" of two runs, "" of one
+    name: str
     data: RunData
     rows: Rows
     good: Int[np.ndarray, "g"]  # places in Rows of the pairs that were attacked
@@ -62,8 +63,8 @@ class Part(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The network and the folder."""
-        return f"{self.data.settings['network']}, {self.data.path.resolve().name}"
+        """The network and the name."""
+        return f"{self.data.settings['network']}, {self.name}"
 
     def named(self, text: str) -> str:
         """Return a text that says of which run it is."""
@@ -103,11 +104,11 @@ def write_report(
     """
     if gallery < 0:
         raise AdvjaxError(f"gallery is {gallery}; give 0 or more pairs")
-    parts = [_part("A" if beside else "", run)]
-    if beside is not None:
-        parts.append(_part("B", beside))
+    runs = [run] if beside is None else [run, beside]
+    marks = [""] if beside is None else ["A", "B"]
+    parts = [_part(*each) for each in zip(marks, _names(runs), runs, strict=True)]
     first = parts[0]
-    name = "report" if beside is None else f"report-{parts[1].data.path.resolve().name}"
+    name = "report" if beside is None else f"report-{parts[1].name}"
     path = Path(out) if out is not None else first.data.path / f"{name}.html"
     alike = _alike(parts)
     chosen = _chosen(first.rows, alike[0], gallery)
@@ -135,7 +136,17 @@ def write_report(
     return path
 
 
-def _part(mark: str, run: str | os.PathLike[str]) -> Part:
+def _names(runs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Name runs by their folders, or, where these are called alike, by the nearest that are not."""
+    paths = [Path(run).resolve() for run in runs]
+    upward = [[path.name, *(above.name for above in path.parents)] for path in paths]
+    for folders in zip(*upward, strict=False):
+        if len(set(folders)) == len(folders):
+            return list(folders)
+    return [path.name for path in paths]
+
+
+def _part(mark: str, name: str, run: str | os.PathLike[str]) -> Part:
     """Read a run.
 
     Raises:
@@ -147,7 +158,7 @@ def _part(mark: str, run: str | os.PathLike[str]) -> Part:
     if not len(rows["index"]):
         raise AdvjaxError(f"run {str(run)!r} has no finished pair yet; wait for the first")
     good = np.flatnonzero(rows["status"] != ERROR)
-    return Part(mark, data, rows, good, _groups(rows, good))
+    return Part(mark, name, data, rows, good, _groups(rows, good))
 
 
 def _alike(parts: Sequence[Part]) -> list[Int[np.ndarray, "p"]]:
@@ -243,9 +254,8 @@ def _head(parts: Sequence[Part], store: Pictures, common: int) -> dict[str, Any]
         )
     shape = parts[0].data.settings["input_shape"]
     height, width = (int(side) for side in shape[:2])
-    names = [part.data.path.resolve().name for part in parts]
     return {
-        "title": " beside ".join(names) if len(parts) > 1 else parts[0].title,
+        "title": " beside ".join(p.name for p in parts) if len(parts) > 1 else parts[0].title,
         "notices": notices,
         "version": parts[0].data.directory.manifest["versions"]["advjax"],
         "aspect": f"{width} / {height}",
