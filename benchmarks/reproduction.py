@@ -94,6 +94,9 @@ def steps() -> list[Step]:
             for name in shown[:3]
         ]
 
+    def inversions(name: str, judge: str) -> Step:
+        return Step(f"{name}-150", "fig2", f"{main[name]} {short} --inverted 5 --judge {judge}")
+
     def figure_5(suffix: str, options: dict[str, str], evaluations: str) -> list[Step]:
         return [
             Step(
@@ -110,6 +113,8 @@ def steps() -> list[Step]:
         Step("small", "failures", f"--failures {SMALL_NETWORKS} --pairs 200 --batch-size 100"),
         *labels("-150", f"{short} --label-evaluations 15"),
         *(Step(f"{name}-150", "fig4", f"{trained[name]} {short}") for name in shown[:3]),
+        inversions("efficientnet_lite0", "squeezenet=D/caffemodels/squeezenet_v1.0.caffemodel"),
+        inversions("squeezenet", "efficientnet_lite0"),
         Step("caffenet-untrained-150", "tableS2", f"{wide['caffenet-random']} {short}"),
         *figure_5("-150", few, short),
         *tables("", long),

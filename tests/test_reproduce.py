@@ -19,7 +19,7 @@ from advjax.bank import build_bank
 from advjax.data import write_png
 from advjax.networks import zoo
 from advjax.networks.options import NetworkOptions
-from advjax.reproduce import fig5, published, table1, table2, table_s2
+from advjax.reproduce import fig2, fig5, published, table1, table2, table_s2
 from advjax.reproduce.draw import draw_pairs
 from advjax.reproduce.experiments import Experiment, Experiments
 from advjax.reproduce.settings import LAYERS, Settings, TrainedNetwork
@@ -81,7 +81,8 @@ RATIO_AND_LABELS = "pairs ratio minimum maximum labels_differ takes_guide_label 
 ERRORS = "ratio_error takes_guide_label_error leaves_source_label_error"
 COLUMNS = {
     "fig1": "pair layer ratio ssim source guide",
-    "fig2": "pair layer like_source like_guide loss_source loss_guide loss_adversarial",
+    "fig2": "pair layer like_source like_guide loss_source loss_guide loss_adversarial "
+    "takes_source_label takes_guide_label source_keeps_label guide_keeps_label still",
     "fig3": "pair source_id guide_id source_class guide_class ratio nearest_ratio pairwise_ratio",
     "fig4": "layer guides pair set id delta_l omega",
     "fig5": "attack layer delta pairs evaluations ratio ratio_error ratio_uint8 paper",
@@ -323,6 +324,20 @@ def test_mistakes_are_one_line_before_any_attack(
     assert said in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_another_network_labels_the_inversions(images, made, tmp_path, capsys):
+    """And is looked at before any attack, if it cannot: here its weights are not there."""
+    judge = ("--judge", "cifar10_full=nowhere.caffemodel")
+    assert cli.main(words(images, tmp_path, "fig2", more=judge)) == 2
+    assert "nowhere.caffemodel" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert cli.main(words(images, made[0], "fig2", more=("--judge", "lenet=random"))) == 0
+    said = capsys.readouterr().out
+    assert "labels are by lenet-random" in said
+    (row,) = (row for row in table(made[0] / "fig2.csv") if row["layer"] == "ip1")
+    assert {row[name] for name in fig2.SHARES} <= {"true", "false"}
+    assert 1 <= int(row["still"]) <= 3
 
 
 def test_images_must_be_given(tmp_path, capsys):

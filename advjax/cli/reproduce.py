@@ -21,7 +21,7 @@ class Reproduce(Settings, Command):
     groups: ClassVar = {
         "images": ("images", "validation", "sources", "pairs", "source_count", "guide_count"),
         "network": (),
-        "networks": ("networks", "layers", "counted_layers", "failures"),
+        "networks": ("networks", "layers", "counted_layers", "failures", "judge"),
         "attacks": (
             *("delta", "deltas", "failure_deltas", "solver", "smoothing", "max_evaluations"),
             *("linear_evaluations", "label_evaluations", "invert_evaluations"),

@@ -119,6 +119,8 @@ class Settings:
         invert_evaluations: The evaluations of each inversion of fig2.
         rows: The number of pairs shown in fig1.
         inverted: The number of pairs shown in fig2.
+        judge: Another network, as NAME or NAME=WEIGHTS, that labels the inversions of fig2; the
+            network itself when not given.
         protocol: The numbers of the analysis; its seed is that of pairs and random weights as well.
         failures: Networks that the attack fails on, as NAME=WEIGHTS=FOLDER, the folder's images in
             folders by class.
@@ -150,6 +152,7 @@ class Settings:
     invert_evaluations: int = 500
     rows: int = 4
     inverted: int = 1
+    judge: str | None = None
     protocol: Protocol = Protocol()
     failures: tuple[str, ...] = ()
     failure_deltas: tuple[float, ...] = (5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 150.0)
@@ -164,6 +167,8 @@ class Settings:
             raise UnknownName("solver", self.solver, solvers.BY_NAME)
         if self.smoothing not in ("off", "auto"):
             raise UnknownName("smoothing", self.smoothing, ("off", "auto"))
+        if self.judge is not None:
+            trained_network(self.judge)
         for name in (
             "pairs",
             "source_count",
