@@ -6,6 +6,7 @@ installed. A block ```python FILE.py is also written to that file. Each line of 
 run is a command of advjax that succeeds.
 """
 
+import importlib.metadata
 import importlib.util
 import re
 import shlex
@@ -85,3 +86,10 @@ def test_the_page_of_the_reproduction_is_made_of_what_is_kept(monkeypatch):
 
     page = ROOT / "docs" / "reproduction.md"
     assert page.read_text(encoding="utf-8") == reproduction.page()
+
+
+def test_the_text_of_the_package_needs_no_other_file():
+    """On a package index it stands alone, without pictures and pages of the repository."""
+    text = importlib.metadata.metadata("advjax")["Description"]
+    assert text.startswith("# advjax")
+    assert re.findall(r"\]\((?!https?:)[^)]*", text) == []
