@@ -20,13 +20,13 @@ MEASURED = 10.0  # seconds
 LOOKED_AT = 200  # images whose files' size is looked up
 
 
-def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, Any]:
+def dry_run(job: Job, pairs: PairList, seconds: float | None = None) -> dict[str, Any]:
     """Attack for some seconds, write nothing, and estimate the time and space of the whole run.
 
     Args:
         job: The settings of the attacks.
         pairs: The pair list.
-        seconds: The time of the measurement, after compilation.
+        seconds: The time of the measurement, after compilation; 10 when None.
 
     Returns:
         `pairs`, `batches`, `images` (different ones), `bytes_in`, `bytes_out`, `rate` (evaluations
@@ -35,6 +35,7 @@ def dry_run(job: Job, pairs: PairList, seconds: float = MEASURED) -> dict[str, A
     Raises:
         AdvjaxError: No pair that can be read.
     """
+    seconds = MEASURED if seconds is None else seconds
     reader = Reader(job.net, pairs.root)
     names = set(pairs.table["source"].to_pylist()) | set(pairs.table["guide"].to_pylist())
     looked = list(itertools.islice(names, LOOKED_AT))
