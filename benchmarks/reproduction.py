@@ -42,6 +42,7 @@ NETWORKS = {
     "efficientnet_lite2": "--network efficientnet_lite2",
     "caffenet-orthonormal": "--network caffenet --weights orthonormal",
     "caffenet-random": "--network caffenet --weights random",
+    "vit-random": "--network benchmarks/vit.py:random_vit",
 }
 SMALL_NETWORKS = " ".join(
     f"{network}=D/caffemodels/{weights}.caffemodel=D/{images}"
@@ -83,6 +84,7 @@ def steps() -> list[Step]:
         )
     )
     shown = ("squeezenet", "efficientnet_lite0", "caffenet-orthonormal", "caffenet-random")
+    modern = ("efficientnet_lite2", "vit-random")
     short, long = "--max-evaluations 150", "--max-evaluations 500"
 
     def tables(suffix: str, options: str) -> list[Step]:
@@ -113,17 +115,19 @@ def steps() -> list[Step]:
         Step("small", "failures", f"--failures {SMALL_NETWORKS} --pairs 200 --batch-size 100"),
         *labels("-150", f"{short} --label-evaluations 15"),
         *(Step(f"{name}-150", "fig4", f"{trained[name]} {short}") for name in shown[:3]),
+        *(Step(f"{name}-150", "figS3", f"{trained[name]} {short}") for name in shown[:3]),
         inversions("efficientnet_lite0", "squeezenet=D/caffemodels/squeezenet_v1.0.caffemodel"),
         inversions("squeezenet", "efficientnet_lite0"),
         Step("caffenet-untrained-150", "tableS2", f"{wide['caffenet-random']} {short}"),
         *figure_5("-150", few, short),
+        *(Step(f"{name}-150", "table1 fig3", f"{trained[name]} {short}") for name in modern),
         *tables("", long),
         *labels("", f"{long} --label-evaluations 60"),
         *(Step(name, "fig4", f"{main[name]} {long}") for name in shown[:3]),
         *(Step(name, "figS3", f"{main[name]} {long}") for name in shown[:3]),
         *figure_5("", wide, long),
         Step("caffenet-untrained", "tableS2", f"{wide['caffenet-random']} {long}"),
-        Step("efficientnet_lite2", "table1 fig3", f"{main['efficientnet_lite2']} {long}"),
+        *(Step(name, "table1 fig3", f"{trained[name]} {long}") for name in modern),
     ]
 
 
@@ -200,6 +204,10 @@ class Kept:
     def has(self, folder: str, target: str) -> bool:
         """Whether a target of a folder is kept."""
         return target in self.records.get(folder, {}).get("targets", {})
+
+    def folders(self, target: str) -> list[str]:
+        """The folders that have a target."""
+        return [folder for folder in self.records if self.has(folder, target)]
 
     def table(self, target: str, folders: Sequence[str]) -> str:
         """A target's rows of all folders that have it, in one table."""

@@ -88,6 +88,8 @@ def shown(value: Any) -> str:
     Example:
         >>> shown(0.00123), shown(-374.4), shown(659123.0), shown(20), shown(None), shown("a")
         ('0.00123', '-374', '659,000', '20', '-', 'a')
+        >>> shown(1.234e-7)
+        '1.23e-07'
     """
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return DASH
@@ -95,6 +97,8 @@ def shown(value: Any) -> str:
         if not math.isfinite(value) or value == 0:
             return f"{value:g}"
         digits = 2 - math.floor(math.log10(abs(value)))
+        if digits > 6:
+            return f"{value:.3g}"
         value = round(float(value), digits)
         return (
             f"{value:,.0f}"
