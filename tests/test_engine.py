@@ -1,6 +1,8 @@
 """The engine's promises, on small networks: what a pair gets depends on that pair alone."""
 
 import itertools
+import subprocess
+import sys
 import threading
 
 import jax
@@ -379,6 +381,24 @@ def test_a_source_that_gives_nothing_does_not_hold_the_end(net, images, monkeypa
     more.set()
     readers()[0].join(60)
     assert readers() == []
+
+
+LEFT_OPEN = """
+import numpy as np
+import advjax
+
+net = advjax.Network(lambda x: {"mean": x.mean((1, 2))}, (4, 4, 3), layer="mean")
+pair = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 200, np.uint8)
+stream = advjax.attack_stream(net, iter(lambda: pair, None), batch_size=2, max_evaluations=3)
+next(stream)
+"""
+
+
+def test_a_script_may_leave_a_stream_open():
+    """It is closed before what it needs is gone: nothing is said, and nothing waits."""
+    command = [sys.executable, "-c", LEFT_OPEN]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr == ""
 
 
 def test_an_error_of_the_users_iterator_comes_through(net, images):

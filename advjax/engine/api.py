@@ -1,8 +1,11 @@
 """`attack` (arrays) and `attack_stream` (an iterator): the two public functions of the engine."""
 
+import atexit
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from typing import Any, Literal, get_args
 
 import jax
@@ -337,15 +340,28 @@ def attack_stream(
     results = (result for _, result in solved)
     if net.bounds != LEVELS:
         results = to_units(net, results, given, delta)
-    return _finally(_in_order(results) if ordered else results, close, problems.close)
+    stream = _finally(_in_order(results) if ordered else results, close, problems.close)
+    _open.add(stream)
+    return stream
 
 
-def _finally(results: Iterator[PairResult], *ends: Callable[[], None]) -> Iterator[PairResult]:
+def _finally(results: Iterator[PairResult], *ends: Callable[[], None]) -> Generator[PairResult]:
     try:
         yield from results
     finally:
         for end in ends:
             end()
+
+
+_open: weakref.WeakSet[Generator[PairResult]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open() -> None:
+    """Close streams that a script leaves open while all that they need is still there."""
+    for stream in list(_open):
+        with contextlib.suppress(ValueError):  # another thread is in it
+            stream.close()
 
 
 def _in_order(results: Iterator[PairResult]) -> Iterator[PairResult]:
