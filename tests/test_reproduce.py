@@ -326,15 +326,23 @@ def test_mistakes_are_one_line_before_any_attack(
     assert not list(tmp_path.iterdir())
 
 
-def test_another_network_labels_the_inversions(images, made, tmp_path, capsys):
-    """And is looked at before any attack, if it cannot: here its weights are not there."""
-    judge = ("--judge", "cifar10_full=nowhere.caffemodel")
-    assert cli.main(words(images, tmp_path, "fig2", more=judge)) == 2
-    assert "nowhere.caffemodel" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ("cifar10_full=nowhere.caffemodel", "nowhere.caffemodel"),
+        ("cifar10_full=random", "channels"),
+        ("lenett", "did you mean 'lenet'"),
+    ],
+)
+def test_a_judge_is_looked_at_before_any_attack(images, tmp_path, capsys, judge, message):
+    assert cli.main(words(images, tmp_path, "fig2", more=("--judge", judge))) == 2
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_another_network_labels_the_inversions(images, made, capsys):
     assert cli.main(words(images, made[0], "fig2", more=("--judge", "lenet=random"))) == 0
-    said = capsys.readouterr().out
-    assert "labels are by lenet-random" in said
+    assert "labels are by lenet-random" in capsys.readouterr().out
     (row,) = (row for row in table(made[0] / "fig2.csv") if row["layer"] == "ip1")
     assert {row[name] for name in fig2.SHARES} <= {"true", "false"}
     assert 1 <= int(row["still"]) <= 3

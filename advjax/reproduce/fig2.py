@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from advjax import solvers
 from advjax.engine.invert import invert
+from advjax.errors import AdvjaxError
 from advjax.files import atomic_path
 from advjax.networks.identity import network_key
 from advjax.networks.network import Network
@@ -42,7 +43,7 @@ def needs(experiments: Experiments) -> list[Experiment]:
     """Return feature-opt at the last layer."""
     model, s = experiments.settings.model, experiments.settings
     if s.judge is not None:
-        judge(experiments)  # its weights are missed before any attack
+        check_judge(experiments, experiments.net(model))
     return [Experiment(model, "feature-opt", experiments.layers(model)[-1], s.delta)]
 
 
@@ -93,6 +94,19 @@ def make(experiments: Experiments) -> Made:
         f"are by {by}: inversions that get the label of a photograph, first the adversarial's. "
         "The paper shows pictures, without numbers.",
     )
+
+
+def check_judge(experiments: Experiments, net: Network) -> None:
+    """Raise, before any attack, what would keep the judge from labelling a network's inversions."""
+    name, other = experiments.settings.judge, judge(experiments)
+    if other.output is None:
+        raise AdvjaxError(f"judge is {name!r}, which names no classes; give a classifier")
+    mine, its = net.input_shape[-1], other.input_shape[-1]
+    if mine != its:
+        raise AdvjaxError(
+            f"judge is {name!r}, whose images have {its} channels and those of {net.name} {mine}; "
+            "give a network for such images"
+        )
 
 
 def judge(experiments: Experiments) -> Network:
