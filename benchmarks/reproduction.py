@@ -80,7 +80,7 @@ def steps() -> list[Step]:
             (PHOTOGRAPHS, "--pairs 100 --batch-size 20"),
             (TRAINING, "--pairs 100 --batch-size 20"),
             (PHOTOGRAPHS, "--pairs 50 --batch-size 25"),
-            (TRAINING, "--pairs 20 --batch-size 20"),
+            (TRAINING, "--pairs 10 --batch-size 10"),
         )
     )
     shown = ("squeezenet", "efficientnet_lite0", "caffenet-orthonormal", "caffenet-random")
