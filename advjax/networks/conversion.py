@@ -190,7 +190,7 @@ def _orthonormal(kernel: np.ndarray) -> np.ndarray:
 def _q_factor(matrix: np.ndarray) -> np.ndarray:
     """Return the Q of A = Q R with a positive diagonal of R; A has no fewer rows than columns.
 
-    A is overwritten: fc6's takes 300 MB, and the pages of a second one a tenth of the time.
+    A is overwritten: fc6's takes 300 MB, and a second one would take its time.
     """
     from scipy.linalg import solve_triangular
 

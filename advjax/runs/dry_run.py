@@ -16,17 +16,16 @@ from advjax.runs.pipeline import Job
 from advjax.runs.progress import duration
 from advjax.runs.rows import encode_png
 
-MEASURED = 10.0  # seconds
+MEASURED = 10.0  # seconds, after compilation
 LOOKED_AT = 200  # images whose files' size is looked up
 
 
-def dry_run(job: Job, pairs: PairList, seconds: float | None = None) -> dict[str, Any]:
+def dry_run(job: Job, pairs: PairList) -> dict[str, Any]:
     """Attack for some seconds, write nothing, and estimate the time and space of the whole run.
 
     Args:
         job: The settings of the attacks.
         pairs: The pair list.
-        seconds: The time of the measurement, after compilation; 10 when None.
 
     Returns:
         `pairs`, `batches`, `images` (different ones), `bytes_in`, `bytes_out`, `rate` (evaluations
@@ -35,7 +34,6 @@ def dry_run(job: Job, pairs: PairList, seconds: float | None = None) -> dict[str
     Raises:
         AdvjaxError: No pair that can be read.
     """
-    seconds = MEASURED if seconds is None else seconds
     reader = Reader(job.net, pairs.root)
     names = set(pairs.table["source"].to_pylist()) | set(pairs.table["guide"].to_pylist())
     looked = list(itertools.islice(names, LOOKED_AT))
@@ -64,7 +62,7 @@ def dry_run(job: Job, pairs: PairList, seconds: float | None = None) -> dict[str
     def look(at: Progress) -> bool:
         # The first look comes after compilation.
         begun.append((time.perf_counter(), at.finished * budget + at.running))
-        return begun[-1][0] - begun[0][0] > seconds and len(begun) > 2
+        return begun[-1][0] - begun[0][0] > MEASURED and len(begun) > 2
 
     sizes = [
         len(encode_png(result.adversarial_uint8))
