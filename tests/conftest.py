@@ -2,11 +2,15 @@ import functools
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
-# Four CPU devices, so that sharding is tested everywhere; must be said before JAX starts.
+# Must be said before JAX starts: four CPU devices, so that sharding is tested everywhere, and,
+# while jaxlib has a choice, the way of making kernels that compiles in two thirds of the time.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10.")
 )
 
 import jax
@@ -21,15 +25,18 @@ PROGRAMS = "ADVJAX_TEST_PROGRAMS"  # the variable by which xdist's workers know 
 
 
 def pytest_configure(config):
-    """Compile a program once in a session, though many tests and all workers need it.
+    """Compile a program once in a session, for all workers, and without most optimisations.
 
-    The processes that tests start compile their own: one that is killed may leave half a file.
+    The processes that tests start compile their own, with all optimisations: one that is killed may
+    leave half a file.
     """
     if PROGRAMS not in os.environ:
         os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="advjax-programs-")
         config.add_cleanup(functools.partial(shutil.rmtree, os.environ[PROGRAMS]))
     jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 SHARED = Path(os.environ.get("ADVJAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -43,16 +50,12 @@ def shared() -> Path:
     return SHARED
 
 
-def _quickly():
-    """Compile without most of XLA's optimisations, which small programs do not repay.
-
-    For tests of what holds with and without them. Later tests get programs of their own.
-    """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+@pytest.fixture(scope="module")
+def optimised():
+    """Compile with all optimisations, as users do: for tests of bits, of the engine and solvers."""
+    quickly = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
-
-
-compiled_quickly = pytest.fixture(_quickly, name="compiled_quickly")
-module_compiled_quickly = pytest.fixture(_quickly, scope="module", name="module_compiled_quickly")
+    yield
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    jax.clear_caches()

@@ -43,9 +43,7 @@ def test_blocks_are_found():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request):
-    if "efficientnet" not in page.read_text(encoding="utf-8"):
-        request.getfixturevalue("compiled_quickly")
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what a page writes
     namespace: dict = {"__name__": "__main__"}
     with jax.numpy_rank_promotion("allow"):  # JAX's default, that readers have

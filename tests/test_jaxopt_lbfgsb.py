@@ -11,7 +11,6 @@ from jax.tree_util import Partial
 from advjax.errors import AdvjaxError
 from advjax.solvers import Box, JaxoptLBFGSB, Status, minimize
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")  # jaxopt's program is a large one
 solve = jax.jit(minimize, static_argnums=0)
 
 

@@ -17,8 +17,6 @@ from advjax.bank import build_bank, open_bank
 from advjax.data import read_image, write_png
 from advjax.errors import AdvjaxError
 
-pytestmark = pytest.mark.usefixtures("module_compiled_quickly")
-
 PAIRS = [("outside/s.png", "photos/a/00.png"), ("photos/b/03.png", "outside/a/g.png")]
 LENET = ("--network", "lenet", "--weights", "orthonormal", "--layer", "ip1")
 

@@ -27,8 +27,6 @@ from advjax.reproduce.style import class_name
 from advjax.reproduce.targets import TARGETS
 from advjax.runs.pair_list import Images, read_list
 
-pytestmark = pytest.mark.usefixtures("module_compiled_quickly")
-
 LENET = ("--network", "lenet", "--weights", "orthonormal", "--layers", "pool2", "ip1")
 PROTOCOL = ("--near", 8, "--reference", 6, "--far", 10, 14, "--components", 3)
 BUDGET = ("--pairs", 5, "--max-evaluations", 6, "--batch-size", 5, "--deltas", 10, 25)

@@ -21,6 +21,8 @@ from advjax.metrics.image import RADIUS
 from advjax.metrics.neighbours import MEMORY, power_of_two
 from advjax.networks.network import Network
 
+SAME = 1e-5  # of a guide's length: features of one image are rounded otherwise in another batch
+
 
 class Result(NamedTuple):
     """One result, checked, its images in levels of 255."""
@@ -162,7 +164,9 @@ def _neighbourhoods(
         )
         of_a = metrics.Neighbours(near.distances[:b], near.indices[:b])
         of_g = metrics.Neighbours(near.distances[b:], near.indices[b:])
-        for row in np.flatnonzero(np.asarray(of_g.distances)[: len(mine), 0] == 0):
+        nearest = np.asarray(of_g.distances)[: len(mine), 0]
+        rounding = SAME * np.linalg.norm(guide[mine].reshape(len(mine), -1), axis=1)
+        for row in np.flatnonzero(nearest <= rounding):
             warnings.warn(
                 f"guide {index[mine[row]]} is as {bank.ids[of_g.indices[row, 0]]!r} of the "
                 "bank to the network, and has it as a neighbour; if it is that image, say so in "
