@@ -12,7 +12,9 @@ from advjax.networks.aten.elements import absolute, add, multiply, where
 from advjax.networks.aten.tensors import (
     Tensor,
     elementwise,
+    largest,
     reduction,
+    smallest,
     split_dimension,
     squeeze,
     tensor,
@@ -175,7 +177,7 @@ def _extreme(index: Callable[..., Any], whole: Callable[..., Any]) -> Callable[.
         if dim is None:
             return reduction(whole)(x)
         if isinstance(dim, Tensor):
-            return elementwise(jnp.maximum if whole is jnp.max else jnp.minimum)(x, dim)
+            return elementwise(jnp.maximum if index is jnp.argmax else jnp.minimum)(x, dim)
         places = index(x.data, x.axes[dim], keepdims=True)
         values = jnp.take_along_axis(x.data, places, x.axes[dim])
         both = Tensor(values, x.axes), Tensor(places, x.axes)
@@ -201,15 +203,15 @@ SUMS: dict[str, Callable[..., Any]] = {
     "instance_norm": _instance_norm,
     "mean": reduction(jnp.mean),
     "sum": reduction(jnp.sum),
-    "amax": reduction(jnp.max),
-    "amin": reduction(jnp.min),
+    "amax": reduction(largest),
+    "amin": reduction(smallest),
     "prod": reduction(jnp.prod),
     "any": reduction(jnp.any),
     "all": reduction(jnp.all),
     "logsumexp": reduction(jax.nn.logsumexp),
-    "max": _extreme(jnp.argmax, jnp.max),
-    "min": _extreme(jnp.argmin, jnp.min),
-    "argmax": lambda x, dim, keepdim=False: _extreme(jnp.argmax, jnp.max)(x, dim, keepdim)[1],
+    "max": _extreme(jnp.argmax, largest),
+    "min": _extreme(jnp.argmin, smallest),
+    "argmax": lambda x, dim, keepdim=False: _extreme(jnp.argmax, largest)(x, dim, keepdim)[1],
     "var": _variance,
     "std": lambda *args, **more: elementwise(jnp.sqrt)(_variance(*args, **more)),
     "var_mean": lambda x, dim=None, *args, keepdim=False, **more: [
