@@ -369,12 +369,12 @@ class AttackResult:
             factor = magnification(max(1.0, float(change)) if delta is None else delta)
             shown = difference(pair.adversarial_uint8, source, factor)
             cells.append(f"{_picture(shown)}<br>magnified {factor} times")
-        ended = f"{pair.evaluations:,}<br>{pair.status.name}"
         cells = [
             str(i),
             *cells,
             f"{number(pair.ratio)}<br>8 bits: {number(pair.ratio_uint8)}",
-            ended,
+            f'<div style="width:10em;white-space:normal">{pair.evaluations:,}<br>'
+            f"{html.escape(pair.status.reason)}</div>",
         ]
         return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 

@@ -143,6 +143,7 @@ def test_a_notebook_shows_pictures(result):
     page = result._repr_html_()
     assert page.count("data:image/png;base64,") == 4 * 4  # of four pairs: three images, difference
     assert "and 1 more" in page
+    assert "the budget of evaluations is used" in page
     assert "cup <3>" not in page  # text, never markup
     assert result[:2]._repr_html_().count("<img") == 2 * 4
     activations = {"fc": np.asarray(NET(GUIDES, "fc")["fc"])}

@@ -409,7 +409,7 @@ def _ended(rows: Rows, good: Int[np.ndarray, "g"]) -> str:
 
 def _reason(status: str) -> str:
     """Return why a pair ended in words, without what to do about it."""
-    return Status[status].text.split(";")[0] if status in Status.__members__ else status
+    return Status[status].reason if status in Status.__members__ else status
 
 
 def _charts(part: Part) -> Iterator[tuple[str, list[tuple[str, Any]]]]:

@@ -24,7 +24,7 @@ Objective = Callable[[Float[Array, "n"]], tuple[Float[Array, ""], Float[Array, "
 
 
 class Status(enum.IntEnum):
-    """The reason why a lane stopped; `text` explains it and says what to do."""
+    """The reason why a lane stopped, in words `reason`; `text` also says what to do."""
 
     RUNNING = 0
     MAX_EVALUATIONS = 1
@@ -37,8 +37,13 @@ class Status(enum.IntEnum):
 
     @property
     def text(self) -> str:
-        """The reason in one line."""
+        """The reason and what to do about it, in one line."""
         return _TEXTS[self]
+
+    @property
+    def reason(self) -> str:
+        """The reason alone."""
+        return self.text.split(";")[0]
 
 
 _TEXTS = {
