@@ -218,7 +218,12 @@ class _Interpreter(Interpreter):
             blended = self._select(equation, inputs)
             if blended is not None:
                 return [blended]
-        elif name == "custom_jvp_call" and _is_bare_kink(params["call_jaxpr"].jaxpr):
+        elif (
+            name == "custom_jvp_call"
+            # Of several operands one must be constant, else there is no kink of one of them.
+            and (len(inputs) == 1 or any(self._constant(x) is not None for x in inputs))
+            and _is_bare_kink(params["call_jaxpr"].jaxpr)
+        ):
             return self.run(params["call_jaxpr"], inputs)
         results = super().evaluate(equation, inputs)
         self._learn(name, inputs, results)

@@ -565,6 +565,26 @@ def test_layers_are_what_hooks_see(small):
     np.testing.assert_array_equal(found["rest"], found["relu"])
 
 
+class Extremes(nn.Module):
+    """Maxima of what XLA may compute twice, with another rounding: a sum may be fused into each."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.norm, self.other = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x = torch.maximum(self.norm(self.first(x)), self.other(self.second(x)))
+        x = self.last(x * x) * 0.01 + 0.003
+        return torch.minimum(x, x * 1.5 + 0.1).amax((2, 3)) + x.amin((2, 3)) + x.max()
+
+
+def test_a_second_rounding_loses_no_gradient():
+    torch.manual_seed(0)
+    check(Extremes(), SHAPE)
+
+
 def test_what_a_module_returns_has_its_keys():
     class Twice(nn.Module):
         def forward(self, x):

@@ -21,14 +21,13 @@ from jax import lax
 from advjax.errors import AdvjaxError
 from advjax.networks import aten, layers
 from advjax.networks.aten import CHANNELS_LAST, Tensor, spatial, tensor
+from advjax.networks.aten.extremes import largest, maximum, minimum, smallest
 from advjax.networks.aten.tensors import (
     elementwise,
     expand,
-    largest,
     permute,
     plain,
     reduction,
-    smallest,
     squeeze,
     unsqueeze,
     view,
@@ -559,8 +558,8 @@ def _by_elements() -> dict[str, Callable[..., Any]]:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     **_by_elements(),
     "Pow": lambda x, y: ATEN["pow"](x, _alone(y)),
-    "Max": _any_number(jnp.maximum),
-    "Min": _any_number(jnp.minimum),
+    "Max": _any_number(maximum),
+    "Min": _any_number(minimum),
     "Sum": _any_number(lambda x, y: x + y),
     "Mean": _mean,
     "Relu": lambda x: ATEN["relu"](x),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from advjax.networks.aten.extremes import maximum, minimum
 from advjax.networks.aten.tensors import Tensor, elementwise, split, tensor
 
 
@@ -115,8 +116,8 @@ def _by_elements() -> dict[str, Callable[..., Any]]:
         "clamp": _clamp,
         "clamp_min": _clamp,
         "clamp_max": lambda x, max: _clamp(x, None, max),
-        "maximum": jnp.maximum,
-        "minimum": jnp.minimum,
+        "maximum": maximum,
+        "minimum": minimum,
         "mul": lambda x, y: x * y,
         "div": _divide,
         "rsub": lambda x, y, alpha=1: y - x * alpha,

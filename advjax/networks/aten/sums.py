@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from advjax.networks.aten.elements import absolute, add, multiply, where
+from advjax.networks.aten.extremes import largest, maximum, minimum, smallest
 from advjax.networks.aten.tensors import (
     Tensor,
     elementwise,
-    largest,
     reduction,
-    smallest,
     split_dimension,
     squeeze,
     tensor,
@@ -177,7 +176,7 @@ def _extreme(index: Callable[..., Any], whole: Callable[..., Any]) -> Callable[.
         if dim is None:
             return reduction(whole)(x)
         if isinstance(dim, Tensor):
-            return elementwise(jnp.maximum if index is jnp.argmax else jnp.minimum)(x, dim)
+            return elementwise(maximum if index is jnp.argmax else minimum)(x, dim)
         places = index(x.data, x.axes[dim], keepdims=True)
         values = jnp.take_along_axis(x.data, places, x.axes[dim])
         both = Tensor(values, x.axes), Tensor(places, x.axes)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -109,43 +108,6 @@ def reduction(function: Callable[..., Any]) -> Callable[..., Any]:
         return kept if keepdim else squeeze(kept, dims)
 
     return operation
-
-
-def _with_shared_gradient(
-    value: Callable[..., Any], place: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Return a maximum or minimum whose gradient is shared by equal entries, as in PyTorch.
-
-    JAX's own asks in the gradient which entries equal the maximum. Where the compiler computes them
-    anew for that, and rounds them otherwise, none does: 0 / 0. The entry at `place` always counts.
-    """
-
-    @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-    def function(x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
-        return value(x, axes, keepdims=keepdims)
-
-    @function.defjvp
-    def _(axes, keepdims, primals, tangents):
-        (x,), (tangent,) = primals, tangents
-        rest = [axis for axis in range(x.ndim) if axis not in axes]
-
-        def rows(array):
-            array = jnp.transpose(array, (*rest, *axes))
-            return array.reshape(*array.shape[: len(rest)], -1)
-
-        entries = rows(x)
-        counts = jax.nn.one_hot(place(entries, -1), entries.shape[-1], dtype=bool)
-        counts |= entries == value(entries, -1, keepdims=True)
-        share = jnp.where(counts, rows(tangent), 0).sum(-1) / counts.sum(-1).astype(tangent.dtype)
-        return function(x, axes, keepdims), jnp.expand_dims(share, axes) if keepdims else share
-
-    return function
-
-
-largest, smallest = (
-    _with_shared_gradient(jnp.max, jnp.argmax),
-    _with_shared_gradient(jnp.min, jnp.argmin),
-)
 
 
 def wide(data: Any) -> Any:
