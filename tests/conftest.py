@@ -50,12 +50,18 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="module")
-def optimised():
-    """Compile with all optimisations, as users do: for tests of bits, of the engine and solvers."""
+def _optimised():
+    """Compile with all optimisations, as users do.
+
+    For tests of bits, of the engine and of solvers, and where they save more time than they take.
+    """
     quickly = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
     yield
     jax.config.update("jax_disable_most_optimizations", quickly)
     jax.clear_caches()
+
+
+optimised = pytest.fixture(_optimised, name="optimised")
+module_optimised = pytest.fixture(_optimised, scope="module", name="module_optimised")

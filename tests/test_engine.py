@@ -17,7 +17,7 @@ from advjax.engine import loop, problems, stream
 from advjax.errors import AdvjaxError, ImageError, UnknownName
 from advjax.solvers import OptaxProjected, SignMomentum
 
-pytestmark = [pytest.mark.device, pytest.mark.usefixtures("optimised")]
+pytestmark = [pytest.mark.device, pytest.mark.usefixtures("module_optimised")]
 
 SHAPE = (6, 6, 3)
 SHORT = advjax.ProjectedLBFGS(max_evaluations=12)

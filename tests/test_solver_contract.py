@@ -18,7 +18,7 @@ from advjax.solvers import (
 )
 from advjax.solvers.base import freeze
 
-pytestmark = [pytest.mark.device, pytest.mark.usefixtures("optimised")]
+pytestmark = [pytest.mark.device, pytest.mark.usefixtures("module_optimised")]
 
 
 @pytest.mark.parametrize(
