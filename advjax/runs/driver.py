@@ -127,7 +127,7 @@ def about(job: Job, pairs: PairList) -> dict[str, Any]:
 def devices() -> str:
     """Return the devices of this process in words."""
     mine = jax.local_devices()
-    return f"{len(mine)} {mine[0].platform} {mine[0].device_kind}"
+    return f"{len(mine)} {mine[0].device_kind}"
 
 
 def work_through(
