@@ -29,7 +29,9 @@ def cross_entropy(outputs: Float[Array, "b classes"], labels: Int[Array, "b"]) -
         (Array([1.], dtype=float32), Array([1.], dtype=float32))
     """
     normalised = jnp.all(outputs >= 0, 1) & (jnp.abs(jnp.sum(outputs, 1) - 1) < 1e-2)
-    logs = jnp.log(jnp.maximum(outputs, jnp.finfo(outputs.dtype).tiny))
+    tiny = jnp.finfo(outputs.dtype).tiny
+    # Not jnp.maximum, whose gradient is lost where outputs, computed anew, round otherwise.
+    logs = jnp.log(jnp.where(outputs < tiny, tiny, outputs))
     logits = jnp.where(normalised[:, None], logs, outputs)
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
 

@@ -134,9 +134,9 @@ class Perceptual:
         """Return by how much the figures of each image are beyond the bounds; 0 within them."""
         total: Any = 0.0
         if self.ssim is not None:
-            total = total + jnp.maximum(self.ssim - figures["ssim"], 0)
+            total = total + jax.nn.relu(self.ssim - figures["ssim"])
         if self.lpips is not None:
-            total = total + jnp.maximum(figures["lpips"] - self.lpips, 0)
+            total = total + jax.nn.relu(figures["lpips"] - self.lpips)
         return total
 
     def keeps(self, figures: Mapping[str, Any], margin: float = MARGIN) -> Any:

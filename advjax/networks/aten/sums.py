@@ -146,13 +146,14 @@ def _vector_norm(x: Tensor, ord=2, dim=None, keepdim=False, dtype=None) -> Tenso
     def norm(data, axes, keepdims):
         size = absolute(wide(data))
         if ord == float("inf"):
-            return size.max(axes, keepdims=keepdims)
+            return largest(size, axes, keepdims)
         if ord == 1:
             return size.sum(axes, keepdims=keepdims)
         if ord == 2:
             total = jnp.sum(size * size, axes, keepdims=keepdims)
             # The floor: a slope of 0 where everything is 0, as in PyTorch, and not NaN.
-            return jnp.sqrt(jnp.maximum(total, jnp.finfo(total.dtype).tiny))
+            tiny = jnp.finfo(total.dtype).tiny
+            return jnp.sqrt(jnp.where(total < tiny, tiny, total))
         return jnp.sum(size**ord, axes, keepdims=keepdims) ** (1 / ord)
 
     return reduction(norm)(x, dim, keepdim)
