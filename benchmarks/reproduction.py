@@ -106,8 +106,11 @@ def steps() -> list[Step]:
             for name in shown[:3]
         ]
 
-    def inversions(name: str, judge: str) -> Step:
-        return Step(f"{name}-150", "fig2", f"{main[name]} {short} --inverted 5 --judge {judge}")
+    by_squeezenet = "--judge squeezenet=D/caffemodels/squeezenet_v1.0.caffemodel"
+    by_lite0 = "--judge efficientnet_lite0"
+    deepest = (
+        "--layers block9 pool --inverted 3 --invert-evaluations 3000"  # pool alone is inverted
+    )
 
     def figure_5(
         names: Sequence[str], suffix: str, options: dict[str, str], evaluations: str
@@ -122,8 +125,15 @@ def steps() -> list[Step]:
         *labels("-150", f"{short} --label-evaluations 15"),
         *(Step(f"{name}-150", "fig4", f"{trained[name]} {short}") for name in shown[:3]),
         *(Step(f"{name}-150", "figS3", f"{trained[name]} {short}") for name in shown[:3]),
-        inversions("efficientnet_lite0", "squeezenet=D/caffemodels/squeezenet_v1.0.caffemodel"),
-        inversions("squeezenet", "efficientnet_lite0"),
+        *(
+            Step(f"{name}-150", "fig2", f"{main[name]} {short} --inverted 5 {judge}")
+            for name, judge in (("efficientnet_lite0", by_squeezenet), ("squeezenet", by_lite0))
+        ),
+        Step(
+            "efficientnet_lite0-inverted-150",
+            "fig2",
+            f"{few['efficientnet_lite0']} {short} {deepest} {by_squeezenet}",
+        ),
         Step("caffenet-untrained-150", "tableS2", f"{wide['caffenet-random']} {short}"),
         *figure_5((*shown, *modern), "-150", few, short),
         *(Step(f"{name}-150", "table1 fig3", f"{words} {short}") for name, words in modern.items()),
