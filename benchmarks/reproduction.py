@@ -108,9 +108,7 @@ def steps() -> list[Step]:
 
     by_squeezenet = "--judge squeezenet=D/caffemodels/squeezenet_v1.0.caffemodel"
     by_lite0 = "--judge efficientnet_lite0"
-    deepest = (
-        "--layers block9 pool --inverted 3 --invert-evaluations 3000"  # pool alone is inverted
-    )
+    deepest = "--layers block9 pool --inverted 3 --invert-evaluations 3000"  # inverts pool alone
 
     def figure_5(
         names: Sequence[str], suffix: str, options: dict[str, str], evaluations: str
