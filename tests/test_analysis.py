@@ -242,6 +242,8 @@ def test_results_of_every_kind_and_in_any_order(world):
     stream = list(advjax.attack_stream(net, pairs, solver=solver))
     assert isinstance(stream[0], PairResult)
     one = analyse(whole, bank, net, **given)
+    assert repr(one).startswith(f"Analysis({len(pairs)} pairs at ")
+    assert len(repr(one)) < 200
     np.testing.assert_allclose(one.table["ratio"], whole.ratio, rtol=1e-4)
     np.testing.assert_allclose(one.table["distance_uint8"], whole.distance_uint8, rtol=1e-4)
     np.testing.assert_array_equal(one.table["evaluations"], whole.evaluations)

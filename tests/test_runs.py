@@ -101,6 +101,8 @@ def test_rows_are_the_engines_results(net, folder, pairs, tmp_path):
     outcome = quiet(job, pairs, tmp_path / "run")
     assert outcome == (21, 21, 0, 21, True)
     data = advjax.open_run(tmp_path / "run")
+    path = str(tmp_path / "run")
+    assert repr(data) == f"RunData({path!r}: 21 pairs, feature-opt on tiny)"
     rows = data.table([*data.table().column_names, "adversarial_png"]).to_pylist()
     assert [row["index"] for row in rows] == list(range(21))
     table = pairs.table.to_pylist()

@@ -43,6 +43,11 @@ class Analysis:
     def __len__(self) -> int:
         return len(self.table["pair"])
 
+    def __repr__(self) -> str:
+        """Describe the analysis in one line."""
+        where = f"{self.layer} of {self.network}"
+        return f"Analysis({len(self):,} pairs at {where}, beside {self.images:,} images)"
+
     @property
     def summary(self) -> dict[str, Any]:
         """Return mean, median, minimum and maximum of each column, and the paper's tables.

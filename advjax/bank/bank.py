@@ -56,6 +56,11 @@ class Bank:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        """Describe the bank in one line."""
+        where = f"{', '.join(self.layers)} of {self.network}"
+        return f"Bank({str(self.path)!r}: {len(self):,} images at {where})"
+
     def features(self, layer: str) -> Float[np.ndarray, "n d"]:
         """Return the activations at a layer, flattened, memory-mapped and read-only.
 

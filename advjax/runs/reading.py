@@ -65,6 +65,12 @@ class RunData:
         """Return the number of rows so far."""
         return self.dataset().count_rows()
 
+    def __repr__(self) -> str:
+        """Describe the run in one line; no row is read for it."""
+        known = self.settings
+        what = f"{known['attack']} on {known['network']}"
+        return f"RunData({str(self.path)!r}: {self.pairs:,} pairs, {what})"
+
     def dataset(self) -> ds.Dataset:
         """Return a `pyarrow.dataset` of the rows so far, for the caller's own filters and scans."""
         paths = [*self.directory.shards().values(), *self.directory.unfinished().values()]
