@@ -108,7 +108,9 @@ def steps() -> list[Step]:
 
     by_squeezenet = "--judge squeezenet=D/caffemodels/squeezenet_v1.0.caffemodel"
     by_lite0 = "--judge efficientnet_lite0"
-    deepest = "--layers block9 pool --inverted 3 --invert-evaluations 3000"  # inverts pool alone
+    deepest = f"{few['efficientnet_lite0']} {short} --layers block9 pool"  # inverts pool alone
+    at_length = f"--inverted 3 --invert-evaluations 3000 {by_squeezenet}"
+    jitter = "--inverted 10 --invert-evaluations 800 --invert-jitter 24 --judge efficientnet_lite2"
 
     def figure_5(
         names: Sequence[str], suffix: str, options: dict[str, str], evaluations: str
@@ -127,11 +129,8 @@ def steps() -> list[Step]:
             Step(f"{name}-150", "fig2", f"{main[name]} {short} --inverted 5 {judge}")
             for name, judge in (("efficientnet_lite0", by_squeezenet), ("squeezenet", by_lite0))
         ),
-        Step(
-            "efficientnet_lite0-inverted-150",
-            "fig2",
-            f"{few['efficientnet_lite0']} {short} {deepest} {by_squeezenet}",
-        ),
+        Step("efficientnet_lite0-inverted-150", "fig2", f"{deepest} {at_length}"),
+        Step("efficientnet_lite0-jitter-150", "fig2", f"{deepest} {jitter}"),
         Step("caffenet-untrained-150", "tableS2", f"{wide['caffenet-random']} {short}"),
         *figure_5((*shown, *modern), "-150", few, short),
         *(Step(f"{name}-150", "table1 fig3", f"{words} {short}") for name, words in modern.items()),

@@ -346,6 +346,19 @@ def test_another_network_labels_the_inversions(images, made, capsys):
     assert 1 <= int(row["still"]) <= 3
 
 
+def test_inversions_with_jitter_are_others_by_a_solver_without_a_line_search(
+    images, made, tmp_path, capsys
+):
+    jittered = words(images, tmp_path, "fig2", more=("--invert-jitter", 2))
+    assert cli.main(jittered) == 0
+    assert "3 evaluations of sign for each inversion" in capsys.readouterr().out
+    with_jitter, without = (table(out / "fig2.csv")[0] for out in (tmp_path, made[0]))
+    assert with_jitter["pair"] == without["pair"]
+    assert with_jitter["loss_guide"] != without["loss_guide"]
+    assert cli.main([*jittered, "--invert-jitter", "-1"]) == 2
+    assert "invert_jitter is -1; give 0 or more pixels" in capsys.readouterr().err
+
+
 def test_images_must_be_given(tmp_path, capsys):
     assert cli.main(["reproduce", "fig5", *LENET, "--out", str(tmp_path)]) == 2
     assert "images is not given" in capsys.readouterr().err

@@ -24,7 +24,7 @@ class Reproduce(Settings, Command):
         "networks": ("networks", "layers", "counted_layers", "failures", "judge"),
         "attacks": (
             *("delta", "deltas", "failure_deltas", "solver", "smoothing", "max_evaluations"),
-            *("linear_evaluations", "label_evaluations", "invert_evaluations"),
+            *("linear_evaluations", "label_evaluations", "invert_evaluations", "invert_jitter"),
         ),
         "protocol": (),
         "engine": ("precision", "batch_size"),

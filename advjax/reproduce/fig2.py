@@ -1,8 +1,9 @@
 """Figure 2: inversions of source, guide and adversarial from deeper and deeper layers.
 
-Inversion as Mahendran and Vedaldi (2015) do it, `advjax.invert`. An adversarial's deep layers are
-to look like the guide's, while its pixels are the source's. How much they do is measured by the
-correlation of inversions, and by the labels that a network gives them.
+Inversion as Mahendran and Vedaldi (2015) do it, `advjax.invert`, or with the jitter of their later
+paper (2016). An adversarial's deep layers are to look like the guide's, while its pixels are the
+source's. How much they do is measured by the correlation of inversions, and by the labels that a
+network gives them.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from advjax.networks.network import Network
 from advjax.reproduce.experiments import Experiment, Experiments
 from advjax.reproduce.fig1 import LABELS
 from advjax.reproduce.output import Made, columns, headed, percent, standard_error, with_errors
-from advjax.reproduce.settings import trained_network
+from advjax.reproduce.settings import Settings, trained_network
 from advjax.reproduce.style import class_name, gallery
 from advjax.transfers import transfer
 
@@ -88,8 +89,9 @@ def make(experiments: Experiments) -> Made:
         {"": columns(rows)},
         headed(beside, HEADINGS),
         gallery(pictures, ("image", *layers), captions, width=1.4),
-        f"{s.invert_evaluations:,} evaluations of {s.solver} for each inversion; still: after so "
-        f"many (median of pairs) the objectives came no more than {STILL:.0%} lower. like: "
+        f"{s.invert_evaluations:,} evaluations of {_solver(s)} for each inversion; still: after so "
+        f"many (median of pairs) the objectives came no more than {STILL:.0%} lower. "
+        f"jitter: {s.invert_jitter} pixels. like: "
         "correlation of the adversarial's inversion with that of the source, of the guide. labels "
         f"are by {by}: inversions that get the label of a photograph, first the adversarial's. "
         "The paper shows pictures, without numbers.",
@@ -152,7 +154,9 @@ def inverted(
     They are kept in OUT/inversions.
     """
     s, net = experiments.settings, experiments.net(experiment.model)
-    settings = [network_key(net), layer, s.solver, s.invert_evaluations, s.seed, s.precision, STILL]
+    jitter, solver = s.invert_jitter, _solver(s)
+    budget = s.invert_evaluations
+    settings = [network_key(net), layer, solver, budget, jitter, s.seed, s.precision, STILL]
     digest = hashlib.sha256(json.dumps(settings).encode() + images.tobytes()).hexdigest()[:16]
     path = Path(s.out, "inversions", f"{layer.replace('/', '-')}-{digest}.safetensors")
     if not path.is_file():
@@ -160,7 +164,8 @@ def inverted(
             net,
             images,
             layer=layer,
-            solver=solvers.BY_NAME[s.solver](max_evaluations=s.invert_evaluations),
+            jitter=jitter,
+            solver=solvers.BY_NAME[solver](max_evaluations=budget),
             batch_size=len(images),
             seed=s.seed,
             precision=s.precision,
@@ -173,6 +178,11 @@ def inverted(
     with safe_open(path, "numpy") as kept:
         image, loss, still = (kept.get_tensor(name) for name in ("image", "loss", "still"))
     return image, loss, still
+
+
+def _solver(settings: Settings) -> str:
+    """Return the inversions' solver: jitter needs one without a line search."""
+    return "sign" if settings.invert_jitter else settings.solver
 
 
 def _still(trace: np.ndarray) -> int:

@@ -117,6 +117,8 @@ class Settings:
         label_evaluations: The evaluations of label-opt for each of the 8 c that it tries;
             max_evaluations when not given.
         invert_evaluations: The evaluations of each inversion of fig2.
+        invert_jitter: fig2's inversions are shifted by up to so many pixels, anew at each
+            evaluation, and 'sign' is their solver (Mahendran and Vedaldi, 2016); 0: as the paper's.
         rows: The number of pairs shown in fig1.
         inverted: The number of pairs shown in fig2.
         judge: Another network, as NAME or NAME=WEIGHTS, that labels the inversions of fig2; the
@@ -150,6 +152,7 @@ class Settings:
     linear_evaluations: int | None = None
     label_evaluations: int | None = None
     invert_evaluations: int = 500
+    invert_jitter: int = 0
     rows: int = 4
     inverted: int = 1
     judge: str | None = None
@@ -184,6 +187,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise AdvjaxError(f"{name} is {value}; give 1 or more")
+        if self.invert_jitter < 0:
+            raise AdvjaxError(f"invert_jitter is {self.invert_jitter}; give 0 or more pixels")
         if not self.deltas or not self.failure_deltas:
             raise AdvjaxError("deltas or failure_deltas is empty; give one or more")
         for delta in (self.delta, *self.deltas, *self.failure_deltas):
