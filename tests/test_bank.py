@@ -59,7 +59,7 @@ def test_rows_are_the_networks_activations_of_the_files(photos, tmp_path):
     bank = build(net, photos, tmp_path / "bank")
     assert len(bank) == ROWS
     path = str(tmp_path / "bank")
-    assert repr(bank) == f"Bank({path!r}: {ROWS} images at mean, conv/out of {net.name})"
+    assert repr(bank) == f"Bank({path!r}: {ROWS} images at ['mean', 'conv/out'] of {net.name})"
     assert bank.layers == {"mean": (3,), "conv/out": (3, 3, 3)}
     assert bank.classes == ("cats", "dogs")
     for row, path in enumerate(list_images(photos)):

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+import reprlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ class Bank:
 
     def __repr__(self) -> str:
         """Describe the bank in one line."""
-        where = f"{', '.join(self.layers)} of {self.network}"
+        where = f"{reprlib.repr(list(self.layers))} of {self.network}"
         return f"Bank({str(self.path)!r}: {len(self):,} images at {where})"
 
     def features(self, layer: str) -> Float[np.ndarray, "n d"]:
