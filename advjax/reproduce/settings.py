@@ -117,8 +117,8 @@ class Settings:
         label_evaluations: The evaluations of label-opt for each of the 8 c that it tries;
             max_evaluations when not given.
         invert_evaluations: The evaluations of each inversion of fig2.
-        invert_jitter: fig2's inversions are shifted by up to so many pixels, anew at each
-            evaluation, and 'sign' is their solver (Mahendran and Vedaldi, 2016); 0: as the paper's.
+        invert_jitter: The pixels by which an inversion of fig2 is shifted at most, anew at each
+            evaluation, with 'sign' as the solver (Mahendran and Vedaldi, 2016); the paper's is 0.
         rows: The number of pairs shown in fig1.
         inverted: The number of pairs shown in fig2.
         judge: Another network, as NAME or NAME=WEIGHTS, that labels the inversions of fig2; the
