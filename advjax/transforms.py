@@ -217,7 +217,7 @@ class Noise:
 
     def __call__(self, key: Array, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Return the image with noise."""
-        return in_levels(image + self.deviation * jax.random.normal(key, image.shape))
+        return cut(image + self.deviation * jax.random.normal(key, image.shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,10 +311,10 @@ def compressed(image: Float[Array, "h w c"], quality: Float[Array, ""]) -> Float
     waves = rounded(waves) * tables
     blocks = jnp.einsum("ux,crkuv,vy->crkxy", COSINES, waves, COSINES)
     planes = blocks.transpose(0, 1, 3, 2, 4).reshape(planes.shape)[:, :h, :w] + middle
-    return in_levels(jnp.einsum("dhw,cd->hwc", planes, np.linalg.inv(matrix)))
+    return cut(jnp.einsum("dhw,cd->hwc", planes, np.linalg.inv(matrix)))
 
 
-def in_levels(values: Float[Array, "..."]) -> Float[Array, "..."]:
+def cut(values: Float[Array, "..."]) -> Float[Array, "..."]:
     """Cut at 0 and 255.
 
     Not by jnp.clip, whose gradient is lost where the values, computed anew, round otherwise.

@@ -347,15 +347,18 @@ def test_another_network_labels_the_inversions(images, made, capsys):
 
 
 def test_inversions_with_jitter_are_others_by_a_solver_without_a_line_search(
-    images, made, tmp_path, capsys
+    images, tmp_path, capsys
 ):
-    jittered = words(images, tmp_path, "fig2", more=("--invert-jitter", 2))
-    assert cli.main(jittered) == 0
-    assert "3 evaluations of sign for each inversion" in capsys.readouterr().out
-    with_jitter, without = (table(out / "fig2.csv")[0] for out in (tmp_path, made[0]))
-    assert with_jitter["pair"] == without["pair"]
-    assert with_jitter["loss_guide"] != without["loss_guide"]
-    assert cli.main([*jittered, "--invert-jitter", "-1"]) == 2
+    found = []
+    for name, more in (("still", ("--solver", "sign")), ("moved", ("--invert-jitter", 2))):
+        command = words(images, tmp_path / name, "fig2", more=more)
+        assert cli.main(command) == 0
+        assert "3 evaluations of sign for each inversion" in capsys.readouterr().out
+        found.append(table(tmp_path / name / "fig2.csv")[0])
+    still, moved = found
+    assert still["pair"] == moved["pair"]
+    assert still["loss_guide"] != moved["loss_guide"]
+    assert cli.main([*command, "--invert-jitter", "-1"]) == 2
     assert "invert_jitter is -1; give 0 or more pixels" in capsys.readouterr().err
 
 
